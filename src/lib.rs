@@ -1,0 +1,4 @@
+//! Tilewright.
+pub mod chip;
+pub mod num;
+pub mod sim;
