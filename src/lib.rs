@@ -1,4 +1,5 @@
 //! Tilewright.
 pub mod chip;
+pub mod isa;
 pub mod num;
 pub mod sim;
