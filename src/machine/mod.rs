@@ -1,0 +1,2 @@
+//! Machine: placeholder page.
+pub mod op;
