@@ -5,7 +5,7 @@
 //! Loading a TOML file, `--set`, `chip show` and `chip check` all walk that one table, so they cannot disagree.
 //!
 //! - [`desc`]: the structs. [`fields`]: the table of keys. [`units`]: "2.15 GHz", "3 MiB" and the like.
-//! - [`load`]: TOML, presets, `--set`, cross checks. [`show`]: text and JSON views with derived figures.
+//! - [`load`]: TOML, presets, `--set`. `check`: limits, also across keys. [`show`]: text and JSON views with derived figures.
 //! - [`cost`]: peak-rate and port-width formulas for compiler and timing. [`bank`]: TSRAM bank conflicts of one access.
 //!
 //! Left out on purpose: queueing, arbitration and contention (they exist only in `timing`), and instruction semantics.
@@ -14,6 +14,7 @@
 //! preset carries a mark; no input makes this module panic.
 
 pub mod bank;
+mod check;
 pub mod cost;
 pub mod desc;
 mod error;
@@ -28,5 +29,6 @@ pub use desc::{
     Chip, Control, Csram, Dma, Energy, Hbm, HbmDevice, HbmPath, Mark, Network, Noc, Queue, Refresh,
     Semaphores, Tsram, Ttu, Tvp,
 };
+pub use check::MAX_TILES;
 pub use error::{ChipError, Place, Problem};
 pub use load::{DEVICES, PRESETS};
