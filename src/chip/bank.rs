@@ -41,7 +41,9 @@ pub fn bank_cycles(
     let mut seen_to = 0;
     for row in 0..u64::from(rows) {
         let start = base.saturating_add(row.saturating_mul(stride_bytes));
-        let end = start.saturating_add(u64::from(bytes_per_row)).div_ceil(word_bytes);
+        let end = start
+            .saturating_add(u64::from(bytes_per_row))
+            .div_ceil(word_bytes);
         let mut word = (start / word_bytes).max(seen_to);
         while word < end {
             if word.is_multiple_of(banks) && end - word >= banks {
@@ -124,8 +126,9 @@ mod tests {
         for banks in (0..=8).map(|bits| 1u32 << bits) {
             for run in [0u64, 1, 7, 1000] {
                 let start = run * u64::from(banks);
-                let met: HashSet<u32> =
-                    (start..start + u64::from(banks)).map(|word| bank_of(word, banks)).collect();
+                let met: HashSet<u32> = (start..start + u64::from(banks))
+                    .map(|word| bank_of(word, banks))
+                    .collect();
                 assert_eq!(met.len(), banks as usize);
             }
         }

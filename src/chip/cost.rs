@@ -83,14 +83,7 @@ pub fn mm_operand_bytes(chip: &Chip, ta: Dtype, tb: Dtype, m: u64, n: u64, k: u6
 }
 
 /// [`mm_operand_bytes`] per step of [`mm_steps`], rounded up; 0 where there is no step.
-pub fn mm_operand_bytes_per_step(
-    chip: &Chip,
-    ta: Dtype,
-    tb: Dtype,
-    m: u64,
-    n: u64,
-    k: u64,
-) -> u64 {
+pub fn mm_operand_bytes_per_step(chip: &Chip, ta: Dtype, tb: Dtype, m: u64, n: u64, k: u64) -> u64 {
     match mm_steps(chip, ta, tb, m, n, k) {
         0 => 0,
         steps => mm_operand_bytes(chip, ta, tb, m, n, k).div_ceil(steps),
@@ -179,10 +172,19 @@ pub fn network_payload_bytes_per_s(chip: &Chip) -> u64 {
 pub fn full_load_mw(chip: &Chip) -> u64 {
     let energy = &chip.energy;
     let work = [
-        (peak_flops(chip, Dtype::E2m1, Dtype::E2m1), energy.ttu_fp4_fj_per_flop),
+        (
+            peak_flops(chip, Dtype::E2m1, Dtype::E2m1),
+            energy.ttu_fp4_fj_per_flop,
+        ),
         (vector_rate_32(chip), energy.tvp_fj_per_flop),
-        (hbm_peak_bytes_per_s(chip).saturating_mul(8), energy.hbm_fj_per_bit),
-        (network_bytes_per_s(chip).saturating_mul(8), energy.network_fj_per_bit),
+        (
+            hbm_peak_bytes_per_s(chip).saturating_mul(8),
+            energy.hbm_fj_per_bit,
+        ),
+        (
+            network_bytes_per_s(chip).saturating_mul(8),
+            energy.network_fj_per_bit,
+        ),
     ];
     let femtowatts: u128 = work
         .iter()
@@ -250,13 +252,25 @@ mod tests {
         let mut chip = maia();
         // FP8: blocks of 1,024 B. 8 x 8 blocks, one step deep; the held operand is read 8 times instead of 64.
         assert_eq!(operand_block_bytes(&chip, E4m3, E4m3), (1024, 1024));
-        assert_eq!(mm_operand_bytes(&chip, E4m3, E4m3, 256, 256, 32), (64 + 8) * 1024);
-        assert_eq!(mm_operand_bytes_per_step(&chip, E4m3, E4m3, 256, 256, 32), 1152);
+        assert_eq!(
+            mm_operand_bytes(&chip, E4m3, E4m3, 256, 256, 32),
+            (64 + 8) * 1024
+        );
+        assert_eq!(
+            mm_operand_bytes_per_step(&chip, E4m3, E4m3, 256, 256, 32),
+            1152
+        );
         // One row of blocks: holding A leaves B at every step and A once.
-        assert_eq!(mm_operand_bytes(&chip, E4m3, E4m3, 32, 256, 32), (8 + 1) * 1024);
+        assert_eq!(
+            mm_operand_bytes(&chip, E4m3, E4m3, 32, 256, 32),
+            (8 + 1) * 1024
+        );
         // FP8 x FP4: A 1,024 B, B 512 B; A is dearer to re-read, so A stays: 64 x 512 + 8 x 1,024.
         assert_eq!(operand_block_bytes(&chip, E4m3, E2m1), (1024, 512));
-        assert_eq!(mm_operand_bytes(&chip, E4m3, E2m1, 256, 256, 32), 64 * 512 + 8 * 1024);
+        assert_eq!(
+            mm_operand_bytes(&chip, E4m3, E2m1, 256, 256, 32),
+            64 * 512 + 8 * 1024
+        );
         // FP6: 32 x 32 elements are 768 B.
         assert_eq!(operand_block_bytes(&chip, E2m3, E2m3), (768, 768));
         // FP4 and BF16 steps: 1,024 B and 512 B per operand.
@@ -266,7 +280,10 @@ mod tests {
 
         chip.ttu.operand_hold = false;
         assert_eq!(mm_operand_bytes(&chip, E4m3, E4m3, 256, 256, 32), 64 * 2048);
-        assert_eq!(mm_operand_bytes_per_step(&chip, E4m3, E2m1, 256, 256, 64), 1536);
+        assert_eq!(
+            mm_operand_bytes_per_step(&chip, E4m3, E2m1, 256, 256, 64),
+            1536
+        );
     }
 
     #[test]

@@ -131,12 +131,10 @@ impl Chip {
                 },
             ));
         }
-        chip.check(|_| None).map_err(|(key, problem)| {
-            let place = entries
-                .iter()
-                .find(|entry| entry.field.key == key)
-                .map(|entry| entry.start);
-            source.fail(place, problem)
+        let find = |key: &str| entries.iter().find(|entry| entry.field.key == key);
+        chip.check(|key| find(key).is_some()).map_err(|fault| {
+            let entry = fault.keys.into_iter().find_map(find);
+            source.fail(entry.map(|entry| entry.start), fault.problem)
         })?;
         Ok(chip)
     }

@@ -65,20 +65,98 @@ pub fn derived(chip: &Chip) -> Vec<Figure> {
     };
     vec![
         figure("tiles", "tiles", f64::from(chip.tiles()), "", 0),
-        figure("peak_fp4_tflops", "tensor peak FP4", peak(Dtype::E2m1), "TFLOP/s", 0),
-        figure("peak_fp6_tflops", "tensor peak FP6", peak(Dtype::E2m3), "TFLOP/s", 0),
-        figure("peak_fp8_tflops", "tensor peak FP8", peak(Dtype::E4m3), "TFLOP/s", 0),
-        figure("peak_bf16_tflops", "tensor peak BF16", peak(Dtype::Bf16), "TFLOP/s", 0),
-        figure("vector_16_tflops", "vector peak 16 bit", tera(cost::vector_rate_16(chip)), "TFLOP/s", 1),
-        figure("vector_32_tflops", "vector peak FP32", tera(cost::vector_rate_32(chip)), "TFLOP/s", 1),
-        figure("exp2_tera_per_s", "exp2 FP32", tera(cost::exp2_rate(chip)), "T/s", 2),
+        figure(
+            "peak_fp4_tflops",
+            "tensor peak FP4",
+            peak(Dtype::E2m1),
+            "TFLOP/s",
+            0,
+        ),
+        figure(
+            "peak_fp6_tflops",
+            "tensor peak FP6",
+            peak(Dtype::E2m3),
+            "TFLOP/s",
+            0,
+        ),
+        figure(
+            "peak_fp8_tflops",
+            "tensor peak FP8",
+            peak(Dtype::E4m3),
+            "TFLOP/s",
+            0,
+        ),
+        figure(
+            "peak_bf16_tflops",
+            "tensor peak BF16",
+            peak(Dtype::Bf16),
+            "TFLOP/s",
+            0,
+        ),
+        figure(
+            "vector_16_tflops",
+            "vector peak 16 bit",
+            tera(cost::vector_rate_16(chip)),
+            "TFLOP/s",
+            1,
+        ),
+        figure(
+            "vector_32_tflops",
+            "vector peak FP32",
+            tera(cost::vector_rate_32(chip)),
+            "TFLOP/s",
+            1,
+        ),
+        figure(
+            "exp2_tera_per_s",
+            "exp2 FP32",
+            tera(cost::exp2_rate(chip)),
+            "T/s",
+            2,
+        ),
         figure("sram_mb", "SRAM", chip.sram_bytes() as f64 / 1e6, "MB", 1),
-        figure("hbm_gib", "HBM", chip.hbm_bytes() as f64 / f64::from(1 << 30), "GiB", 1),
-        figure("hbm_peak_tbps", "HBM peak", tera(cost::hbm_peak_bytes_per_s(chip)), "TB/s", 4),
-        figure("hbm_path_ns", "HBM path outside the DRAM", f64::from(chip.hbm.path.total_ns()), "ns", 0),
-        figure("network_tbps", "network, each direction", tera(cost::network_bytes_per_s(chip)), "TB/s", 3),
-        figure("network_payload_tbps", "network payload", tera(cost::network_payload_bytes_per_s(chip)), "TB/s", 3),
-        figure("full_load_w", "power, every unit at its peak", cost::full_load_mw(chip) as f64 / 1e3, "W", 0),
+        figure(
+            "hbm_gib",
+            "HBM",
+            chip.hbm_bytes() as f64 / f64::from(1 << 30),
+            "GiB",
+            1,
+        ),
+        figure(
+            "hbm_peak_tbps",
+            "HBM peak",
+            tera(cost::hbm_peak_bytes_per_s(chip)),
+            "TB/s",
+            4,
+        ),
+        figure(
+            "hbm_path_ns",
+            "HBM path outside the DRAM",
+            f64::from(chip.hbm.path.total_ns()),
+            "ns",
+            0,
+        ),
+        figure(
+            "network_tbps",
+            "network, each direction",
+            tera(cost::network_bytes_per_s(chip)),
+            "TB/s",
+            3,
+        ),
+        figure(
+            "network_payload_tbps",
+            "network payload",
+            tera(cost::network_payload_bytes_per_s(chip)),
+            "TB/s",
+            3,
+        ),
+        figure(
+            "full_load_w",
+            "power, every unit at its peak",
+            cost::full_load_mw(chip) as f64 / 1e3,
+            "W",
+            0,
+        ),
     ]
 }
 
@@ -86,18 +164,36 @@ pub fn derived(chip: &Chip) -> Vec<Figure> {
 pub fn text(chip: &Chip) -> String {
     let mut out = format!("{}: {}\n\n", chip.name, chip.summary);
     let values: Vec<String> = FIELDS.iter().map(|field| value_text(chip, field)).collect();
-    let key_width = FIELDS.iter().map(|field| field.key.len()).max().unwrap_or(0);
+    let key_width = FIELDS
+        .iter()
+        .map(|field| field.key.len())
+        .max()
+        .unwrap_or(0);
     let value_width = values.iter().map(String::len).max().unwrap_or(0);
     for (field, value) in FIELDS.iter().zip(&values) {
         let mark = mark_text(chip, field);
         // Writing to a string cannot fail.
-        let _ = writeln!(out, "{:key_width$}  {value:>value_width$}  {mark}", field.key);
+        let _ = writeln!(
+            out,
+            "{:key_width$}  {value:>value_width$}  {mark}",
+            field.key
+        );
     }
     out.push_str("\nderived\n");
     let figures = derived(chip);
-    let label_width = figures.iter().map(|figure| figure.label.len()).max().unwrap_or(0);
+    let label_width = figures
+        .iter()
+        .map(|figure| figure.label.len())
+        .max()
+        .unwrap_or(0);
     for figure in &figures {
-        let Figure { label, value, unit, digits, .. } = figure;
+        let Figure {
+            label,
+            value,
+            unit,
+            digits,
+            ..
+        } = figure;
         let line = format!("{label:label_width$}  {value:>10.digits$} {unit}");
         let _ = writeln!(out, "{}", line.trim_end());
     }
