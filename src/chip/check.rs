@@ -33,7 +33,7 @@ impl Chip {
                     line: None,
                 },
             },
-            problem: fault.problem,
+            problem: Box::new(fault.problem),
         })
     }
 

@@ -62,7 +62,7 @@ impl Chip {
                 origin: origin.clone(),
                 line: None,
             },
-            problem,
+            problem: Box::new(problem),
         };
         let mut bytes = Vec::new();
         File::open(path)
@@ -144,7 +144,7 @@ impl Chip {
     pub fn set(&mut self, assignment: &str) -> Result<(), ChipError> {
         let fail = |problem| ChipError {
             place: Place::Set(assignment.chars().take(120).collect()),
-            problem,
+            problem: Box::new(problem),
         };
         let (key, text) = assignment
             .split_once('=')
@@ -220,13 +220,13 @@ impl HbmDevice {
         if !DEVICES.contains(&name) {
             return Err(ChipError {
                 place: Place::Name,
-                problem: Problem::BadValue {
+                problem: Box::new(Problem::BadValue {
                     key: "hbm.device".to_string(),
                     problem: ValueProblem::NotAChoice {
                         text: name.chars().take(60).collect(),
                         choices: DEVICES.join(", "),
                     },
-                },
+                }),
             });
         }
         let mut chip = Chip::blank();
@@ -266,7 +266,7 @@ impl<'a> Source<'a> {
     fn fail(&self, start: Option<usize>, problem: Problem) -> ChipError {
         ChipError {
             place: self.place(start),
-            problem,
+            problem: Box::new(problem),
         }
     }
 
@@ -438,11 +438,11 @@ impl<'a> Source<'a> {
 fn unknown_preset(name: &str, place: Place) -> ChipError {
     ChipError {
         place,
-        problem: Problem::UnknownPreset {
+        problem: Box::new(Problem::UnknownPreset {
             name: name.chars().take(60).collect(),
             suggestion: nearest(name, PRESETS.iter().copied()),
             presets: PRESETS.join(", "),
-        },
+        }),
     }
 }
 

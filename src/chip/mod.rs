@@ -20,6 +20,8 @@ pub mod desc;
 mod error;
 pub mod fields;
 pub mod load;
+#[cfg(test)]
+mod malformed_tests;
 pub mod show;
 #[cfg(test)]
 mod tests;
