@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn every_page_has_every_heading_and_field() {
-        for info in INFO {
+        for info in INFO.iter() {
             let page = page(info);
             for heading in [
                 "Syntax",
