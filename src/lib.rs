@@ -4,6 +4,7 @@ pub mod cli;
 pub mod isa;
 pub mod machine;
 pub mod num;
+pub mod report;
 pub mod sim;
 pub mod timing;
 pub mod trace;
