@@ -364,11 +364,10 @@ fn limits_of_the_fast_paths() {
             }
         }
     }
-    // A sum of 62 products just below 2^124 does not fit in i128.
-    let large = odd * pow(38);
-    let mut full = vec![(large, large); 62];
-    full.push((1.0, 1.0));
-    cases.push((full, 62.0 * pow(124)));
+    // 62 products just below 2^124 units of 2^-80 do not fit in i128.
+    let mut full = vec![(odd * pow(-2), odd * pow(-2)); 62];
+    full.push((pow(-40), pow(-40)));
+    cases.push((full, (62.0 / 16.0 * f64::from(odd).powi(2)) as f32));
     // 1.5 - 2^-29 times the smallest subnormal, which 24 bits would round to 1.5 and then to 2; the zero products widen the spans.
     let tiny = f32::from_bits(1);
     let wide = [(pow(-40), 0.0), (0.0, pow(-40))];
