@@ -346,6 +346,94 @@ fn hand_worked_blocks() {
     }
 }
 
+/// Cases that only an exact path of the right width gets right, and that random data does not hit.
+#[test]
+fn limits_of_the_fast_paths() {
+    let mut cases: Vec<(Vec<(f32, f32)>, f32)> = Vec::new();
+    let odd = 16_777_215.0;
+    let pow = |e: i32| 2f32.powi(e);
+    // (2^24 - 1) 2^s + 2^(s-1) - 2^(s-1-w): just below a tie, so the odd value stays. 2^w - 1 = p q with p, q below 2^24.
+    let mut factors = vec![(29, 233.0, 2_304_167.0)];
+    factors.extend((2..=23).map(|h| (2 * h, pow(h) - 1.0, pow(h) + 1.0)));
+    for (w, p, q) in factors {
+        for s in [-30, 0, 31] {
+            for x in [-20, -5, 0, 7] {
+                let pairs = vec![(odd, pow(s)), (p * pow(x), q * pow(s - 1 - w - x))];
+                cases.push((pairs.iter().map(|(a, b)| (-a, *b)).collect(), -odd * pow(s)));
+                cases.push((pairs, odd * pow(s)));
+            }
+        }
+    }
+    // 62 products just below 2^124 units of 2^-80 do not fit in i128.
+    let mut full = vec![(odd * pow(-2), odd * pow(-2)); 62];
+    full.push((pow(-40), pow(-40)));
+    cases.push((full, (62.0 / 16.0 * f64::from(odd).powi(2)) as f32));
+    // 1.5 - 2^-29 times the smallest subnormal, which 24 bits would round to 1.5 and then to 2; the zero products widen the spans.
+    let tiny = f32::from_bits(1);
+    let wide = [(pow(-40), 0.0), (0.0, pow(-40))];
+    cases.push((
+        [
+            vec![
+                (pow(-75), pow(-74)),
+                (pow(-75), pow(-75)),
+                (-pow(-88), pow(-90)),
+            ],
+            wide.to_vec(),
+        ]
+        .concat(),
+        tiny,
+    ));
+    // Zeros of one sign beside wide spans; zeros of both signs; an exact cancellation.
+    cases.push((
+        vec![
+            (pow(20), -0.0),
+            (pow(-20), -0.0),
+            (-0.0, pow(20)),
+            (-0.0, pow(-20)),
+        ],
+        -0.0,
+    ));
+    cases.push((
+        vec![
+            (pow(20), -0.0),
+            (pow(-20), 0.0),
+            (-0.0, pow(20)),
+            (-0.0, pow(-20)),
+        ],
+        0.0,
+    ));
+    cases.push((
+        vec![
+            (pow(20), pow(20)),
+            (pow(-20), -pow(-20)),
+            (-pow(20), pow(20)),
+            (pow(-20), pow(-20)),
+        ],
+        0.0,
+    ));
+    for (pairs, expected) in cases {
+        let (a, b): (Vec<f32>, Vec<f32>) = pairs.iter().copied().unzip();
+        let mut acc = [-0.0];
+        accumulate(&mut acc, 1, &a, &b, 1, 1, pairs.len(), 64);
+        assert_eq!(
+            acc[0].to_bits(),
+            expected.to_bits(),
+            "{:e} for {expected:e}: {pairs:?}",
+            acc[0]
+        );
+        assert_eq!(
+            exact_block_sum(&pairs).to_bits(),
+            expected.to_bits(),
+            "{pairs:?}"
+        );
+        assert_eq!(
+            expansion_sum(&pairs).to_bits(),
+            expected.to_bits(),
+            "{pairs:?}"
+        );
+    }
+}
+
 #[test]
 fn blocks_are_rounded_one_by_one() {
     // 2^24 + 1 ties to 2^24 in one block; with a block per product the same; 2^24 + (1 + 1) only if the ones share a block.
