@@ -4,3 +4,7 @@ pub mod chip;
 pub mod isa;
 pub mod num;
 pub mod sim;
+pub mod cli {
+    pub mod asm;
+    pub mod disasm;
+}
