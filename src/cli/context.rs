@@ -151,7 +151,7 @@ impl Context {
 
     /// Talk for whoever watches; silent with `-q` and with `--json`.
     pub fn note(&self, text: &str) {
-        if self.verbosity > 0 && !self.json {
+        if self.verbosity > 0 && !self.json && !text.is_empty() {
             // Talk that nobody hears is no failure.
             let _ = writeln!(std::io::stderr(), "{text}");
         }
@@ -170,13 +170,13 @@ impl Context {
             let _ = write!(std::io::stderr(), "{text}");
         };
         match error {
-            CliError::StdoutClosed => {}
+            CliError::StdoutClosed | CliError::Reported { .. } => {}
             CliError::Check { message } if self.json => stderr(&format!("error: {message}\n")),
             _ if self.json => {
                 // If stdout is closed too, the exit code is all that is left.
                 let _ = self.print_json(json!({ "error": error.json() }));
             }
-            CliError::Source { rendered, .. } => stderr(rendered),
+            CliError::Source { rendered, .. } => stderr(&rendered.render(self.color)),
             _ => stderr(&format!("{}: {error}\n", self.paint("error"))),
         }
         ExitCode::from(error.exit_code())

@@ -1,5 +1,6 @@
 //! Errors of the command line, with the exit codes of the contract.
 
+use crate::asm::Diagnostics;
 use crate::chip::ChipError;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -20,8 +21,8 @@ pub enum CliError {
     /// A source or object file has errors: exit 3. They carry their places themselves.
     #[error("{message}")]
     Source {
-        /// All errors as text with source lines and carets.
-        rendered: String,
+        /// All errors, to be shown with source lines and carets.
+        rendered: Diagnostics,
         /// The first error.
         message: String,
         /// Place of the first error.
@@ -40,6 +41,9 @@ pub enum CliError {
     /// The result is out, and it says that a check failed: exit 1.
     #[error("{message}")]
     Check { message: String },
+    /// The errors are on stdout already.
+    #[error("the errors were printed")]
+    Reported { exit: u8 },
     /// Nobody reads stdout any more: no failure.
     #[error("stdout is closed")]
     StdoutClosed,
@@ -73,7 +77,7 @@ impl CliError {
             CliError::Check { .. } => 1,
             CliError::Usage { .. } => 2,
             CliError::File { .. } | CliError::Source { .. } => 3,
-            CliError::Run { exit, .. } => *exit,
+            CliError::Run { exit, .. } | CliError::Reported { exit } => *exit,
         }
     }
 
@@ -85,6 +89,7 @@ impl CliError {
             CliError::Source { .. } => "source",
             CliError::Run { code, .. } => code,
             CliError::Check { .. } => "check",
+            CliError::Reported { .. } => "reported",
             CliError::StdoutClosed => "stdout_closed",
         }
     }

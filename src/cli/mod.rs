@@ -4,11 +4,14 @@
 //! stdout is data and stderr is talk; with `--json` stdout holds exactly one object, also for an error; the exit code
 //! follows from [`CliError`] alone; a closed stdout ends the command quietly.
 
+mod asm;
 mod chip;
 mod context;
+mod disasm;
 mod error;
 mod generate;
 mod isa;
+mod objects;
 
 pub use context::{ColorWhen, Context, Global};
 pub use error::CliError;
@@ -33,6 +36,8 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Asm(asm::Args),
+    Disasm(disasm::Args),
     Chip(chip::Args),
     Isa(isa::Args),
     Completions(generate::CompletionsArgs),
@@ -42,6 +47,8 @@ enum Command {
 fn dispatch(cli: &Cli) -> Result<(), (Context, CliError)> {
     let context = Context::new(&cli.global);
     let result = match &cli.command {
+        Command::Asm(args) => objects::finish(asm::run(args), &context),
+        Command::Disasm(args) => objects::finish(disasm::run(args), &context),
         Command::Chip(args) => chip::run(args, &context),
         Command::Isa(args) => isa::run(args, &context),
         Command::Completions(args) => generate::completions(args, &context),
