@@ -58,11 +58,15 @@ impl Dtype {
 
     /// The type with this code, or `None` past the last one.
     pub const fn from_code(code: u8) -> Option<Dtype> {
+<<<<<<< HEAD
         if (code as usize) < Self::ALL.len() {
             Some(Self::ALL[code as usize])
         } else {
             None
         }
+=======
+        if (code as usize) < Self::ALL.len() { Some(Self::ALL[code as usize]) } else { None }
+>>>>>>> num
     }
 
     /// The name used in assembly, JSON and reports.
@@ -104,9 +108,13 @@ impl Dtype {
     pub const fn bytes_for(self, elements: u64) -> u64 {
         let bits = self.bits() as u64;
         // Eight elements take `bits` bytes whatever the type; the rest takes fewer than 32 bytes.
+<<<<<<< HEAD
         (elements / 8)
             .saturating_mul(bits)
             .saturating_add((elements % 8 * bits).div_ceil(8))
+=======
+        (elements / 8).saturating_mul(bits).saturating_add((elements % 8 * bits).div_ceil(8))
+>>>>>>> num
     }
 
     /// Whether the type is a floating-point format.

@@ -1,0 +1,137 @@
+//! The vector unit's functions, bit-exact by definition.
+//!
+//! Each is an algorithm in f64 with a fixed order of operations (IEEE `+ - * / sqrt` and integer operations only, no fused
+//! operation), rounded once to f32 at the end. Polynomials are evaluated by Horner's rule from the highest coefficient. The f64
+//! result is good to 2^-45 or better, so the f32 result is within 0.501 ulp of the true value, which the tests check to 1 ulp.
+//! NaN gives [`super::CANONICAL_NAN`]; subnormals are kept on both sides.
+
+use super::canonical;
+use std::f64::consts::{LN_2, LOG2_E};
+
+/// 2^x: `n` = x to the nearest integer (ties to even), then 2^n times the Taylor polynomial of 2^f = e^(f ln 2) at f = x - n, |f| <=
+/// 1/2, degree 11.
+///
+/// `exp2(-inf)` = +0, `exp2(inf)` = inf; +0 for x <= -150, inf for x >= 128.
+pub fn exp2(x: f32) -> f32 {
+    if x.is_nan() {
+        return super::CANONICAL_NAN;
+    }
+    exp2_f64(f64::from(x).clamp(-160.0, 130.0)) as f32
+}
+
+/// 1 / x: one IEEE f32 division, correctly rounded.
+///
+/// `rcp(+-0)` = +-inf, `rcp(+-inf)` = +-0; the reciprocal of a magnitude of at most 2^-128 overflows to infinity.
+pub fn rcp(x: f32) -> f32 {
+    canonical(1.0 / x)
+}
+
+/// 1 / sqrt(x): an f64 square root, then an f64 division, each correctly rounded.
+///
+/// `rsqrt(+-0)` = +-inf, `rsqrt(inf)` = +0, negative x gives NaN.
+pub fn rsqrt(x: f32) -> f32 {
+    canonical((1.0 / f64::from(x).sqrt()) as f32)
+}
+
+/// tanh x. For |x| < 1/4 the Taylor polynomial of degree 19 as x + x (x^2 p(x^2)); else (1 - t) / (1 + t) with t = 2^(-2 |x| log2 e)
+/// by the algorithm of [`exp2`], with x's sign.
+///
+/// `tanh(+-0)` = +-0, `tanh(+-inf)` = +-1.
+pub fn tanh(x: f32) -> f32 {
+    // Coefficients of x^3, x^5, .. x^19.
+    const TAYLOR: [f64; 9] = [
+        -1.0 / 3.0,
+        2.0 / 15.0,
+        -17.0 / 315.0,
+        62.0 / 2835.0,
+        -1382.0 / 155_925.0,
+        21844.0 / 6_081_075.0,
+        -929_569.0 / 638_512_875.0,
+        6_404_582.0 / 10_854_718_875.0,
+        -443_861_162.0 / 1_856_156_927_625.0,
+    ];
+    if x.is_nan() {
+        return super::CANONICAL_NAN;
+    }
+    let magnitude = f64::from(x.abs());
+    let value = if magnitude < 0.25 {
+        let square = magnitude * magnitude;
+        magnitude + magnitude * (square * horner(square, &TAYLOR))
+    } else {
+        let t = exp2_f64(-2.0 * magnitude.min(20.0) * LOG2_E);
+        (1.0 - t) / (1.0 + t)
+    };
+    (value as f32).copysign(x)
+}
+
+/// log2 x: x = 2^e m with m in [sqrt(1/2), sqrt 2), s = (m - 1) / (m + 1), e + s (2 / ln 2) (1 + s^2/3 + s^4/5 + ... + s^20/21).
+///
+/// `log2(+-0)` = -inf, `log2(inf)` = inf, negative x gives NaN.
+pub fn log2(x: f32) -> f32 {
+    if x.is_nan() || x < 0.0 {
+        super::CANONICAL_NAN
+    } else if x == 0.0 {
+        f32::NEG_INFINITY
+    } else if x == f32::INFINITY {
+        x
+    } else {
+        log2_f64(f64::from(x)) as f32
+    }
+}
+
+/// Coefficients from degree 0 up.
+#[inline(always)]
+pub(super) fn horner<const N: usize>(x: f64, coefficients: &[f64; N]) -> f64 {
+    let mut value = coefficients[N - 1];
+    for i in (0..N - 1).rev() {
+        value = value * x + coefficients[i];
+    }
+    value
+}
+
+/// 2^x for |x| <= 1000; relative error below 2^-46.
+#[inline(always)]
+pub(super) fn exp2_f64(x: f64) -> f64 {
+    // (ln 2)^i / i!, each computed by one multiplication and one division from the one before.
+    const TAYLOR: [f64; 12] = {
+        let mut coefficients = [1.0; 12];
+        let mut i = 1;
+        while i < 12 {
+            coefficients[i] = coefficients[i - 1] * LN_2 / i as f64;
+            i += 1;
+        }
+        coefficients
+    };
+    // Adding 1.5 * 2^52 leaves no bits for a fraction: the sum rounds to an integer, and its low bits are that integer.
+    const SHIFTER: f64 = 1.5 * (1u64 << 52) as f64;
+    let shifted = x + SHIFTER;
+    let fraction = x - (shifted - SHIFTER);
+    let exponent = shifted.to_bits().wrapping_sub(SHIFTER.to_bits());
+    horner(fraction, &TAYLOR) * f64::from_bits(exponent.wrapping_add(1023) << 52)
+}
+
+/// log2 of a positive normal f64; absolute error below 2^-50 times the larger of 1 and the result's magnitude, and relative error
+/// below 2^-48 near 1.
+#[inline(always)]
+pub(super) fn log2_f64(x: f64) -> f64 {
+    const ATANH: [f64; 11] = {
+        let mut coefficients = [1.0; 11];
+        let mut i = 0;
+        while i < 11 {
+            coefficients[i] = 2.0 / (LN_2 * (2 * i + 1) as f64);
+            i += 1;
+        }
+        coefficients
+    };
+    /// sqrt(1/2), of which only the place matters.
+    const ROOT_HALF: u64 = std::f64::consts::FRAC_1_SQRT_2.to_bits();
+    // Subtracting the root's bits leaves the exponent of x / sqrt(1/2) above the fraction.
+    let exponent = (x.to_bits().wrapping_sub(ROOT_HALF) as i64) >> 52;
+    let m = f64::from_bits(x.to_bits().wrapping_sub((exponent as u64) << 52));
+    let s = (m - 1.0) / (m + 1.0);
+    exponent as f64 + s * horner(s * s, &ATANH)
+}
+
+#[cfg(test)]
+#[path = "functions_tests.rs"]
+mod tests;
