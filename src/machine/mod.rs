@@ -4,7 +4,7 @@
 //! macro-operations that control processors push. Leaves out: time. The untimed runner ([`untimed`]) and the timed chip
 //! call the same functions, so a program that synchronises correctly ends with the same bytes in both.
 //!
-//! - [`state`], [`memory`], [`machine`]: the parts of a machine, its loading, tensors and expectations.
+//! - [`state`], [`memory`], [`load`]: the parts of a machine, its loading, tensors and expectations.
 //! - [`core`], [`push`], [`place`]: control code, and operand capture with all checks. [`op`]: what it produces.
 //! - [`exec`]: doing the operations: transfers, matrix products, vector kernels.
 //! - [`untimed`]: a runner without time. [`deadlock`], [`trap`]: how runs end early.
@@ -17,7 +17,7 @@
 pub mod core;
 pub mod deadlock;
 pub mod exec;
-pub mod machine;
+pub mod load;
 pub mod memory;
 pub mod op;
 pub mod place;
@@ -29,7 +29,7 @@ pub mod untimed;
 pub use self::core::{Action, Core, CoreContext};
 pub use deadlock::{Blocked, BlockedOn, DeadlockReport, Need};
 pub use exec::{tensor, transfer, vector};
-pub use machine::{LoadOptions, Machine, Mismatch};
+pub use load::{LoadOptions, Machine, Mismatch};
 pub use memory::{Budget, Layout, Memory};
 pub use state::{Accumulators, Cluster, Global, Semaphores, Tile};
 pub use trap::{KernelFault, MachineError, RunError, Trap, TrapKind};

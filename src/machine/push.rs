@@ -292,7 +292,7 @@ fn rows(
 ) -> Result<Walk, TrapKind> {
     counted("len", row, MAX_COUNT)?;
     for dtype in [sdt, ddt] {
-        if dtype.bits() < 8 && (row * u64::from(dtype.bits())) % 8 != 0 {
+        if dtype.bits() < 8 && !(row * u64::from(dtype.bits())).is_multiple_of(8) {
             let elements = row;
             return Err(TrapKind::SubByteRow { elements, dtype });
         }

@@ -7,7 +7,7 @@
 use super::core::{Action, CoreContext};
 use super::deadlock::{Blocked, BlockedOn, DeadlockReport, Need};
 use super::exec::{tensor, transfer, vector};
-use super::machine::Machine;
+use super::load::Machine;
 use super::op::{MacroOp, OpKind, Place, Post, Queue, Signal, Transfer, UnitId, Wait};
 use super::trap::{RunError, Trap, TrapKind};
 use crate::num::random::splitmix64;
