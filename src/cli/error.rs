@@ -37,6 +37,8 @@ pub enum CliError {
         exit: u8,
         place: Option<String>,
         message: String,
+        /// The trap or the deadlock report in full.
+        detail: Option<Value>,
     },
     /// The result is out, and it says that a check failed: exit 1.
     #[error("{message}")]
@@ -94,7 +96,8 @@ impl CliError {
         }
     }
 
-    /// The value of `error` in JSON: `code`, `message`, `where` (null if there is no place) and, for sources, `list`.
+    /// The value of `error` in JSON: `code`, `message`, `where` (null if there is no place); for sources
+    /// `list`, for traps and deadlocks `detail`.
     pub fn json(&self) -> Value {
         let (message, place) = match self {
             CliError::File { place, message } | CliError::Source { place, message, .. } => {
@@ -106,6 +109,13 @@ impl CliError {
         let mut error = json!({ "code": self.code(), "message": message, "where": place });
         if let CliError::Source { list, .. } = self {
             error["list"] = list.clone();
+        }
+        if let CliError::Run {
+            detail: Some(detail),
+            ..
+        } = self
+        {
+            error["detail"] = detail.clone();
         }
         error
     }
@@ -134,6 +144,7 @@ mod tests {
             exit,
             place: None,
             message: String::new(),
+            detail: None,
         };
         for (error, code) in [
             (CliError::StdoutClosed, 0),

@@ -11,7 +11,14 @@ mod disasm;
 mod error;
 mod generate;
 mod isa;
+mod npy;
 mod objects;
+mod outcome;
+mod run;
+mod simulate;
+mod tensors;
+mod trace;
+mod work;
 
 pub use context::{ColorWhen, Context, Global};
 pub use error::CliError;
@@ -38,6 +45,8 @@ pub struct Cli {
 enum Command {
     Asm(asm::Args),
     Disasm(disasm::Args),
+    Run(run::Args),
+    Trace(trace::Args),
     Chip(chip::Args),
     Isa(isa::Args),
     Completions(generate::CompletionsArgs),
@@ -49,6 +58,8 @@ fn dispatch(cli: &Cli) -> Result<(), (Context, CliError)> {
     let result = match &cli.command {
         Command::Asm(args) => objects::finish(asm::run(args), &context),
         Command::Disasm(args) => objects::finish(disasm::run(args), &context),
+        Command::Run(args) => run::run(args, &context),
+        Command::Trace(args) => trace::run(args, &context),
         Command::Chip(args) => chip::run(args, &context),
         Command::Isa(args) => isa::run(args, &context),
         Command::Completions(args) => generate::completions(args, &context),
