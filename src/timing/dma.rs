@@ -299,7 +299,7 @@ impl DmaEngine {
     }
 
     /// Brings the accounts up to `now`: what each channel does from now on.
-    pub fn account(&self, now: Ps, world: &World, rec: &mut Recorder) {
+    pub fn account(&self, now: Ps, rec: &mut Recorder) {
         for (i, c) in self.channels.iter().enumerate() {
             let state = match &c.issuing {
                 Some(issuing) if issuing.ready > now => Reason::Setup,
@@ -319,7 +319,6 @@ impl DmaEngine {
                 rec.set(engine, now, state);
             }
         }
-        let _ = world;
     }
 }
 
