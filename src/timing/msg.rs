@@ -59,8 +59,6 @@ pub enum Msg {
     Ttu,
     /// The vector kernel ends.
     Tvp,
-    /// A network operation's post leaves the port.
-    NetPost,
     /// A semaphore increment arrives.
     Post {
         /// Semaphore index.
@@ -77,6 +75,8 @@ pub enum Msg {
         /// Where it is on its way.
         leg: Leg,
     },
+    /// A port has moved a train into SRAM.
+    Written(Train),
     /// The HBM has done what a slot of the chip component waits for.
     Hbm {
         /// Slot number.
