@@ -117,6 +117,18 @@
 # 13 | .tensor a, hbm, f32, [4], payload
 #    |         ^
 #
+# error: `b` is no tensor
+#   --> err_directives.s:14:9
+#    |
+# 14 | .expect b, zero
+#    |         ^
+#
+# error: `a` already has an expectation
+#   --> err_directives.s:16:9
+#    |
+# 16 | .expect a, iota
+#    |         ^
+#
 # error: alignment 3 is no power of two up to 1073741824
 #   --> err_directives.s:17:8
 #    |
@@ -216,16 +228,4 @@
 #    |       ^^^
 #    |
 #    = help: syntax: .chip
-#
-# error: `b` is no tensor
-#   --> err_directives.s:14:9
-#    |
-# 14 | .expect b, zero
-#    |         ^
-#
-# error: `a` already has an expectation
-#   --> err_directives.s:16:9
-#    |
-# 16 | .expect a, iota
-#    |         ^
 #

@@ -34,49 +34,17 @@
 #   |
 #   = help: syntax: li {rd}, {imm}
 #
-# error: number 9223372036854775808 past the largest, 9223372036854775807
-#  --> err_expressions.s:6:10
-#   |
-# 6 |   li r1, 9223372036854775808
-#   |          ^^^^^^^^^^^^^^^^^^^
-#
-# error: `dim` takes 2 arguments, found 1
-#   --> err_expressions.s:14:10
-#    |
-# 14 |   li r1, dim(weights)
-#    |          ^^^^^^^^^^^^
-#
-# error: malformed number `0xg`: invalid digit found in string
-#   --> err_expressions.s:15:10
-#    |
-# 15 |   li r1, 0xg
-#    |          ^^^
-#
-# error: malformed number `12_3a`
-#   --> err_expressions.s:16:10
-#    |
-# 16 |   li r1, 12_3a
-#    |          ^^^^^
-#
-# error: expected an expression, found the end of the line
-#   --> err_expressions.s:18:23
-#    |
-# 18 |   li r1, wieghts + 1 +
-#    |                       ^
-#    |
-#    = help: syntax: li {rd}, {imm}
-#
-# error: expression nested deeper than 64
-#   --> err_expressions.s:19:75
-#    |
-# 19 |   li r1, (((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((1)))))))))))))))))))))))))))))))))))))))))))))))))))))))...
-#    |                                                                           ^
-#
 # error: 9223372036854775807 + 1 does not fit in 64 bits
 #  --> err_expressions.s:5:10
 #   |
 # 5 |   li r1, 9223372036854775807 + 1
 #   |          ^^^^^^^^^^^^^^^^^^^^^^^
+#
+# error: number 9223372036854775808 past the largest, 9223372036854775807
+#  --> err_expressions.s:6:10
+#   |
+# 6 |   li r1, 9223372036854775808
+#   |          ^^^^^^^^^^^^^^^^^^^
 #
 # error: 1 << 63 does not fit in 64 bits
 #  --> err_expressions.s:7:10
@@ -124,9 +92,41 @@
 # 13 |   li r1, dim(weights, 2)
 #    |                       ^
 #
+# error: `dim` takes 2 arguments, found 1
+#   --> err_expressions.s:14:10
+#    |
+# 14 |   li r1, dim(weights)
+#    |          ^^^^^^^^^^^^
+#
+# error: malformed number `0xg`: invalid digit found in string
+#   --> err_expressions.s:15:10
+#    |
+# 15 |   li r1, 0xg
+#    |          ^^^
+#
+# error: malformed number `12_3a`
+#   --> err_expressions.s:16:10
+#    |
+# 16 |   li r1, 12_3a
+#    |          ^^^^^
+#
 # error: no local label `2:` after this line in the section
 #   --> err_expressions.s:17:10
 #    |
 # 17 |   li r1, 2f
 #    |          ^^
+#
+# error: expected an expression, found the end of the line
+#   --> err_expressions.s:18:23
+#    |
+# 18 |   li r1, wieghts + 1 +
+#    |                       ^
+#    |
+#    = help: syntax: li {rd}, {imm}
+#
+# error: expression nested deeper than 64
+#   --> err_expressions.s:19:75
+#    |
+# 19 |   li r1, (((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((1)))))))))))))))))))))))))))))))))))))))))))))))))))))))...
+#    |                                                                           ^
 #

@@ -11,12 +11,6 @@
 # 1 | .include "include/missing.s"
 #   |          ^^^^^^^^^^^^^^^^^^^
 #
-# error: `include/self.s` includes itself
-#  --> include/self.s:1:10
-#   |
-# 1 | .include "self.s"
-#   |          ^^^^^^^^
-#
 # error: expected a string, found `missing`
 #  --> err_include.s:3:10
 #   |
@@ -32,4 +26,10 @@
 #   |                             ^^^^^
 #   |
 #   = help: syntax: .include "FILE"
+#
+# error: `include/self.s` includes itself
+#  --> include/self.s:1:10
+#   |
+# 1 | .include "self.s"
+#   |          ^^^^^^^^
 #

@@ -71,6 +71,20 @@
 # 7 |   add r1, r2, r32
 #   |               ^^^
 #
+# error: 2147483648 does not fit `imm` of `addi`: -2147483648 to 2147483647
+#  --> err_instructions.s:8:16
+#   |
+# 8 |   addi r1, r2, 0x80000000
+#   |                ^^^^^^^^^^
+#   |
+#   = help: load it with `li` and use `add`
+#
+# error: 64 does not fit `imm` of `shli`: 0 to 63
+#  --> err_instructions.s:9:16
+#   |
+# 9 |   shli r1, r2, 64
+#   |                ^^
+#
 # error: register `r2` where operand `imm` is a number
 #   --> err_instructions.s:10:10
 #    |
@@ -91,7 +105,7 @@
 # 12 |   lw r1, 4(v2)
 #    |            ^^
 #
-# error: `tiel` names no system register
+# error: `tiel` is no value of `sr`
 #   --> err_instructions.s:13:12
 #    |
 # 13 |   rdsr r1, tiel
@@ -99,7 +113,7 @@
 #    |
 #    = help: did you mean `tile`?
 #
-# error: `bf61` names no element type
+# error: `bf61` is no element type
 #   --> err_instructions.s:14:7
 #    |
 # 14 |   dma.bf61.f32 0, r1, r2, r3
@@ -123,13 +137,21 @@
 #    |
 #    = help: one of bf16, e4m3, e5m2
 #
-# error: `news` names no start a new sum or add to the accumulator
+# error: `news` is no value of `mode`
 #   --> err_instructions.s:17:6
 #    |
 # 17 |   mm.news.e4m3.e4m3.mk.kn r1, r2, r3, r4, r5, r6, r7, r8
 #    |      ^^^^
 #    |
 #    = help: did you mean `new`?
+#
+# error: no kernel is called `sofmax`
+#   --> err_instructions.s:18:8
+#    |
+# 18 |   vrun sofmax, r8, 2
+#    |        ^^^^^^
+#    |
+#    = help: did you mean `softmax`?
 #
 # error: `add` takes no predicate
 #   --> err_instructions.s:19:18
@@ -186,26 +208,4 @@
 #    |        ^^^^
 #    |
 #    = help: one of f32, bf16, f16, i32
-#
-# error: 2147483648 does not fit `imm` of `addi`: -2147483648 to 2147483647
-#  --> err_instructions.s:8:16
-#   |
-# 8 |   addi r1, r2, 0x80000000
-#   |                ^^^^^^^^^^
-#   |
-#   = help: load it with `li` and use `add`
-#
-# error: 64 does not fit `imm` of `shli`: 0 to 63
-#  --> err_instructions.s:9:16
-#   |
-# 9 |   shli r1, r2, 64
-#   |                ^^
-#
-# error: no kernel is called `sofmax`
-#   --> err_instructions.s:18:8
-#    |
-# 18 |   vrun sofmax, r8, 2
-#    |        ^^^^^^
-#    |
-#    = help: did you mean `softmax`?
 #

@@ -57,6 +57,12 @@ stray:
 # 8 | twice: nop
 #   | ^^^^^^
 #
+# error: undefined symbol `only_in_cluster`
+#  --> err_sections.s:9:5
+#   |
+# 9 |   j only_in_cluster
+#   |     ^^^^^^^^^^^^^^^
+#
 # error: kernel `empty` does not end in `vret`
 #   --> err_sections.s:12:9
 #    |
@@ -75,6 +81,12 @@ stray:
 # 15 | .kernel open
 #    |         ^^^^
 #
+# error: label `stray` stands after the last instruction of kernel `mixed`
+#   --> err_sections.s:17:9
+#    |
+# 17 | .kernel mixed
+#    |         ^^^^^
+#
 # error: `add` is a control instruction, and this is a vector kernel
 #   --> err_sections.s:18:3
 #    |
@@ -82,16 +94,4 @@ stray:
 #    |   ^^^
 #    |
 #    = help: syntax: sadd {sd}, {sa}, {sb}
-#
-# error: label `stray` stands after the last instruction of kernel `mixed`
-#   --> err_sections.s:17:9
-#    |
-# 17 | .kernel mixed
-#    |         ^^^^^
-#
-# error: undefined symbol `only_in_cluster`
-#  --> err_sections.s:9:5
-#   |
-# 9 |   j only_in_cluster
-#   |     ^^^^^^^^^^^^^^^
 #
