@@ -174,7 +174,7 @@ impl Assembler<'_> {
                 Ok(())
             }
             ".file" => {
-                let (file, _) = text(cursor)?;
+                let file = file_name(cursor)?;
                 cursor.finish()?;
                 self.file_index(&file);
                 Ok(())
@@ -185,7 +185,7 @@ impl Assembler<'_> {
                     self.loc = Loc::Fixed(Line::default());
                     return cursor.finish();
                 }
-                let (file, _) = text(cursor)?;
+                let file = file_name(cursor)?;
                 cursor.expect(",")?;
                 let at = cursor.here();
                 let line = self.number(cursor)?;
@@ -479,5 +479,14 @@ fn text(cursor: &mut Cursor<'_>) -> Result<(String, Range<usize>), Error> {
     match cursor.take().map(|t| &t.kind) {
         Some(Kind::Text(s)) => Ok((s.clone(), span)),
         _ => Err(error),
+    }
+}
+
+/// A file's name for the line table, which knows no empty ones.
+fn file_name(cursor: &mut Cursor<'_>) -> Result<String, Error> {
+    let (name, span) = text(cursor)?;
+    match name.is_empty() {
+        true => Err(Error::new("a file without a name", span)),
+        false => Ok(name),
     }
 }

@@ -336,12 +336,11 @@ impl Proto {
                     kind: Kind::Name(n),
                     span,
                 }) = cursor.peek()
+                    && (aliases.contains_key(n) || register(n).is_some())
                 {
-                    if aliases.contains_key(n) || register(n).is_some() {
-                        let message =
-                            format!("register `{n}` where operand `{}` is a number", field.name);
-                        return Err(Error::new(message, span.clone()));
-                    }
+                    let message =
+                        format!("register `{n}` where operand `{}` is a number", field.name);
+                    return Err(Error::new(message, span.clone()));
                 }
                 let expr = cursor.expr()?;
                 self.open.push((field, expr));

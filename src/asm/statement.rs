@@ -118,12 +118,10 @@ impl Assembler<'_> {
         cursor: &mut Cursor<'_>,
         place: &Place,
     ) -> Result<(), Error> {
-        if !inst::is_mnemonic(name) {
-            if let Some(m) = did_you_mean(name, self.expander_names().iter().map(String::as_str)) {
-                return Err(
-                    Error::new(format!("no instruction is called `{name}`"), span).suggest(m),
-                );
-            }
+        if !inst::is_mnemonic(name)
+            && let Some(m) = did_you_mean(name, self.expander_names().iter().map(String::as_str))
+        {
+            return Err(Error::new(format!("no instruction is called `{name}`"), span).suggest(m));
         }
         let proto = inst::parse(name, span.clone(), cursor, &self.aliases);
         let Some(scope) = self.scope else {

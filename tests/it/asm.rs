@@ -548,3 +548,67 @@ fn binutils_reads_the_object() {
     assert_eq!((lines[0], file(lines[1])), ("begin", "test.s:9".to_owned()));
     assert_eq!((lines[2], file(lines[3])), ("k", "test.s:19".to_owned()));
 }
+
+#[derive(clap::Parser)]
+struct AsmCommand {
+    #[command(flatten)]
+    args: tilewright::cli::asm::Args,
+}
+
+/// `asm` with these arguments after the command's name.
+fn run_asm(
+    arguments: &[&Path],
+) -> Result<tilewright::cli::asm::Output, tilewright::cli::asm::Failure> {
+    use clap::Parser;
+    let all = std::iter::once(Path::new("asm")).chain(arguments.iter().copied());
+    tilewright::cli::asm::run(&AsmCommand::parse_from(all).args)
+}
+
+#[test]
+fn the_commands_write_list_and_fail_as_the_contract_says() {
+    use tilewright::cli::disasm;
+    let dir = scratch("asm_cli");
+    let source = dir.join("good.s");
+    std::fs::write(&source, SAMPLE).unwrap();
+    let written = run_asm(&[&source]).unwrap();
+    assert_eq!(written.data, "");
+    let bytes = std::fs::read(dir.join("good.elf")).unwrap();
+    assert_eq!(bytes, object::write(&assemble(&source).unwrap()));
+
+    let text = disasm::run(&disasm::Args {
+        object: dir.join("good.elf"),
+    })
+    .unwrap();
+    let (again, twice) = (dir.join("again.s"), dir.join("twice.elf"));
+    std::fs::write(&again, text.data).unwrap();
+    run_asm(&[&again, Path::new("-o"), &twice]).unwrap();
+    assert_eq!(std::fs::read(&twice).unwrap(), bytes);
+
+    let listed = run_asm(&[&source, Path::new("--list")]).unwrap();
+    assert!(listed.data.contains("vrun k, r8, 2"));
+
+    let bad = dir.join("bad.s");
+    std::fs::write(&bad, ".tile\n bogus\n halt 3\n").unwrap();
+    let failure = run_asm(&[&bad, Path::new("--message-format"), Path::new("json")]).unwrap_err();
+    assert_eq!(failure.exit_code(), 3);
+    assert_eq!(failure.report(false).lines().count(), 2);
+    assert!(!dir.join("bad.elf").exists());
+    assert_eq!(run_asm(&[&dir.join("none.s")]).unwrap_err().exit_code(), 2);
+    assert_eq!(
+        run_asm(&[&source, Path::new("-o"), &source])
+            .unwrap_err()
+            .exit_code(),
+        2
+    );
+    std::fs::write(&twice, &bytes[..100]).unwrap();
+    let failure = disasm::run(&disasm::Args {
+        object: twice.clone(),
+    })
+    .unwrap_err();
+    assert_eq!(failure.exit_code(), 3);
+    assert!(
+        failure.report(false).contains("twice.elf"),
+        "{}",
+        failure.report(false)
+    );
+}

@@ -23,6 +23,8 @@
 .reg acc, q6
 .note key
 .loc "f", -1
+.loc "", 1
+.file
 .rept 65537
 .endr
 .endif
@@ -191,40 +193,54 @@
 # 25 | .loc "f", -1
 #    |           ^
 #
-# error: repetition count 65537 outside 0 to 65536
-#   --> err_directives.s:26:7
+# error: a file without a name
+#   --> err_directives.s:26:6
 #    |
-# 26 | .rept 65537
+# 26 | .loc "", 1
+#    |      ^^
+#
+# error: expected a string, found the end of the line
+#   --> err_directives.s:27:6
+#    |
+# 27 | .file
+#    |      ^
+#    |
+#    = help: syntax: .file "FILE"
+#
+# error: repetition count 65537 outside 0 to 65536
+#   --> err_directives.s:28:7
+#    |
+# 28 | .rept 65537
 #    |       ^^^^^
 #
 # error: `.endif` without `.if`
-#   --> err_directives.s:28:1
+#   --> err_directives.s:30:1
 #    |
-# 28 | .endif
+# 30 | .endif
 #    | ^^^^^^
 #
 # error: `.else` without `.if`
-#   --> err_directives.s:29:1
+#   --> err_directives.s:31:1
 #    |
-# 29 | .else
+# 31 | .else
 #    | ^^^^^
 #
 # error: `.endm` without its beginning
-#   --> err_directives.s:30:1
+#   --> err_directives.s:32:1
 #    |
-# 30 | .endm
+# 32 | .endm
 #    | ^^^^^
 #
 # error: `.endr` without its beginning
-#   --> err_directives.s:31:1
+#   --> err_directives.s:33:1
 #    |
-# 31 | .endr
+# 33 | .endr
 #    | ^^^^^
 #
 # error: expected the end of the line, found `now`
-#   --> err_directives.s:32:7
+#   --> err_directives.s:34:7
 #    |
-# 32 | .chip now
+# 34 | .chip now
 #    |       ^^^
 #    |
 #    = help: syntax: .chip
