@@ -1,1 +1,4 @@
+
+
 mod asm;
+mod machine;
