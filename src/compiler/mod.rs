@@ -8,6 +8,7 @@
 
 pub mod emit;
 pub mod graph;
+pub mod plan;
 
 pub use graph::{Attention, Bound, BoundUnit, GraphError, Matmul, Op, TensorSpec, parse_dtype};
 
