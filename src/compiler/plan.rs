@@ -146,11 +146,13 @@ impl Tiling {
 
     /// Blocks of accumulators between the bases of alternate passes; 0: all passes use the same.
     pub fn acc_step(&self, chip: &Chip) -> u64 {
-        let (mb, nb) = cost::result_blocks(chip, self.rows.pass(), self.cols.pass());
+        let (mb, nb) = (self.rows.pass().div_ceil(BLOCK), self.cols.pass().div_ceil(BLOCK));
         if self.c_buffers == 2 && 2 * mb * nb <= u64::from(chip.ttu.accumulator_blocks) { mb * nb } else { 0 }
     }
 }
 
+/// Rows and columns of an accumulator block: part of the instruction set.
+pub const BLOCK: u64 = 32;
 /// Most slots of a ring: as deep as the queues, beyond which loads cannot be pushed ahead.
 const MAX_RING: u64 = 16;
 /// Most chunks of a resident operand: each has two semaphores.
@@ -163,7 +165,7 @@ const HBM_REACHED: u64 = 92;
 /// The best tiling of a validated operation.
 pub fn search(op: &Matmul, chip: &Chip) -> Result<Tiling, CompileError> {
     let tiles = u64::from(chip.tiles()).min(64);
-    let (block_m, block_n) = (u64::from(chip.ttu.block_rows), u64::from(chip.ttu.block_cols));
+    let (block_m, block_n) = (BLOCK, BLOCK);
     let mut search = Search::new(op, chip);
     let mut best: Option<Tiling> = None;
     let acc = u64::from(chip.ttu.accumulator_blocks);
@@ -171,7 +173,7 @@ pub fn search(op: &Matmul, chip: &Chip) -> Result<Tiling, CompileError> {
     for gm in 1..=tiles.min(op.m.div_ceil(block_m)) {
         let most = tiles / gm;
         let mut grids: BTreeMap<u64, Grid> = BTreeMap::new();
-        for unit in [16, 32, 64, 128, 256].map(|u| u * block_n / 32).into_iter().filter(|u| *u > 0) {
+        for unit in [16, 32, 64, 128, 256] {
             let gn = most.min(op.n.div_ceil(unit));
             let grid = grids.entry(gn).or_insert_with(|| Grid::new(chip, gm, gn)).clone();
             for bm in &shapes {
@@ -355,13 +357,13 @@ impl Search<'_> {
         let issued = a_requests / gn + b_requests / gm;
         let units = [
             ("tensor", steps + store + drains),
-            ("hbm", hbm_effective * 100 / (self.hbm_per_cycle * HBM_REACHED)),
+            ("hbm", hbm_effective / HBM_REACHED * 100 / self.hbm_per_cycle),
             ("tile port", (a_stream + b_stream) / port),
             ("cluster port", (a_stream * met_rows + b_stream * met_cols) / u64::from(chip.noc.cluster_port_bytes).max(1)),
             ("tile sram", (operand_bytes + a_stream + b_stream + 2 * c_strip) / cost::tsram_bytes_per_cycle(chip).max(1)),
-            ("requests in flight", issued * self.latency / u64::from(chip.dma.outstanding).max(1)),
-            ("ring", passes * t.chunks * self.latency / t.ring),
-            ("control", passes * t.chunks * CONTROL_PER_CHUNK),
+            ("requests in flight", issued.saturating_mul(self.latency) / u64::from(chip.dma.outstanding).max(1)),
+            ("ring", (passes * t.chunks).saturating_mul(self.latency) / t.ring),
+            ("control", (passes * t.chunks).saturating_mul(CONTROL_PER_CHUNK)),
         ];
         // First chunk: its latency, and all tiles' first chunks through the HBM; last pass: its store and its way out.
         let first = slot.max(t.kc * (t.rows.pass() + t.cols.pass()) * element);
