@@ -29,10 +29,19 @@ pub fn lower_tiling(t: &Tiling, chip: &Chip) -> Result<Lowered, CompileError> {
     let mut text = Text::default();
     prologue(&mut text, &Op::Matmul(t.op), chip, &plan);
     layout.declare(&mut text);
-    let mut emit = Emit { t, chip, text, a: Stream::new(t, Side::A, chip), b: Stream::new(t, Side::B, chip) };
+    let mut emit = Emit {
+        t,
+        chip,
+        text,
+        a: Stream::new(t, Side::A, chip),
+        b: Stream::new(t, Side::B, chip),
+    };
     emit.tables();
     emit.program();
-    Ok(Lowered { text: emit.text.finish(), plan })
+    Ok(Lowered {
+        text: emit.text.finish(),
+        plan,
+    })
 }
 
 /// The tiling in words.
@@ -43,11 +52,25 @@ fn describe(t: &Tiling, layout: &TsramLayout, chip: &Chip) -> Plan {
         split_k: 1,
         predicted_cycles: t.cycles,
     };
-    plan.fact("grid", format!("{} x {} of {} tiles; A is shared along rows, B along columns", t.grid.rows, t.grid.cols, chip.tiles()));
+    plan.fact(
+        "grid",
+        format!(
+            "{} x {} of {} tiles; A is shared along rows, B along columns",
+            t.grid.rows,
+            t.grid.cols,
+            chip.tiles()
+        ),
+    );
     for (name, cut) in [("rows", &t.rows), ("columns", &t.cols)] {
         plan.fact(
             &format!("strip {name}"),
-            format!("up to {} in units of {}, in {} passes of up to {}", cut.strip(), cut.unit, cut.passes, cut.pass()),
+            format!(
+                "up to {} in units of {}, in {} passes of up to {}",
+                cut.strip(),
+                cut.unit,
+                cut.passes,
+                cut.pass()
+            ),
         );
     }
     plan.fact("chunks", format!("{} of K = {}", t.chunks, t.kc));
@@ -55,11 +78,44 @@ fn describe(t: &Tiling, layout: &TsramLayout, chip: &Chip) -> Plan {
         Side::A => "A, row passes",
         Side::B => "B, column passes",
     };
-    plan.fact("outer loop", format!("{outer}{}", if t.resident { ", kept in tile SRAM for the pass" } else { "" }));
+    plan.fact(
+        "outer loop",
+        format!(
+            "{outer}{}",
+            if t.resident {
+                ", kept in tile SRAM for the pass"
+            } else {
+                ""
+            }
+        ),
+    );
     plan.fact("ring", format!("{} slots", t.ring));
-    plan.fact("C buffers", format!("{}{}", t.c_buffers, if t.acc_step(chip) > 0 { ", accumulators alternate" } else { "" }));
-    let buffers: Vec<String> = layout.buffers.iter().map(|(name, at, bytes)| format!("{name} {bytes} at {at:#x}")).collect();
-    plan.fact("tile SRAM", format!("{} of {} bytes: {}", layout.used(), chip.tsram.size_bytes, buffers.join(", ")));
+    plan.fact(
+        "C buffers",
+        format!(
+            "{}{}",
+            t.c_buffers,
+            if t.acc_step(chip) > 0 {
+                ", accumulators alternate"
+            } else {
+                ""
+            }
+        ),
+    );
+    let buffers: Vec<String> = layout
+        .buffers
+        .iter()
+        .map(|(name, at, bytes)| format!("{name} {bytes} at {at:#x}"))
+        .collect();
+    plan.fact(
+        "tile SRAM",
+        format!(
+            "{} of {} bytes: {}",
+            layout.used(),
+            chip.tsram.size_bytes,
+            buffers.join(", ")
+        ),
+    );
     plan.fact("HBM reads", format!("{} bytes", t.hbm_bytes));
     for (unit, cycles) in &t.costs {
         plan.fact(&format!("cycles, {unit}"), cycles);
@@ -92,7 +148,11 @@ impl Stream {
         // Channel 0 loads A, 1 loads B, 2 stores C; the spare one helps an operand that nobody else loads.
         let last = u64::from(chip.dma.channels).max(1) - 1;
         let spare = if t.grid.rows == 1 { Side::B } else { Side::A };
-        let sharers = if side == Side::A { t.grid.cols } else { t.grid.rows };
+        let sharers = if side == Side::A {
+            t.grid.cols
+        } else {
+            t.grid.rows
+        };
         let mut channels = vec![if side == Side::A { 0 } else { 1.min(last) }];
         if sharers == 1 && spare == side && last >= 3 {
             channels.push(3);
@@ -142,21 +202,45 @@ impl Emit<'_> {
         let element = t.element();
         text.blank();
         for (name, value, comment) in [
-            ("DIM_M", t.op.m, "C is DIM_M x DIM_N, the sum runs over DIM_K"),
+            (
+                "DIM_M",
+                t.op.m,
+                "C is DIM_M x DIM_N, the sum runs over DIM_K",
+            ),
             ("DIM_N", t.op.n, ""),
             ("DIM_K", t.op.k, ""),
-            ("GRID_ROWS", t.grid.rows, "tiles in a grid column: they share chunks of B"),
-            ("GRID_COLS", t.grid.cols, "tiles in a grid row: they share chunks of A"),
+            (
+                "GRID_ROWS",
+                t.grid.rows,
+                "tiles in a grid column: they share chunks of B",
+            ),
+            (
+                "GRID_COLS",
+                t.grid.cols,
+                "tiles in a grid row: they share chunks of A",
+            ),
             ("ROW_UNIT", t.rows.unit, "rows of C are shared out in units"),
             ("ROW_UNITS", t.rows.units, ""),
-            ("ROW_PASSES", t.rows.passes, "passes that a tile makes over its rows"),
+            (
+                "ROW_PASSES",
+                t.rows.passes,
+                "passes that a tile makes over its rows",
+            ),
             ("COL_UNIT", t.cols.unit, ""),
             ("COL_UNITS", t.cols.units, ""),
             ("COL_PASSES", t.cols.passes, ""),
             ("CHUNK", t.kc, "elements of K in a chunk"),
             ("CHUNKS", t.chunks, ""),
-            ("RING", t.ring, "slots of the ring; loads run this many chunks ahead"),
-            ("A_ROW", t.op.k * element, "bytes of a row of A, B and C in HBM"),
+            (
+                "RING",
+                t.ring,
+                "slots of the ring; loads run this many chunks ahead",
+            ),
+            (
+                "A_ROW",
+                t.op.k * element,
+                "bytes of a row of A, B and C in HBM",
+            ),
             ("B_ROW", t.op.n * element, ""),
             ("C_ROW", t.op.n * 2, ""),
             ("A_LD", t.lda, "and in tile SRAM"),
@@ -165,8 +249,24 @@ impl Emit<'_> {
             // Within HBM (A_ROW, B_ROW) a chunk advances by:
             ("A_STEP", t.kc * element, "bytes from chunk to chunk in HBM"),
             ("B_STEP", t.kc * t.op.n * element, ""),
-            ("A_SLOT", if t.is_resident(Side::A) { t.kc * element } else { t.a_bytes }, "and in tile SRAM"),
-            ("B_SLOT", if t.is_resident(Side::B) { t.kc * t.ldb } else { t.b_bytes }, ""),
+            (
+                "A_SLOT",
+                if t.is_resident(Side::A) {
+                    t.kc * element
+                } else {
+                    t.a_bytes
+                },
+                "and in tile SRAM",
+            ),
+            (
+                "B_SLOT",
+                if t.is_resident(Side::B) {
+                    t.kc * t.ldb
+                } else {
+                    t.b_bytes
+                },
+                "",
+            ),
             ("C_SLOT", t.c_bytes, "bytes of a C buffer"),
         ] {
             text.equ(name, value, comment);
@@ -181,10 +281,25 @@ impl Emit<'_> {
         for s in [&self.a, &self.b] {
             let count = if s.resident { t.chunks } else { t.ring };
             let per = if s.resident { "chunk" } else { "slot" };
-            semaphores(text, format!("{}_FULL", s.name), count, &format!("semaphores, one per {per}: {} has arrived", s.name));
-            semaphores(text, format!("{}_FREE", s.name), count, "at the next loader: products that are done with it");
+            semaphores(
+                text,
+                format!("{}_FULL", s.name),
+                count,
+                &format!("semaphores, one per {per}: {} has arrived", s.name),
+            );
+            semaphores(
+                text,
+                format!("{}_FREE", s.name),
+                count,
+                "at the next loader: products that are done with it",
+            );
         }
-        semaphores(text, "C_FULL".into(), t.c_buffers, "per C buffer: the pass is stored in it");
+        semaphores(
+            text,
+            "C_FULL".into(),
+            t.c_buffers,
+            "per C buffer: the pass is stored in it",
+        );
         semaphores(text, "C_FREE".into(), t.c_buffers, "it has left for HBM");
 
         text.blank();
@@ -195,12 +310,27 @@ impl Emit<'_> {
             Some(i) => ((i / cols) << 8 | (i % cols)).to_string(),
             None => "-1".to_owned(),
         };
-        let mask = |places: Vec<usize>| format!("{:#x}", places.iter().fold(0u64, |m, i| m | 1 << t.grid.tiles[*i]));
+        let mask = |places: Vec<usize>| {
+            format!(
+                "{:#x}",
+                places.iter().fold(0u64, |m, i| m | 1 << t.grid.tiles[*i])
+            )
+        };
         let tables = [
             ("PLACE", (0..tiles).map(place).collect::<Vec<_>>()),
             ("GRID", t.grid.tiles.iter().map(u64::to_string).collect()),
-            ("ROW_MASK", (0..rows).map(|r| mask((0..cols).map(|c| r * cols + c).collect())).collect()),
-            ("COL_MASK", (0..cols).map(|c| mask((0..rows).map(|r| r * cols + c).collect())).collect()),
+            (
+                "ROW_MASK",
+                (0..rows)
+                    .map(|r| mask((0..cols).map(|c| r * cols + c).collect()))
+                    .collect(),
+            ),
+            (
+                "COL_MASK",
+                (0..cols)
+                    .map(|c| mask((0..rows).map(|r| r * cols + c).collect()))
+                    .collect(),
+            ),
         ];
         for (name, words) in tables {
             text.directive(&format!(".const {name}, {}", words.join(", ")));
@@ -214,7 +344,10 @@ impl Emit<'_> {
             ("pk", "product: chunk of K"),
             ("mi", "product: rows"),
             ("nj", "product: columns"),
-            ("slot", "ring slot of this product and of the load `RING` chunks ahead"),
+            (
+                "slot",
+                "ring slot of this product and of the load `RING` chunks ahead",
+            ),
             ("cbuf", "C buffer of this pass"),
             ("left", "ring loads not yet pushed"),
             ("lpo", "loads: outer pass"),
@@ -314,7 +447,8 @@ impl Emit<'_> {
         if self.t.resident {
             self.text.inst("jal ra, push_resident");
         }
-        self.text.block("inc slot\nli t0, RING\nblt slot, t0, first_loads\nli slot, 0");
+        self.text
+            .block("inc slot\nli t0, RING\nblt slot, t0, first_loads\nli slot, 0");
     }
 
     fn stream(&self, side: Side) -> &Stream {
@@ -326,7 +460,10 @@ impl Emit<'_> {
 
     /// Streams that go through the ring.
     fn ring(&self) -> Vec<Side> {
-        [Side::A, Side::B].into_iter().filter(|s| !self.t.is_resident(*s)).collect()
+        [Side::A, Side::B]
+            .into_iter()
+            .filter(|s| !self.t.is_resident(*s))
+            .collect()
     }
 
     /// `OUTER` and `INNER` pass counts: names of the constants.
@@ -365,13 +502,19 @@ impl Emit<'_> {
             Side::A => "muli t1, row, GRID_COLS\nadd t0, t0, t1",
             Side::B => "muli t0, t0, GRID_COLS\nadd t0, t0, col",
         });
-        self.text.block(&format!("ldc t0, GRID(t0)\nsignal.unit t0, {name}_FREE({index}), 1"));
+        self.text.block(&format!(
+            "ldc t0, GRID(t0)\nsignal.unit t0, {name}_FREE({index}), 1"
+        ));
     }
 
     /// The three loops over products.
     fn products(&mut self) {
         let (outer, inner) = self.pass_counts();
-        let (row_pass, col_pass) = if self.t.outer == Side::A { ("po", "pi") } else { ("pi", "po") };
+        let (row_pass, col_pass) = if self.t.outer == Side::A {
+            ("po", "pi")
+        } else {
+            ("pi", "po")
+        };
         self.text.blank();
         self.text.block(&format!(
             "outer_pass:
@@ -392,7 +535,8 @@ impl Emit<'_> {
             let name = self.stream(side).name;
             self.text.inst(&format!("wait {name}_FULL(slot), 1"));
         }
-        self.text.inst_c("beqz left, no_more_loads", "nobody will use the slot again");
+        self.text
+            .inst_c("beqz left, no_more_loads", "nobody will use the slot again");
         for side in self.ring() {
             let s = self.stream(side);
             let turn = s.turn;
@@ -424,7 +568,9 @@ impl Emit<'_> {
             let s = self.stream(side);
             let (name, index) = (s.name, if s.resident { "pk" } else { "slot" });
             let to = if side == Side::A { "t1" } else { "t2" };
-            self.text.block(&format!("muli {to}, {index}, {name}_SLOT\nla t3, {name}_BUF\nadd {to}, {to}, t3"));
+            self.text.block(&format!(
+                "muli {to}, {index}, {name}_SLOT\nla t3, {name}_BUF\nadd {to}, {to}, t3"
+            ));
         }
         self.depth("pk");
         self.accumulator();
@@ -459,7 +605,10 @@ impl Emit<'_> {
     fn accumulator(&mut self) {
         match self.t.acc_step(self.chip) {
             0 => self.text.inst("li t0, 0"),
-            step => self.text.inst_c(&format!("muli t0, cbuf, {step}"), "passes alternate accumulators"),
+            step => self.text.inst_c(
+                &format!("muli t0, cbuf, {step}"),
+                "passes alternate accumulators",
+            ),
         }
     }
 
@@ -474,9 +623,14 @@ impl Emit<'_> {
     /// The end of a pass: store, send to HBM, next pass.
     fn store(&mut self) {
         let (outer, inner) = self.pass_counts();
-        let (row_pass, col_pass) = if self.t.outer == Side::A { ("po", "pi") } else { ("pi", "po") };
+        let (row_pass, col_pass) = if self.t.outer == Side::A {
+            ("po", "pi")
+        } else {
+            ("pi", "po")
+        };
         self.text.blank();
-        self.text.block("# The pass is summed: round to BF16 into a C buffer, and from there to HBM.");
+        self.text
+            .block("# The pass is summed: round to BF16 into a C buffer, and from there to HBM.");
         self.c_buffer();
         self.accumulator();
         self.text.block(&format!(
@@ -525,9 +679,12 @@ impl Emit<'_> {
         let s = self.stream(side);
         let (name, src, extent, sharers) = (s.name, s.src, s.extent, s.sharers);
         let (mask, mask_index, channels) = (s.mask, s.mask_index, s.channels.clone());
-        self.text.block(&format!("wait {name}_FREE({index}), {sharers}\nsignal.dest {name}_FULL({index}), 1"));
+        self.text.block(&format!(
+            "wait {name}_FREE({index}), {sharers}\nsignal.dest {name}_FULL({index}), 1"
+        ));
         if sharers > 1 {
-            self.text.block(&format!("ldc t0, {mask}({mask_index})\nmcast t0"));
+            self.text
+                .block(&format!("ldc t0, {mask}({mask_index})\nmcast t0"));
         }
         self.depth(depth);
         self.text.block(&format!(
@@ -542,7 +699,9 @@ impl Emit<'_> {
         let dt = self.t.op.dtype;
         let len = if side == Side::A { "t3" } else { extent };
         match channels[..] {
-            [one] => self.text.inst(&format!("dma.{dt}.{dt} {one}, t1, {src}, {len}")),
+            [one] => self
+                .text
+                .inst(&format!("dma.{dt}.{dt} {one}, t1, {src}, {len}")),
             _ => self.text.block(&format!(
                 "andi t0, {index}, 1
                  bnez t0, odd_{name}
@@ -579,7 +738,8 @@ impl Emit<'_> {
             let s = self.stream(side);
             let (name, turn, member, src, sharers) = (s.name, s.turn, s.member, s.src, s.sharers);
             if sharers > 1 {
-                self.text.inst(&format!("bne {turn}, {member}, other_{name}"));
+                self.text
+                    .inst(&format!("bne {turn}, {member}, other_{name}"));
             }
             self.load(side, "slot", "lk");
             if sharers > 1 {
@@ -592,7 +752,8 @@ impl Emit<'_> {
                      turn_{name}:"
                 ));
             }
-            self.text.block(&format!("li t0, {name}_STEP\nadd {src}, {src}, t0"));
+            self.text
+                .block(&format!("li t0, {name}_STEP\nadd {src}, {src}, t0"));
         }
         self.text.block(&format!(
             "inc lk
@@ -607,9 +768,12 @@ impl Emit<'_> {
         if !self.t.resident {
             self.text.inst("inc lpo");
         }
-        self.text.block("same_outer:\njal rb, load_pass\nloads_done:\njalr r0, 0(ra)");
+        self.text
+            .block("same_outer:\njal rb, load_pass\nloads_done:\njalr r0, 0(ra)");
         self.text.blank();
-        self.text.block("# Sources of the ring's loads at the start of their pass. Returns to rb.\nload_pass:");
+        self.text.block(
+            "# Sources of the ring's loads at the start of their pass. Returns to rb.\nload_pass:",
+        );
         for side in self.ring() {
             let pass = if self.t.outer == side { "lpo" } else { "lpi" };
             self.text.inst(&format!("mv t0, {pass}"));
@@ -631,7 +795,9 @@ impl Emit<'_> {
              bge q, qmax, resident_done"
         ));
         if sharers > 1 {
-            self.text.block(&format!("li t0, {sharers}\nremu t0, qk, t0\nbne t0, {member}, other_{name}"));
+            self.text.block(&format!(
+                "li t0, {sharers}\nremu t0, qk, t0\nbne t0, {member}, other_{name}"
+            ));
         }
         self.load(side, "qk", "qk");
         if sharers > 1 {

@@ -66,7 +66,11 @@ pub fn compile(op: &Op, chip: &Chip) -> Result<Compiled, CompileError> {
         Op::Matmul(matmul) => matmul::lower(matmul, chip)?,
         Op::Attention(_) => {
             let (op, chip) = (op.to_string(), chip.name.clone());
-            return Err(CompileError::NoPlan { op, chip, reason: "attention".to_owned() });
+            return Err(CompileError::NoPlan {
+                op,
+                chip,
+                reason: "attention".to_owned(),
+            });
         }
     };
     assemble(op, lowered)
@@ -77,10 +81,17 @@ pub fn assemble(op: &Op, lowered: Lowered) -> Result<Compiled, CompileError> {
     let no_includes = |path: &str| Err(std::io::Error::other(format!("no include of {path}")));
     let name = format!("{}.s", op.name());
     match asm::assemble_text(&name, &lowered.text, &no_includes) {
-        Ok(image) => Ok(Compiled { text: lowered.text, image, plan: lowered.plan }),
+        Ok(image) => Ok(Compiled {
+            text: lowered.text,
+            image,
+            plan: lowered.plan,
+        }),
         Err(diagnostics) => {
             let diagnostics = diagnostics.render(false);
-            Err(CompileError::Assembly { op: op.to_string(), diagnostics })
+            Err(CompileError::Assembly {
+                op: op.to_string(),
+                diagnostics,
+            })
         }
     }
 }

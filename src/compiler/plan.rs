@@ -47,7 +47,10 @@ impl Cut {
 
     /// Blocks of `block` elements over the passes of the longest strip.
     fn blocks(&self, block: u64) -> u64 {
-        let (short, long) = (self.strip_units() / self.passes, self.strip_units() % self.passes);
+        let (short, long) = (
+            self.strip_units() / self.passes,
+            self.strip_units() % self.passes,
+        );
         let of = |units: u64| (units * self.unit).min(self.extent).div_ceil(block);
         long * of(short + 1) + (self.passes - long) * of(short)
     }
@@ -59,7 +62,13 @@ impl Cut {
         if parts > units || per_pass == 0 {
             return None;
         }
-        Some(Cut { extent, unit, units, parts, passes: units.div_ceil(parts).div_ceil(per_pass) })
+        Some(Cut {
+            extent,
+            unit,
+            units,
+            parts,
+            passes: units.div_ceil(parts).div_ceil(per_pass),
+        })
     }
 }
 
@@ -87,15 +96,26 @@ impl Grid {
             }
             None => Box::new(move |r, c| r * cols + c),
         };
-        let tiles: Vec<u64> = (0..rows * cols).map(|i| place(i / cols, i % cols)).collect();
+        let tiles: Vec<u64> = (0..rows * cols)
+            .map(|i| place(i / cols, i % cols))
+            .collect();
         let met = (0..clusters).map(|cluster| {
             let inside = |r: u64, c: u64| tiles[(r * cols + c) as usize] / per == cluster;
-            let met_rows = (0..rows).filter(|r| (0..cols).any(|c| inside(*r, c))).count() as u64;
-            let met_cols = (0..cols).filter(|c| (0..rows).any(|r| inside(r, *c))).count() as u64;
+            let met_rows = (0..rows)
+                .filter(|r| (0..cols).any(|c| inside(*r, c)))
+                .count() as u64;
+            let met_cols = (0..cols)
+                .filter(|c| (0..rows).any(|r| inside(r, *c)))
+                .count() as u64;
             (met_rows, met_cols)
         });
         let met = met.max_by_key(|(r, c)| r + c).unwrap_or((rows, cols));
-        Grid { rows, cols, tiles, met }
+        Grid {
+            rows,
+            cols,
+            tiles,
+            met,
+        }
     }
 }
 
@@ -146,8 +166,15 @@ impl Tiling {
 
     /// Blocks of accumulators between the bases of alternate passes; 0: all passes use the same.
     pub fn acc_step(&self, chip: &Chip) -> u64 {
-        let (mb, nb) = (self.rows.pass().div_ceil(BLOCK), self.cols.pass().div_ceil(BLOCK));
-        if self.c_buffers == 2 && 2 * mb * nb <= u64::from(chip.ttu.accumulator_blocks) { mb * nb } else { 0 }
+        let (mb, nb) = (
+            self.rows.pass().div_ceil(BLOCK),
+            self.cols.pass().div_ceil(BLOCK),
+        );
+        if self.c_buffers == 2 && 2 * mb * nb <= u64::from(chip.ttu.accumulator_blocks) {
+            mb * nb
+        } else {
+            0
+        }
     }
 }
 
@@ -175,10 +202,18 @@ pub fn search(op: &Matmul, chip: &Chip) -> Result<Tiling, CompileError> {
         let mut grids: BTreeMap<u64, Grid> = BTreeMap::new();
         for unit in [16, 32, 64, 128, 256] {
             let gn = most.min(op.n.div_ceil(unit));
-            let grid = grids.entry(gn).or_insert_with(|| Grid::new(chip, gm, gn)).clone();
+            let grid = grids
+                .entry(gn)
+                .or_insert_with(|| Grid::new(chip, gm, gn))
+                .clone();
             for bm in &shapes {
-                let cuts = (Cut::new(op.m, block_m, gm, bm * block_m), Cut::new(op.n, unit, gn, acc / bm * block_n));
-                let (Some(rows), Some(cols)) = cuts else { continue };
+                let cuts = (
+                    Cut::new(op.m, block_m, gm, bm * block_m),
+                    Cut::new(op.n, unit, gn, acc / bm * block_n),
+                );
+                let (Some(rows), Some(cols)) = cuts else {
+                    continue;
+                };
                 search.chunks(&grid, rows, cols, &mut best);
             }
         }
@@ -209,45 +244,86 @@ impl Search<'_> {
         let t = &chip.hbm.timing;
         let device_ps = u64::from(t.tck_ps) * u64::from(t.rcdrd_ck + t.cl_ck + t.bl_ck);
         let latency_ps = u64::from(chip.hbm.path.total_ns()) * 1000 + device_ps;
-        let latency = latency_ps * (chip.clock_hz / 1_000_000) / 1_000_000 + u64::from(chip.dma.setup_cycles);
+        let latency =
+            latency_ps * (chip.clock_hz / 1_000_000) / 1_000_000 + u64::from(chip.dma.setup_cycles);
         let hbm_per_cycle = (cost::hbm_peak_bytes_per_s(chip) / chip.clock_hz).max(1);
-        Search { op, chip, element: u64::from(op.dtype.bits() / 8), strides: BTreeMap::new(), latency, hbm_per_cycle }
+        Search {
+            op,
+            chip,
+            element: u64::from(op.dtype.bits() / 8),
+            strides: BTreeMap::new(),
+            latency,
+            hbm_per_cycle,
+        }
     }
 
     /// Tries chunk depths and modes for a grid and its cuts; keeps the best.
     fn chunks(&mut self, grid: &Grid, rows: Cut, cols: Cut, best: &mut Option<Tiling>) {
-        let step = cost::kblock(self.op.dtype, self.op.dtype).max(cost::ttu_k(self.chip, self.op.dtype, self.op.dtype));
+        let step = cost::kblock(self.op.dtype, self.op.dtype).max(cost::ttu_k(
+            self.chip,
+            self.op.dtype,
+            self.op.dtype,
+        ));
         let mut tried = 0;
         for bytes in [256, 512, 1024, 2048] {
-            let kc = (bytes / self.element).next_multiple_of(step).min(self.op.k.next_multiple_of(step));
+            let kc = (bytes / self.element)
+                .next_multiple_of(step)
+                .min(self.op.k.next_multiple_of(step));
             if kc == tried {
                 break;
             }
             tried = kc;
             for (outer, resident) in [(Side::A, false), (Side::A, true), (Side::B, true)] {
-                let Some(tiling) = self.fit(grid, rows, cols, kc, outer, resident) else { continue };
-                if best.as_ref().is_none_or(|b| (tiling.cycles, tiling.hbm_bytes) < (b.cycles, b.hbm_bytes)) {
-                    *best = Some(Tiling { grid: grid.clone(), ..tiling });
+                let Some(tiling) = self.fit(grid, rows, cols, kc, outer, resident) else {
+                    continue;
+                };
+                if best
+                    .as_ref()
+                    .is_none_or(|b| (tiling.cycles, tiling.hbm_bytes) < (b.cycles, b.hbm_bytes))
+                {
+                    *best = Some(Tiling {
+                        grid: grid.clone(),
+                        ..tiling
+                    });
                 }
             }
         }
     }
 
     /// Lays out the SRAM with the deepest ring that fits, and scores. The grid's tiles are filled in by the caller.
-    fn fit(&mut self, grid: &Grid, rows: Cut, cols: Cut, kc: u64, outer: Side, resident: bool) -> Option<Tiling> {
+    fn fit(
+        &mut self,
+        grid: &Grid,
+        rows: Cut,
+        cols: Cut,
+        kc: u64,
+        outer: Side,
+        resident: bool,
+    ) -> Option<Tiling> {
         let (op, chip, element) = (*self.op, self.chip, self.element);
         let chunks = op.k.div_ceil(kc);
         if resident && chunks > MAX_RESIDENT_CHUNKS {
             return None;
         }
-        let (block_m, k_step) = (chip.ttu.block_rows, cost::ttu_k(chip, op.dtype, op.dtype) as u32);
+        let (block_m, k_step) = (
+            chip.ttu.block_rows,
+            cost::ttu_k(chip, op.dtype, op.dtype) as u32,
+        );
         let (mi, nj) = (rows.pass(), cols.pass());
-        let a_row = if resident && outer == Side::A { chunks * kc } else { kc } * element;
+        let a_row = if resident && outer == Side::A {
+            chunks * kc
+        } else {
+            kc
+        } * element;
         let lda = self.stride(a_row, block_m, k_step * element as u32);
         let ldb = self.stride(nj * element, k_step, chip.ttu.block_cols * element as u32);
         let ldc = self.stride(nj * 2, block_m, chip.ttu.block_cols * 2);
         let a_bytes = (mi * lda).next_multiple_of(256);
-        let b_rows = if resident && outer == Side::B { chunks * kc } else { kc };
+        let b_rows = if resident && outer == Side::B {
+            chunks * kc
+        } else {
+            kc
+        };
         let b_bytes = (b_rows * ldb).next_multiple_of(256);
         let c_bytes = (mi * ldc).next_multiple_of(256);
         let slot = match (resident, outer) {
@@ -255,23 +331,42 @@ impl Search<'_> {
             (true, Side::A) => b_bytes,
             (true, Side::B) => a_bytes,
         };
-        let fixed = if resident { a_bytes + b_bytes - slot } else { 0 };
+        let fixed = if resident {
+            a_bytes + b_bytes - slot
+        } else {
+            0
+        };
         let total = rows.passes * cols.passes * chunks;
         let free = chip.tsram.size_bytes.checked_sub(fixed + c_bytes)?;
         // A second C buffer, where it does not cost the ring its depth.
-        let c_buffers = if rows.passes * cols.passes > 1 && free >= c_bytes + 4 * slot { 2 } else { 1 };
-        let ring = ((free - (c_buffers - 1) * c_bytes) / slot).min(MAX_RING).min(total.max(1));
+        let c_buffers = if rows.passes * cols.passes > 1 && free >= c_bytes + 4 * slot {
+            2
+        } else {
+            1
+        };
+        let ring = ((free - (c_buffers - 1) * c_bytes) / slot)
+            .min(MAX_RING)
+            .min(total.max(1));
         if ring == 0 || (ring < 2 && total > 1) {
             return None;
         }
-        let semaphores = if resident { 2 * chunks + 2 * ring } else { 4 * ring } + 4;
+        let semaphores = if resident {
+            2 * chunks + 2 * ring
+        } else {
+            4 * ring
+        } + 4;
         let widest = grid.rows.max(grid.cols);
-        if semaphores > u64::from(chip.semaphores.count) || widest >= 1 << chip.semaphores.bits.min(32) {
+        if semaphores > u64::from(chip.semaphores.count)
+            || widest >= 1 << chip.semaphores.bits.min(32)
+        {
             return None;
         }
         let mut tiling = Tiling {
             op,
-            grid: Grid { tiles: Vec::new(), ..*grid },
+            grid: Grid {
+                tiles: Vec::new(),
+                ..*grid
+            },
             rows,
             cols,
             kc,
@@ -304,9 +399,13 @@ impl Search<'_> {
             let candidates = (0..6).map(|i| least + i * word);
             let conflicts = |stride: u64| -> u32 {
                 let bases = (0..8).map(|i| i * 32 * stride + i * u64::from(piece));
-                bases.map(|base| bank::bank_cycles(chip, base, stride, rows, piece)).sum()
+                bases
+                    .map(|base| bank::bank_cycles(chip, base, stride, rows, piece))
+                    .sum()
             };
-            candidates.min_by_key(|stride| (conflicts(*stride), *stride)).unwrap_or(least)
+            candidates
+                .min_by_key(|stride| (conflicts(*stride), *stride))
+                .unwrap_or(least)
         })
     }
 
@@ -320,29 +419,55 @@ impl Search<'_> {
         let (op, chip, element) = (t.op, self.chip, self.element);
         let request = u64::from(chip.dma.request_bytes);
         let passes = t.rows.passes * t.cols.passes;
-        let (mb, nb) = (t.rows.blocks(u64::from(chip.ttu.block_rows)), t.cols.blocks(u64::from(chip.ttu.block_cols)));
+        let (mb, nb) = (
+            t.rows.blocks(u64::from(chip.ttu.block_rows)),
+            t.cols.blocks(u64::from(chip.ttu.block_cols)),
+        );
         let k_step = cost::ttu_k(chip, op.dtype, op.dtype);
         let tail = op.k - (t.chunks - 1) * t.kc;
         let k_steps = (t.chunks - 1) * t.kc.div_ceil(k_step) + tail.div_ceil(k_step);
         let steps = mb.saturating_mul(nb).saturating_mul(k_steps);
         let store = mb * nb * cost::store_cycles(chip, Dtype::Bf16, 1, 1);
-        let drains = if t.acc_step(chip) > 0 { 0 } else { passes * u64::from(chip.ttu.latency_cycles) };
+        let drains = if t.acc_step(chip) > 0 {
+            0
+        } else {
+            passes * u64::from(chip.ttu.latency_cycles)
+        };
         // Streams of the longest strips: how often each operand is read, its bytes and its requests.
-        let a_times = if t.is_resident(Side::A) { 1 } else { t.cols.passes };
-        let b_times = if t.is_resident(Side::B) { 1 } else { t.rows.passes };
+        let a_times = if t.is_resident(Side::A) {
+            1
+        } else {
+            t.cols.passes
+        };
+        let b_times = if t.is_resident(Side::B) {
+            1
+        } else {
+            t.rows.passes
+        };
         let a_stream = t.rows.strip() * op.k * element * a_times;
         let b_stream = t.cols.strip() * op.k * element * b_times;
-        let a_aligned = (op.k * element).is_multiple_of(request) && (t.kc * element).is_multiple_of(request);
-        let b_aligned = (op.n * element).is_multiple_of(request) && (t.cols.unit * element).is_multiple_of(request);
-        let a_requests = t.rows.strip() * a_times * t.chunks * self.requests(t.kc.min(op.k) * element, a_aligned);
-        let b_requests = op.k * b_times * t.cols.passes * self.requests(t.cols.pass() * element, b_aligned);
+        let a_aligned =
+            (op.k * element).is_multiple_of(request) && (t.kc * element).is_multiple_of(request);
+        let b_aligned = (op.n * element).is_multiple_of(request)
+            && (t.cols.unit * element).is_multiple_of(request);
+        let a_requests = t.rows.strip()
+            * a_times
+            * t.chunks
+            * self.requests(t.kc.min(op.k) * element, a_aligned);
+        let b_requests =
+            op.k * b_times * t.cols.passes * self.requests(t.cols.pass() * element, b_aligned);
         let (gm, gn) = (t.grid.rows, t.grid.cols);
         let c_strip = t.rows.strip() * t.cols.strip() * 2;
         let c_bytes = op.m * op.n * 2;
         t.hbm_bytes = op.m * op.k * element * a_times + op.k * op.n * element * b_times;
         // Partial requests cost more than their bytes and less than whole ones; both ends count half.
-        let hbm_requests = op.m * a_times * t.chunks * self.requests(t.kc.min(op.k) * element, a_aligned)
-            + op.k * b_times * t.cols.passes * gn * self.requests(t.cols.pass() * element, b_aligned);
+        let hbm_requests =
+            op.m * a_times * t.chunks * self.requests(t.kc.min(op.k) * element, a_aligned)
+                + op.k
+                    * b_times
+                    * t.cols.passes
+                    * gn
+                    * self.requests(t.cols.pass() * element, b_aligned);
         let hbm_effective = (t.hbm_bytes + hbm_requests * request) / 2 + c_bytes;
         let operand_bytes = steps.saturating_mul(cost::mm_operand_bytes_per_step(
             chip,
@@ -353,24 +478,53 @@ impl Search<'_> {
             t.kc,
         ));
         let (met_rows, met_cols) = t.grid.met;
-        let port = u64::from(chip.noc.tile_port_bytes).min(u64::from(chip.tsram.dma_write_bytes)).max(1);
+        let port = u64::from(chip.noc.tile_port_bytes)
+            .min(u64::from(chip.tsram.dma_write_bytes))
+            .max(1);
         let issued = a_requests / gn + b_requests / gm;
         let units = [
             ("tensor", steps + store + drains),
-            ("hbm", hbm_effective / HBM_REACHED * 100 / self.hbm_per_cycle),
+            (
+                "hbm",
+                hbm_effective / HBM_REACHED * 100 / self.hbm_per_cycle,
+            ),
             ("tile port", (a_stream + b_stream) / port),
-            ("cluster port", (a_stream * met_rows + b_stream * met_cols) / u64::from(chip.noc.cluster_port_bytes).max(1)),
-            ("tile sram", (operand_bytes + a_stream + b_stream + 2 * c_strip) / cost::tsram_bytes_per_cycle(chip).max(1)),
-            ("requests in flight", issued.saturating_mul(self.latency) / u64::from(chip.dma.outstanding).max(1)),
-            ("ring", (passes * t.chunks).saturating_mul(self.latency) / t.ring),
-            ("control", (passes * t.chunks).saturating_mul(CONTROL_PER_CHUNK)),
+            (
+                "cluster port",
+                (a_stream * met_rows + b_stream * met_cols)
+                    / u64::from(chip.noc.cluster_port_bytes).max(1),
+            ),
+            (
+                "tile sram",
+                (operand_bytes + a_stream + b_stream + 2 * c_strip)
+                    / cost::tsram_bytes_per_cycle(chip).max(1),
+            ),
+            (
+                "requests in flight",
+                issued.saturating_mul(self.latency) / u64::from(chip.dma.outstanding).max(1),
+            ),
+            (
+                "ring",
+                (passes * t.chunks).saturating_mul(self.latency) / t.ring,
+            ),
+            (
+                "control",
+                (passes * t.chunks).saturating_mul(CONTROL_PER_CHUNK),
+            ),
         ];
         // First chunk: its latency, and all tiles' first chunks through the HBM; last pass: its store and its way out.
         let first = slot.max(t.kc * (t.rows.pass() + t.cols.pass()) * element);
         let first_all = first * (gm + gn) / 2;
-        let last = cost::store_cycles(chip, Dtype::Bf16, t.rows.pass(), t.cols.pass()) + t.c_bytes / port + self.latency;
+        let last = cost::store_cycles(chip, Dtype::Bf16, t.rows.pass(), t.cols.pass())
+            + t.c_bytes / port
+            + self.latency;
         let ramp = self.latency + (first / port).max(first_all / self.hbm_per_cycle) + last;
-        t.cycles = units.iter().map(|u| u.1).max().unwrap_or(0).saturating_add(ramp);
+        t.cycles = units
+            .iter()
+            .map(|u| u.1)
+            .max()
+            .unwrap_or(0)
+            .saturating_add(ramp);
         t.costs = units.to_vec();
         t.costs.push(("ramp", ramp));
     }
