@@ -149,6 +149,8 @@ pub struct Tiling {
     pub costs: Vec<(&'static str, u64)>,
     /// The largest unit's plus the ramp's.
     pub cycles: u64,
+    /// What the search minimises: `cycles`, and a part of the other units' work, which gets in the way of the busiest.
+    pub score: u64,
     /// Bytes read from HBM by all tiles.
     pub hbm_bytes: u64,
 }
@@ -184,13 +186,26 @@ pub const BLOCK: u64 = 32;
 const MAX_RING: u64 = 16;
 /// Most chunks of a resident operand: each has two semaphores.
 const MAX_RESIDENT_CHUNKS: u64 = 96;
+/// Waits, and signals, that one product stages.
+const CLAUSES: u32 = 2;
 /// Control instructions per chunk, counted in the programs that [`super::matmul`] emits.
 const CONTROL_PER_CHUNK: u64 = 110;
 /// Share of the HBM's peak that streams reach, in percent: refresh, turnaround and row misses take the rest.
 const HBM_REACHED: u64 = 92;
 
+/// One part in this many of all units' work counts as delay of the busiest unit.
+const INTERFERENCE: u64 = 32;
+
 /// The best tiling of a validated operation.
 pub fn search(op: &Matmul, chip: &Chip) -> Result<Tiling, CompileError> {
+    let no_plan = |reason: String| {
+        let (op, chip) = (super::Op::Matmul(*op).to_string(), chip.name.clone());
+        CompileError::NoPlan { op, chip, reason }
+    };
+    if chip.semaphores.per_op < CLAUSES {
+        return Err(no_plan(format!("semaphores.per_op is {}, and products need {CLAUSES}", chip.semaphores.per_op)));
+    }
+    // Masks of tiles have 64 bits.
     let tiles = u64::from(chip.tiles()).min(64);
     let (block_m, block_n) = (BLOCK, BLOCK);
     let mut search = Search::new(op, chip);
@@ -218,13 +233,8 @@ pub fn search(op: &Matmul, chip: &Chip) -> Result<Tiling, CompileError> {
             }
         }
     }
-    best.ok_or_else(|| CompileError::NoPlan {
-        op: super::Op::Matmul(*op).to_string(),
-        chip: chip.name.clone(),
-        reason: format!(
-            "no tiling fits {} bytes of tile SRAM and {} semaphores",
-            chip.tsram.size_bytes, chip.semaphores.count
-        ),
+    best.ok_or_else(|| {
+        no_plan(format!("no tiling fits {} bytes of tile SRAM and {} semaphores", chip.tsram.size_bytes, chip.semaphores.count))
     })
 }
 
@@ -279,7 +289,7 @@ impl Search<'_> {
                 };
                 if best
                     .as_ref()
-                    .is_none_or(|b| (tiling.cycles, tiling.hbm_bytes) < (b.cycles, b.hbm_bytes))
+                    .is_none_or(|b| (tiling.score, tiling.hbm_bytes) < (b.score, b.hbm_bytes))
                 {
                     *best = Some(Tiling {
                         grid: grid.clone(),
@@ -383,6 +393,7 @@ impl Search<'_> {
             c_buffers,
             costs: Vec::new(),
             cycles: 0,
+            score: 0,
             hbm_bytes: 0,
         };
         self.score(&mut tiling, slot);
@@ -461,13 +472,10 @@ impl Search<'_> {
         let c_bytes = op.m * op.n * 2;
         t.hbm_bytes = op.m * op.k * element * a_times + op.k * op.n * element * b_times;
         // Partial requests cost more than their bytes and less than whole ones; both ends count half.
-        let hbm_requests =
-            op.m * a_times * t.chunks * self.requests(t.kc.min(op.k) * element, a_aligned)
-                + op.k
-                    * b_times
-                    * t.cols.passes
-                    * gn
-                    * self.requests(t.cols.pass() * element, b_aligned);
+        let b_pieces = (gn * t.cols.passes).min(t.cols.units);
+        let b_line = if b_aligned { (op.n * element).div_ceil(request) } else { op.n * element / request + 2 * b_pieces };
+        let hbm_requests = op.m * a_times * t.chunks * self.requests(t.kc.min(op.k) * element, a_aligned)
+            + op.k * b_times * b_line.max(b_pieces);
         let hbm_effective = (t.hbm_bytes + hbm_requests * request) / 2 + c_bytes;
         let operand_bytes = steps.saturating_mul(cost::mm_operand_bytes_per_step(
             chip,
@@ -488,7 +496,7 @@ impl Search<'_> {
                 "hbm",
                 hbm_effective / HBM_REACHED * 100 / self.hbm_per_cycle,
             ),
-            ("tile port", (a_stream + b_stream) / port),
+            ("tile port", (a_stream + b_stream + (a_requests + b_requests) * request) / 2 / port),
             (
                 "cluster port",
                 (a_stream * met_rows + b_stream * met_cols)
@@ -519,12 +527,10 @@ impl Search<'_> {
             + t.c_bytes / port
             + self.latency;
         let ramp = self.latency + (first / port).max(first_all / self.hbm_per_cycle) + last;
-        t.cycles = units
-            .iter()
-            .map(|u| u.1)
-            .max()
-            .unwrap_or(0)
-            .saturating_add(ramp);
+        let most = units.iter().map(|u| u.1).max().unwrap_or(0);
+        let work = units.iter().fold(0u64, |sum, u| sum.saturating_add(u.1));
+        t.cycles = most.saturating_add(ramp);
+        t.score = t.cycles.saturating_add(work / INTERFERENCE);
         t.costs = units.to_vec();
         t.costs.push(("ramp", ramp));
     }
