@@ -10,6 +10,7 @@ use super::{CompileError, Matmul};
 use crate::chip::{Chip, bank, cost};
 use crate::num::Dtype;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// One of the two operands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,19 +56,17 @@ impl Cut {
         long * of(short + 1) + (self.passes - long) * of(short)
     }
 
-    /// The cut with as few passes as keep each within `most` elements; none if a unit is longer.
+    /// The cut with as few passes as keep each within `most` elements; none if a unit is longer, or if the shortest strip has
+    /// fewer units than passes.
     fn new(extent: u64, unit: u64, parts: u64, most: u64) -> Option<Cut> {
         let units = extent.div_ceil(unit);
-        let per_pass = most / unit;
-        if parts > units || per_pass == 0 {
-            return None;
-        }
-        Some(Cut {
+        let passes = units.div_ceil(parts).div_ceil((most / unit).max(1));
+        (most >= unit && passes <= units / parts).then_some(Cut {
             extent,
             unit,
             units,
             parts,
-            passes: units.div_ceil(parts).div_ceil(per_pass),
+            passes,
         })
     }
 }
@@ -123,7 +122,7 @@ impl Grid {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tiling {
     pub op: Matmul,
-    pub grid: Grid,
+    pub grid: Arc<Grid>,
     pub rows: Cut,
     pub cols: Cut,
     /// Elements of K in a chunk, and the number of chunks.
@@ -203,39 +202,55 @@ pub fn search(op: &Matmul, chip: &Chip) -> Result<Tiling, CompileError> {
         CompileError::NoPlan { op, chip, reason }
     };
     if chip.semaphores.per_op < CLAUSES {
-        return Err(no_plan(format!("semaphores.per_op is {}, and products need {CLAUSES}", chip.semaphores.per_op)));
+        return Err(no_plan(format!(
+            "semaphores.per_op is {}, and products need {CLAUSES}",
+            chip.semaphores.per_op
+        )));
     }
+    let mut best: Option<Tiling> = None;
+    visit(op, chip, &mut |t| {
+        if best
+            .as_ref()
+            .is_none_or(|b| (t.score, t.hbm_bytes) < (b.score, b.hbm_bytes))
+        {
+            best = Some(t.clone());
+        }
+    });
+    best.ok_or_else(|| {
+        let (bytes, count) = (chip.tsram.size_bytes, chip.semaphores.count);
+        no_plan(format!(
+            "no tiling fits {bytes} bytes of tile SRAM and {count} semaphores"
+        ))
+    })
+}
+
+/// Calls `each` with every candidate, in a fixed order.
+pub fn visit(op: &Matmul, chip: &Chip, each: &mut dyn FnMut(&Tiling)) {
     // Masks of tiles have 64 bits.
     let tiles = u64::from(chip.tiles()).min(64);
-    let (block_m, block_n) = (BLOCK, BLOCK);
     let mut search = Search::new(op, chip);
-    let mut best: Option<Tiling> = None;
     let acc = u64::from(chip.ttu.accumulator_blocks);
-    let shapes: Vec<u64> = (0..7).map(|i| 1u64 << i).filter(|b| *b <= acc).collect();
-    for gm in 1..=tiles.min(op.m.div_ceil(block_m)) {
-        let most = tiles / gm;
-        let mut grids: BTreeMap<u64, Grid> = BTreeMap::new();
+    // Passes of all accumulators, of half of them (so that passes can alternate), and less where the SRAM is small.
+    let halves = |n: u64| (0..n.max(1).ilog2() + 1).map(move |i| n >> i);
+    let shapes: Vec<(u64, u64)> = halves(acc)
+        .flat_map(|bm| halves(acc / bm).take(4).map(move |bn| (bm, bn)))
+        .collect();
+    for gm in 1..=tiles.min(op.m.div_ceil(BLOCK)) {
+        let mut grids: BTreeMap<u64, Arc<Grid>> = BTreeMap::new();
         for unit in [16, 32, 64, 128, 256] {
-            let gn = most.min(op.n.div_ceil(unit));
+            let gn = (tiles / gm).min(op.n.div_ceil(unit));
             let grid = grids
                 .entry(gn)
-                .or_insert_with(|| Grid::new(chip, gm, gn))
-                .clone();
-            for bm in &shapes {
-                let cuts = (
-                    Cut::new(op.m, block_m, gm, bm * block_m),
-                    Cut::new(op.n, unit, gn, acc / bm * block_n),
-                );
-                let (Some(rows), Some(cols)) = cuts else {
-                    continue;
-                };
-                search.chunks(&grid, rows, cols, &mut best);
+                .or_insert_with(|| Arc::new(Grid::new(chip, gm, gn)));
+            for (bm, bn) in &shapes {
+                let rows = Cut::new(op.m, BLOCK, gm, bm * BLOCK);
+                let cols = Cut::new(op.n, unit, gn, bn * BLOCK);
+                if let (Some(rows), Some(cols)) = (rows, cols) {
+                    search.chunks(grid, rows, cols, each);
+                }
             }
         }
     }
-    best.ok_or_else(|| {
-        no_plan(format!("no tiling fits {} bytes of tile SRAM and {} semaphores", chip.tsram.size_bytes, chip.semaphores.count))
-    })
 }
 
 struct Search<'a> {
@@ -267,43 +282,30 @@ impl Search<'_> {
         }
     }
 
-    /// Tries chunk depths and modes for a grid and its cuts; keeps the best.
-    fn chunks(&mut self, grid: &Grid, rows: Cut, cols: Cut, best: &mut Option<Tiling>) {
-        let step = cost::kblock(self.op.dtype, self.op.dtype).max(cost::ttu_k(
-            self.chip,
-            self.op.dtype,
-            self.op.dtype,
-        ));
+    /// Tries chunk depths and modes for a grid and its cuts.
+    fn chunks(&mut self, grid: &Arc<Grid>, rows: Cut, cols: Cut, each: &mut dyn FnMut(&Tiling)) {
+        let dtype = self.op.dtype;
+        let step = cost::kblock(dtype, dtype).max(cost::ttu_k(self.chip, dtype, dtype));
+        let whole = self.op.k.next_multiple_of(step);
         let mut tried = 0;
         for bytes in [256, 512, 1024, 2048] {
-            let kc = (bytes / self.element)
-                .next_multiple_of(step)
-                .min(self.op.k.next_multiple_of(step));
+            let kc = (bytes / self.element).next_multiple_of(step).min(whole);
             if kc == tried {
                 break;
             }
             tried = kc;
             for (outer, resident) in [(Side::A, false), (Side::A, true), (Side::B, true)] {
-                let Some(tiling) = self.fit(grid, rows, cols, kc, outer, resident) else {
-                    continue;
-                };
-                if best
-                    .as_ref()
-                    .is_none_or(|b| (tiling.score, tiling.hbm_bytes) < (b.score, b.hbm_bytes))
-                {
-                    *best = Some(Tiling {
-                        grid: grid.clone(),
-                        ..tiling
-                    });
+                if let Some(t) = self.fit(grid, rows, cols, kc, outer, resident) {
+                    each(&t);
                 }
             }
         }
     }
 
-    /// Lays out the SRAM with the deepest ring that fits, and scores. The grid's tiles are filled in by the caller.
+    /// Lays out the SRAM with the deepest ring that fits, and scores.
     fn fit(
         &mut self,
-        grid: &Grid,
+        grid: &Arc<Grid>,
         rows: Cut,
         cols: Cut,
         kc: u64,
@@ -373,10 +375,7 @@ impl Search<'_> {
         }
         let mut tiling = Tiling {
             op,
-            grid: Grid {
-                tiles: Vec::new(),
-                ..*grid
-            },
+            grid: grid.clone(),
             rows,
             cols,
             kc,
@@ -473,9 +472,14 @@ impl Search<'_> {
         t.hbm_bytes = op.m * op.k * element * a_times + op.k * op.n * element * b_times;
         // Partial requests cost more than their bytes and less than whole ones; both ends count half.
         let b_pieces = (gn * t.cols.passes).min(t.cols.units);
-        let b_line = if b_aligned { (op.n * element).div_ceil(request) } else { op.n * element / request + 2 * b_pieces };
-        let hbm_requests = op.m * a_times * t.chunks * self.requests(t.kc.min(op.k) * element, a_aligned)
-            + op.k * b_times * b_line.max(b_pieces);
+        let b_line = if b_aligned {
+            (op.n * element).div_ceil(request)
+        } else {
+            op.n * element / request + 2 * b_pieces
+        };
+        let hbm_requests =
+            op.m * a_times * t.chunks * self.requests(t.kc.min(op.k) * element, a_aligned)
+                + op.k * b_times * b_line.max(b_pieces);
         let hbm_effective = (t.hbm_bytes + hbm_requests * request) / 2 + c_bytes;
         let operand_bytes = steps.saturating_mul(cost::mm_operand_bytes_per_step(
             chip,
@@ -496,7 +500,10 @@ impl Search<'_> {
                 "hbm",
                 hbm_effective / HBM_REACHED * 100 / self.hbm_per_cycle,
             ),
-            ("tile port", (a_stream + b_stream + (a_requests + b_requests) * request) / 2 / port),
+            (
+                "tile port",
+                (a_stream + b_stream + (a_requests + b_requests) * request) / 2 / port,
+            ),
             (
                 "cluster port",
                 (a_stream * met_rows + b_stream * met_cols)
