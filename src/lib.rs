@@ -2,6 +2,7 @@
 pub mod asm;
 pub mod chip;
 pub mod cli;
+pub mod compiler;
 pub mod isa;
 pub mod machine;
 pub mod num;
