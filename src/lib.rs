@@ -7,3 +7,7 @@ pub mod num;
 pub mod sim;
 pub mod timing;
 pub mod trace;
+pub mod cli {
+    pub mod asm;
+    pub mod disasm;
+}

@@ -6,14 +6,14 @@
 #   - The reply is at the same time the permission to send again, so one buffer each way is enough.
 #
 # Each round tile 0 sends WORDS integers, tile 1 adds 1 to each and sends them back, tile 0 doubles them. After ROUNDS
-# rounds from all zero, x -> 2 (x + 1), every integer is 2^(ROUNDS + 1) - 2. Tile 0 checks it and stores it to HBM.
+# rounds from all zero, x -> 2 (x + 1), every integer is 2^(ROUNDS + 1) - 2. Tile 0 stores them to HBM, where `.expect` checks them after the run.
 
 .equ WORDS, 1024
 .equ ROUNDS, 8
 
 .tensor RESULT, hbm, i32, [WORDS], payload
 .expect RESULT, values((2 << ROUNDS) - 2)
-.tensor BALL, tsram, i32, [WORDS], control, zero
+.tensor BALL, tsram, i32, [WORDS], payload, zero
 
 .equ TILE_SPACE, 2 << 40        # SRAM of tile t: TILE_SPACE + (t << 32) + offset
 .equ OWN_SPACE, 4 << 40         # the own SRAM, which tensor names stand for
@@ -29,7 +29,6 @@
 .reg count, r4
 .reg words, r5
 .reg x,     r6
-.reg want,  r7
 
 .tile
     li ball, BALL
@@ -38,8 +37,8 @@
     li round, ROUNDS
     rdsr x, tile
     beqz x, producer
-    li want, 1
-    beq x, want, consumer
+    dec x
+    beqz x, consumer
     halt                        # all other tiles
 
 producer:
@@ -54,14 +53,9 @@ serve:
     dec round
     bnez round, serve
 
-    li want, (2 << ROUNDS) - 2
-    lw x, 4 * (WORDS - 1)(ball)
-    bne x, want, wrong
     li x, RESULT
     dma.i32.i32 0, x, ball, words
     halt
-wrong:
-    trap 1
 
 consumer:
     li other, BALL_OF_0

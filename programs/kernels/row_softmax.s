@@ -128,7 +128,7 @@ done:
     vwhile.bf16 p2, s7
     sli s7, 128
     vwhile.bf16 p3, s7          # one group of a BF16 vector
-    loop s3, end
+    loop s3, finished
 
     vmov largest, lowest
     saddi in, s1, 0
@@ -185,5 +185,5 @@ scale_done:
 .endif
     saddi s1, s1, X_ROW
     saddi s2, s2, Y_ROW
-end:
+finished:
     vret

@@ -129,7 +129,7 @@ rest:
     sadd s4, s4, s5             # elements left: 0 to 511
     saddi s5, s4, 127
     sshri s5, s5, 7             # vectors left, the last one partly
-    loop s5, end
+    loop s5, finished
     vwhile.f32 p1, s4           # lanes below the number of elements left
     vld.f32 v0, 0(s1) ?p1
     vld.f32 v1, 0(s2) ?p1
@@ -139,5 +139,5 @@ rest:
     saddi s2, s2, 512
     saddi s3, s3, 512
     saddi s4, s4, -128
-end:
+finished:
     vret

@@ -23,7 +23,7 @@ pub const MAX_RANK: usize = 8;
 pub const MAX_CONSTANTS: usize = 1 << 20;
 
 /// The directives: name and syntax.
-pub const DIRECTIVES: [(&str, &str); 21] = [
+pub const DIRECTIVES: [(&str, &str); 22] = [
     (".tile", ".tile"),
     (".cluster", ".cluster"),
     (".chip", ".chip"),
@@ -47,7 +47,8 @@ pub const DIRECTIVES: [(&str, &str); 21] = [
     (".rept", ".rept COUNT"),
     (".endr", ".endr"),
     (".note", ".note KEY, \"VALUE\""),
-    (".loc", ".loc \"FILE\", LINE"),
+    (".file", ".file \"FILE\""),
+    (".loc", ".loc \"FILE\", LINE, or .loc none"),
 ];
 
 impl Assembler<'_> {
@@ -172,7 +173,18 @@ impl Assembler<'_> {
                 self.image.notes.push((key.to_owned(), value.0));
                 Ok(())
             }
+            ".file" => {
+                let (file, _) = text(cursor)?;
+                cursor.finish()?;
+                self.file_index(&file);
+                Ok(())
+            }
             ".loc" => {
+                if matches!(cursor.peek().map(|t| &t.kind), Some(Kind::Name(n)) if n == "none") {
+                    cursor.take();
+                    self.loc = Loc::Fixed(Line::default());
+                    return cursor.finish();
+                }
                 let (file, _) = text(cursor)?;
                 cursor.expect(",")?;
                 let at = cursor.here();

@@ -207,7 +207,7 @@ impl<'t> Cursor<'t> {
             Some(Token {
                 kind: Kind::Text(n),
                 span,
-            }) => {
+            }) if !n.is_empty() => {
                 self.at += 1;
                 Ok((n, span.clone(), true))
             }
