@@ -1,7 +1,9 @@
 //! Tilewright.
+
 pub mod asm;
 pub mod chip;
 pub mod cli;
+pub mod compiler;
 pub mod isa;
 pub mod machine;
 pub mod num;

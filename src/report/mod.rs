@@ -8,6 +8,7 @@
 
 pub mod lines;
 pub mod metrics;
+pub mod reference;
 pub mod stalls;
 pub mod table;
 
