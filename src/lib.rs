@@ -1,6 +1,7 @@
 //! Tilewright.
 pub mod asm;
 pub mod chip;
+pub mod cli;
 pub mod compiler;
 pub mod isa;
 pub mod machine;

@@ -1,3 +1,2 @@
-//! All integration tests, in one binary.
-
+mod asm;
 mod compiler;
