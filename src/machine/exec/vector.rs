@@ -658,7 +658,7 @@ impl<'a> State<'a> {
                 .and_then(|layout| layout.control(Space::Tsram, offset, offset + size as u64));
             if let Some(to) = control {
                 return Err(TrapKind::PayloadToControl {
-                    from: "vector register".to_owned(),
+                    from: "a vector register".to_owned(),
                     to: to.name.clone(),
                 });
             }
