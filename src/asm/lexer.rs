@@ -152,11 +152,11 @@ fn number(rest: &str) -> Result<(Kind, usize), (String, usize)> {
             Err(e) => Err((format!("malformed number `{}`: {e}", &rest[..len]), len)),
         };
     }
-    if let Some(number) = digits.strip_suffix(['b', 'f']) {
-        if let Ok(number) = number.parse() {
-            let forward = digits.ends_with('f');
-            return Ok((Kind::Local { number, forward }, len));
-        }
+    if let Some(number) = digits.strip_suffix(['b', 'f'])
+        && let Ok(number) = number.parse()
+    {
+        let forward = digits.ends_with('f');
+        return Ok((Kind::Local { number, forward }, len));
     }
     let bytes = rest.as_bytes();
     let fraction =
@@ -197,16 +197,17 @@ fn text(rest: &str) -> Result<(Kind, usize), String> {
     let mut chars = rest.char_indices().skip(1);
     while let Some((i, c)) = chars.next() {
         match c {
+            // ELF's string tables end a name there.
+            '\0' => return Err("NUL in a string".into()),
             '"' => return Ok((Kind::Text(out), i + 1)),
             '\\' => match chars.next() {
                 Some((_, 'n')) => out.push('\n'),
                 Some((_, 't')) => out.push('\t'),
                 Some((_, 'r')) => out.push('\r'),
-                Some((_, '0')) => out.push('\0'),
                 Some((_, c @ ('"' | '\\'))) => out.push(c),
                 Some((_, c)) => {
                     return Err(format!(
-                        "unknown escape `\\{c}` in a string: \\n, \\t, \\r, \\0, \\\" and \\\\ exist"
+                        "unknown escape `\\{c}` in a string: \\n, \\t, \\r, \\\" and \\\\ exist"
                     ));
                 }
                 None => break,
@@ -227,7 +228,6 @@ pub fn quote(text: &str) -> String {
             '\n' => out.push_str("\\n"),
             '\t' => out.push_str("\\t"),
             '\r' => out.push_str("\\r"),
-            '\0' => out.push_str("\\0"),
             c => out.push(c),
         }
     }
