@@ -1,5 +1,3 @@
-//! All integration tests, in one binary.
 
-mod asm;
-mod compiler;
 mod machine;
+mod asm;
