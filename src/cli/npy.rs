@@ -313,14 +313,20 @@ mod tests {
             (file("{}", &[]), "is not NumPy's"),
             (file(plain, &[0; 7]), "fewer than the 8 bytes"),
             (file(plain, &[0; 9]), "more than the 8 bytes"),
-            (file(&plain.replace("'<f4'", "[('a', '<f4')]"), &[]), "records"),
+            (
+                file(&plain.replace("'<f4'", "[('a', '<f4')]"), &[]),
+                "records",
+            ),
             (file(&plain.replace("<f4", "|O"), &[]), "not a plain number"),
             (file(&plain.replace("(2,)", "(-2,)"), &[]), "is not NumPy's"),
             (
                 file(&plain.replace("(2,)", "(4294967296, 4294967296)"), &[]),
                 "too large",
             ),
-            (file(&plain.replace("False", "Maybe"), &[]), "is not NumPy's"),
+            (
+                file(&plain.replace("False", "Maybe"), &[]),
+                "is not NumPy's",
+            ),
         ] {
             let error = read_bytes("bad", &bytes).unwrap_err();
             assert!(error.contains(word), "{error:?} for {word:?}");

@@ -79,7 +79,9 @@ fn text(title: &str, m: &Metrics) -> String {
         row("bound", format!("{unit} {}", duration(*time)), share);
     }
     if let Some(rate) = m.tflops().filter(|rate| *rate > 0.0) {
-        let peak = m.peak_tflops.map_or_else(String::new, |p| format!("peak {p:.0}"));
+        let peak = m
+            .peak_tflops
+            .map_or_else(String::new, |p| format!("peak {p:.0}"));
         let share = percent(m.percent_of_peak(), &peak);
         row("tensor", format!("{rate:.1} TFLOP/s"), share);
     }
@@ -100,9 +102,9 @@ fn text(title: &str, m: &Metrics) -> String {
         _ => String::new(),
     };
     row("program", bytes(m.program_bytes), split);
-    let compiled = m.compile_s.map_or_else(String::new, |c| {
-        format!("compiled in {}", duration(c))
-    });
+    let compiled = m
+        .compile_s
+        .map_or_else(String::new, |c| format!("compiled in {}", duration(c)));
     row("host", duration(m.wall_s), compiled);
     if let Some(check) = &m.check {
         let verdict = if check.passed { "passed" } else { "FAILED" };

@@ -158,6 +158,7 @@ pub fn machine_error(place: &str, error: &MachineError) -> CliError {
 pub fn run_error(error: &RunError) -> CliError {
     let (code, place, detail) = match error {
         RunError::Trap(trap) => ("trap", trap.place.clone(), serde_json::to_value(trap)),
+        RunError::Spin(trap) => ("spin", trap.place.clone(), serde_json::to_value(trap)),
         RunError::Deadlock(report) => {
             let place = report.blocked.first().and_then(|b| b.place.clone());
             ("deadlock", place, serde_json::to_value(report))

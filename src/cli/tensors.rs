@@ -51,9 +51,7 @@ pub fn set(
         .and_then(|array| codes(t, &array))
         .map_err(|problem| CliError::file(place.as_str(), problem))?;
     if !machine.data && t.class == Class::Payload {
-        context.warn(&format!(
-            "--input {name}: a payload, not kept without data"
-        ));
+        context.warn(&format!("--input {name}: a payload, not kept without data"));
         return Ok(());
     }
     let set = machine.set_tensor(name, &bytes);
@@ -70,9 +68,7 @@ pub fn check_output(machine: &Machine, name: &str) -> Result<(), CliError> {
             code: "memory_limit",
             exit: 4,
             place: None,
-            message: format!(
-                "--output {name}: {bytes} bytes of float32, at most {MEMORY_LIMIT}"
-            ),
+            message: format!("--output {name}: {bytes} bytes of float32, at most {MEMORY_LIMIT}"),
             detail: None,
         }),
     }
@@ -133,9 +129,7 @@ fn codes(t: &Tensor, array: &Array) -> Result<Vec<u8>, String> {
                 Dtype::F32 => nearest_f32,
                 _ => odd_f32,
             };
-            let values: Vec<f32> = words(data)
-                .map(|b| narrow(f64::from_le_bytes(b)))
-                .collect();
+            let values: Vec<f32> = words(data).map(|b| narrow(f64::from_le_bytes(b))).collect();
             Ok(encode(dtype, &values))
         }
         (Element::U8, dtype) if dtype.bits() <= 8 => {
@@ -305,7 +299,10 @@ mod tests {
         let tie = 1.0f64 + 2f64.powi(-8);
         assert_eq!(codes(tie, Dtype::Bf16), 0x3f80u16.to_le_bytes());
         assert_eq!(codes(1e300, Dtype::F32), f32::MAX.to_le_bytes());
-        assert_eq!(codes(f64::INFINITY, Dtype::F32), f32::INFINITY.to_le_bytes());
+        assert_eq!(
+            codes(f64::INFINITY, Dtype::F32),
+            f32::INFINITY.to_le_bytes()
+        );
         assert_eq!(codes(1e300, Dtype::E4m3), [0x7e]);
         assert_eq!(codes(2147483647.0, Dtype::I32), i32::MAX.to_le_bytes());
         assert_eq!(codes(2.5, Dtype::I8), [2]);
@@ -332,13 +329,32 @@ mod tests {
             "tensor `T` is bf16 [3], the file holds <f4 [2]: the shapes differ"
         );
         for (dtype, array, word) in [
-            (Dtype::Bf16, array(Element::U8, "|u1", &[1], &[0]), "up to 8 bits"),
-            (Dtype::E2m1, array(Element::U8, "|u1", &[2], &[3, 16]), "element 1 is 16"),
-            (Dtype::E4m3, array(Element::U16, "<u2", &[1], &[0, 0]), "wanted float16"),
-            (Dtype::F32, array(Element::Other(8), "<i8", &[1], &[0; 8]), "wanted float16"),
+            (
+                Dtype::Bf16,
+                array(Element::U8, "|u1", &[1], &[0]),
+                "up to 8 bits",
+            ),
+            (
+                Dtype::E2m1,
+                array(Element::U8, "|u1", &[2], &[3, 16]),
+                "element 1 is 16",
+            ),
+            (
+                Dtype::E4m3,
+                array(Element::U16, "<u2", &[1], &[0, 0]),
+                "wanted float16",
+            ),
+            (
+                Dtype::F32,
+                array(Element::Other(8), "<i8", &[1], &[0; 8]),
+                "wanted float16",
+            ),
         ] {
             let error = codes(&tensor(dtype, &array.shape), &array).unwrap_err();
-            assert!(error.contains("tensor `T` is") && error.contains(word), "{error}");
+            assert!(
+                error.contains("tensor `T` is") && error.contains(word),
+                "{error}"
+            );
         }
     }
 

@@ -97,7 +97,9 @@ fn convert(
     };
     let Some(path) = output else {
         if context.json {
-            return Err(CliError::usage("--to on stdout leaves no room for --json; give -o F"));
+            return Err(CliError::usage(
+                "--to on stdout leaves no room for --json; give -o F",
+            ));
         }
         let mut out = BufWriter::new(std::io::stdout().lock());
         return match write(&mut out).and_then(|()| out.flush()) {
@@ -133,7 +135,10 @@ fn stall_table(trace: &Trace, each: bool) -> String {
             .map(|(e, f)| (format!("{} {}", unit_name(e.unit), engine_name(e)), 1, f))
             .collect(),
     };
-    let occurs = |reason: &Reason| rows.iter().any(|(_, _, f)| f.iter().any(|(r, _)| r == reason));
+    let occurs = |reason: &Reason| {
+        rows.iter()
+            .any(|(_, _, f)| f.iter().any(|(r, _)| r == reason))
+    };
     let reasons: Vec<Reason> = Reason::ALL.into_iter().filter(occurs).collect();
     let mut headings = vec!["engine".to_owned(), ">count".to_owned()];
     headings.extend(reasons.iter().map(|r| format!(">{}", r.name())));
@@ -161,7 +166,15 @@ fn stall_table(trace: &Trace, each: bool) -> String {
 }
 
 fn line_table(recording: &Recording, clock: Clock) -> String {
-    let mut table = Table::new(&["line", ">pushes", ">busy", ">waiting", ">queued", "waits", "instruction"]);
+    let mut table = Table::new(&[
+        "line",
+        ">pushes",
+        ">busy",
+        ">waiting",
+        ">queued",
+        "waits",
+        "instruction",
+    ]);
     let cycles = |ps: u64| grouped(clock.cycle_at(Ps(ps)));
     for line in by_line(recording) {
         let (busy, queued) = (line.time_ps(Reason::Busy), line.time_ps(Reason::Queue));
@@ -188,7 +201,10 @@ fn line_table(recording: &Recording, clock: Clock) -> String {
             line.text,
         ]);
     }
-    format!("Cycles of operations by program line, summed over all units\n{}", table.text())
+    format!(
+        "Cycles of operations by program line, summed over all units\n{}",
+        table.text()
+    )
 }
 
 fn tables_json(recording: &Recording, with_stalls: bool, with_lines: bool) -> Value {
