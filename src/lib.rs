@@ -1,4 +1,5 @@
 //! Tilewright.
+
 pub mod asm;
 pub mod chip;
 pub mod cli;

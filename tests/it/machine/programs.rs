@@ -42,8 +42,16 @@ fn ping_pong() {
     for seed in [0, 1, 2, 3, 99] {
         let mut machine = load(PING_PONG, true).unwrap();
         run_machine(&mut machine, seed).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-        assert_eq!(machine.tensor_bytes_at("x", 0).unwrap()[0], 20, "seed {seed}");
-        assert_eq!(machine.tensor_bytes_at("x", 1).unwrap()[0], 20, "seed {seed}");
+        assert_eq!(
+            machine.tensor_bytes_at("x", 0).unwrap()[0],
+            20,
+            "seed {seed}"
+        );
+        assert_eq!(
+            machine.tensor_bytes_at("x", 1).unwrap()[0],
+            20,
+            "seed {seed}"
+        );
         assert_eq!(machine.tile(0).sems.values[1], 1);
     }
 }
@@ -88,7 +96,10 @@ again:
         let mut machine = load(text, true).unwrap();
         let summary = run_machine(&mut machine, seed).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(summary.operations, 2 * 3 * 3);
-        (machine.tensor_f32("x").unwrap(), machine.tensor_f32("y").unwrap())
+        (
+            machine.tensor_f32("x").unwrap(),
+            machine.tensor_f32("y").unwrap(),
+        )
     };
     let (x, y) = end(0);
     let doubled: Vec<f32> = x.iter().map(|v| v + v).collect();
@@ -168,7 +179,11 @@ end:
     let text = failure(text, true).to_string();
     let depth = chip().queue.depth;
     assert!(depth < 1000);
-    for part in ["queue dma2 is full", "head of queue dma2", "semaphore 0 has 0, needs 1"] {
+    for part in [
+        "queue dma2 is full",
+        "head of queue dma2",
+        "semaphore 0 has 0, needs 1",
+    ] {
         assert!(text.contains(part), "{text}");
     }
 }
@@ -340,7 +355,10 @@ loop:
     let kept = 4 * tilewright::machine::memory::PAGE_BYTES as u64;
     assert!(machine.budget.used() <= kept, "{}", machine.budget.used());
     let error = machine.tensor_bytes("big").unwrap_err().to_string();
-    assert_eq!(error, "tensor `big` is payload: it is not stored without data");
+    assert_eq!(
+        error,
+        "tensor `big` is payload: it is not stored without data"
+    );
 }
 
 #[test]
@@ -357,9 +375,18 @@ fn payload_does_not_steer_a_run_without_data() {
             "dma.i32.i32 0, r1, r2, r3",
             "payload tensor `p` would be written to control tensor `c`: its contents are unknown without data",
         ),
-        ("vrun k, r1, 1", "vector register would be written to control tensor `c`"),
-        ("mm.store.f32 r0, r1, r3, r3, r3", "ld is 4 bytes, shorter than a row of 16"),
-        ("lw r5, 0(r4)", "payload tensor `w`, which is not stored without data"),
+        (
+            "vrun k, r1, 1",
+            "vector register would be written to control tensor `c`",
+        ),
+        (
+            "mm.store.f32 r0, r1, r3, r3, r3",
+            "ld is 4 bytes, shorter than a row of 16",
+        ),
+        (
+            "lw r5, 0(r4)",
+            "payload tensor `w`, which is not stored without data",
+        ),
     ] {
         let error = failure(&text(line), false).to_string();
         assert!(error.contains(message), "{line}: {error}");
@@ -373,15 +400,27 @@ fn payload_does_not_steer_a_run_without_data() {
 #[test]
 fn loading_checks_tensors() {
     let size = chip().tsram.size_bytes;
-    let text = format!(".tensor x, tsram, u8, [{}], payload\n.tile\nhalt\n", size + 1);
+    let text = format!(
+        ".tensor x, tsram, u8, [{}], payload\n.tile\nhalt\n",
+        size + 1
+    );
     let error = load(&text, true).unwrap_err();
     assert_eq!(
         error.to_string(),
-        format!("tensor `x` does not fit: tsram bytes 0x0 to {:#x} past tile size {size:#x}", size + 1)
+        format!(
+            "tensor `x` does not fit: tsram bytes 0x0 to {:#x} past tile size {size:#x}",
+            size + 1
+        )
     );
     assert_eq!(error.exit_code(), 3);
     let mut machine = load(".tensor x, tsram, i32, [2], payload\n.tile\nhalt\n", true).unwrap();
-    assert!(machine.tensor_bytes("y").unwrap_err().to_string().contains("`y`"));
+    assert!(
+        machine
+            .tensor_bytes("y")
+            .unwrap_err()
+            .to_string()
+            .contains("`y`")
+    );
     assert!(machine.tensor_bytes_at("x", 2).is_err());
     let error = machine.set_tensor("x", &[0; 7]).unwrap_err().to_string();
     assert_eq!(error, "tensor `x` takes 8 bytes, not 7");
@@ -407,7 +446,10 @@ fn initial_contents_are_rounded_once() {
     let text = ".tensor x, hbm, bf16, [2], payload, [1.001953125000909494701772928237915, -1.00390625]\n\
         .tensor big, hbm, i32, [1], payload, [2147483645]\n.tile\nhalt\n";
     let machine = load(text, true).unwrap();
-    assert_eq!(machine.tensor_bytes("big").unwrap(), 2147483645i32.to_le_bytes());
+    assert_eq!(
+        machine.tensor_bytes("big").unwrap(),
+        2147483645i32.to_le_bytes()
+    );
     let x = machine.tensor_bytes("x").unwrap();
     assert_eq!(x, [0x80, 0x3f, 0x80, 0xbf]);
     let text = ".tensor x, hbm, bf16, [2], payload, [1.003906250000909494701772928237915, -1.003906250000909494701772928237915]\n.tile\nhalt\n";
@@ -431,6 +473,9 @@ fn memory_costs_what_is_touched() {
     drop(before);
     assert_eq!(machine.budget.used(), page);
     let mut bytes = [1; 4];
-    machine.memory(Place::Hbm).read(0x34ffff_fffe, &mut bytes).unwrap();
+    machine
+        .memory(Place::Hbm)
+        .read(0x34ffff_fffe, &mut bytes)
+        .unwrap();
     assert_eq!(bytes, [0, 0, 9, 9]);
 }
