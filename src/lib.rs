@@ -1,5 +1,6 @@
 //! Tilewright.
 pub mod chip;
+pub mod compiler;
 pub mod isa;
 pub mod machine;
 pub mod num;

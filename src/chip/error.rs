@@ -34,7 +34,8 @@ impl fmt::Display for Place {
 #[error("{place}{problem}")]
 pub struct ChipError {
     pub place: Place,
-    pub problem: Problem,
+    /// Boxed to keep results small.
+    pub problem: Box<Problem>,
 }
 
 /// What is wrong.
@@ -118,7 +119,7 @@ impl ChipError {
     pub fn is_usage(&self) -> bool {
         match self.place {
             Place::Set(_) | Place::Name => true,
-            Place::File { .. } => matches!(self.problem, Problem::Read { .. }),
+            Place::File { .. } => matches!(*self.problem, Problem::Read { .. }),
         }
     }
 }

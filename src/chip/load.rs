@@ -1,4 +1,4 @@
-//! Loading a chip: presets, TOML files, `--set`, and the checks that span several keys.
+//! Loading a chip: presets, TOML files and `--set`.
 //!
 //! In TOML every number is `{ value = .., source = ".." }` or `{ value = .., estimate = ".." }` under its dotted key. `name` is
 //! required, `summary` and `base` (a preset whose values hold until overridden) are not. Values are applied in the order of
@@ -62,7 +62,7 @@ impl Chip {
                 origin: origin.clone(),
                 line: None,
             },
-            problem,
+            problem: Box::new(problem),
         };
         let mut bytes = Vec::new();
         File::open(path)
@@ -131,12 +131,10 @@ impl Chip {
                 },
             ));
         }
-        chip.check(|_| None).map_err(|(key, problem)| {
-            let place = entries
-                .iter()
-                .find(|entry| entry.field.key == key)
-                .map(|entry| entry.start);
-            source.fail(place, problem)
+        let find = |key: &str| entries.iter().find(|entry| entry.field.key == key);
+        chip.check(|key| find(key).is_some()).map_err(|fault| {
+            let entry = fault.keys.into_iter().find_map(find);
+            source.fail(entry.map(|entry| entry.start), fault.problem)
         })?;
         Ok(chip)
     }
@@ -146,7 +144,7 @@ impl Chip {
     pub fn set(&mut self, assignment: &str) -> Result<(), ChipError> {
         let fail = |problem| ChipError {
             place: Place::Set(assignment.chars().take(120).collect()),
-            problem,
+            problem: Box::new(problem),
         };
         let (key, text) = assignment
             .split_once('=')
@@ -176,96 +174,6 @@ impl Chip {
         FIELDS
             .iter()
             .filter(|field| self.marks.get(field.key) == Some(&Mark::CommandLine))
-    }
-
-    /// Checks every field against its row, and the limits that span fields.
-    pub fn validate(&self) -> Result<(), ChipError> {
-        let set = |key: &str| {
-            let field = Field::find(key)?;
-            (self.marks.get(key) == Some(&Mark::CommandLine))
-                .then(|| format!("{key}={}", super::show::value_text(self, field)))
-        };
-        self.check(set).map_err(|(key, problem)| ChipError {
-            place: match set(key).or_else(|| self.overrides().next().and_then(|f| set(f.key))) {
-                Some(text) => Place::Set(text),
-                None => Place::File {
-                    origin: format!("chip {}", self.name),
-                    line: None,
-                },
-            },
-            problem,
-        })
-    }
-
-    /// The first broken rule, with the key to blame: of a pair of keys, the one that `changed` knows.
-    fn check(
-        &self,
-        changed: impl Fn(&str) -> Option<String>,
-    ) -> Result<(), (&'static str, Problem)> {
-        for field in FIELDS {
-            if let Value::Int(value) = (field.get)(self) {
-                units::check_limits(field, value, &units::display(field.unit, value)).map_err(
-                    |problem| {
-                        let key = field.key.to_string();
-                        (field.key, Problem::BadValue { key, problem })
-                    },
-                )?;
-            }
-        }
-        let blame = |first: &'static str, second: &'static str| {
-            if changed(first).is_none() && changed(second).is_some() {
-                second
-            } else {
-                first
-            }
-        };
-        let conflict = |key: &'static str, limit: String| {
-            let value = Field::find(key).map(|field| super::show::value_text(self, field));
-            let value = value.unwrap_or_default();
-            Err((key, Problem::Conflict { key, value, limit }))
-        };
-        if self.tiles() > MAX_TILES {
-            return conflict(
-                blame("tiles_per_cluster", "clusters"),
-                format!(
-                    "clusters x tiles_per_cluster = {} is above the limit of {MAX_TILES} (a tile mask has 64 bits)",
-                    self.tiles()
-                ),
-            );
-        }
-        for (size, key) in [
-            (self.tsram.size_bytes, "tsram.size"),
-            (self.csram.size_bytes, "csram.size"),
-        ] {
-            if !size.is_multiple_of(u64::from(self.tsram.bank_bytes)) {
-                let bank = self.tsram.bank_bytes;
-                return conflict(key, format!("not a multiple of tsram.bank = {bank} B"));
-            }
-        }
-        for (dma, train) in [(&self.dma, "dma.train"), (&self.cdma, "cdma.train")] {
-            if !dma.train_bytes.is_multiple_of(dma.request_bytes) {
-                let request = dma.request_bytes;
-                return conflict(train, format!("not a multiple of the request, {request} B"));
-            }
-        }
-        let timing = &self.hbm.timing;
-        if self.hbm.interleave_bytes < timing.burst_bytes {
-            let burst = timing.burst_bytes;
-            return conflict("hbm.interleave", format!("below a burst of {burst} B"));
-        }
-        // A device that refreshes longer than it has between refreshes never answers.
-        for (busy, key, interval) in [
-            (timing.rfc_ck, "hbm.timing.rfc", timing.refi_ck),
-            (timing.rfcpb_ck, "hbm.timing.rfcpb", timing.refi_ck),
-        ] {
-            if busy >= interval {
-                return conflict(
-                    key,
-                    format!("not below the refresh interval, hbm.timing.refi = {interval} CK"),
-                );
-            }
-        }
-        Ok(())
     }
 
     /// Stores a value and its mark; a device brings its whole timing table.
@@ -312,13 +220,13 @@ impl HbmDevice {
         if !DEVICES.contains(&name) {
             return Err(ChipError {
                 place: Place::Name,
-                problem: Problem::BadValue {
+                problem: Box::new(Problem::BadValue {
                     key: "hbm.device".to_string(),
                     problem: ValueProblem::NotAChoice {
                         text: name.chars().take(60).collect(),
                         choices: DEVICES.join(", "),
                     },
-                },
+                }),
             });
         }
         let mut chip = Chip::blank();
@@ -326,9 +234,6 @@ impl HbmDevice {
         Ok(chip.hbm.timing)
     }
 }
-
-/// A set of tiles is a 64-bit mask.
-pub const MAX_TILES: u32 = 64;
 
 /// A text and its name.
 struct Source<'a> {
@@ -361,7 +266,7 @@ impl<'a> Source<'a> {
     fn fail(&self, start: Option<usize>, problem: Problem) -> ChipError {
         ChipError {
             place: self.place(start),
-            problem,
+            problem: Box::new(problem),
         }
     }
 
@@ -533,11 +438,11 @@ impl<'a> Source<'a> {
 fn unknown_preset(name: &str, place: Place) -> ChipError {
     ChipError {
         place,
-        problem: Problem::UnknownPreset {
+        problem: Box::new(Problem::UnknownPreset {
             name: name.chars().take(60).collect(),
             suggestion: nearest(name, PRESETS.iter().copied()),
             presets: PRESETS.join(", "),
-        },
+        }),
     }
 }
 

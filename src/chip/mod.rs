@@ -5,7 +5,7 @@
 //! Loading a TOML file, `--set`, `chip show` and `chip check` all walk that one table, so they cannot disagree.
 //!
 //! - [`desc`]: the structs. [`fields`]: the table of keys. [`units`]: "2.15 GHz", "3 MiB" and the like.
-//! - [`load`]: TOML, presets, `--set`, cross checks. [`show`]: text and JSON views with derived figures.
+//! - [`load`]: TOML, presets, `--set`. `check`: limits, also across keys. [`show`]: text and JSON views with derived figures.
 //! - [`cost`]: peak-rate and port-width formulas for compiler and timing. [`bank`]: TSRAM bank conflicts of one access.
 //!
 //! Left out on purpose: queueing, arbitration and contention (they exist only in `timing`), and instruction semantics.
@@ -14,16 +14,20 @@
 //! preset carries a mark; no input makes this module panic.
 
 pub mod bank;
+mod check;
 pub mod cost;
 pub mod desc;
 mod error;
 pub mod fields;
 pub mod load;
+#[cfg(test)]
+mod malformed_tests;
 pub mod show;
 #[cfg(test)]
 mod tests;
 pub mod units;
 
+pub use check::MAX_TILES;
 pub use desc::{
     Chip, Control, Csram, Dma, Energy, Hbm, HbmDevice, HbmPath, Mark, Network, Noc, Queue, Refresh,
     Semaphores, Tsram, Ttu, Tvp,

@@ -209,6 +209,7 @@ pub fn display(unit: Unit, value: u64) -> String {
     };
     match unit {
         Unit::Count | Unit::Flag | Unit::Name(_) => value.to_string(),
+        Unit::Cycles if value == 1 => "1 cycle".to_string(),
         Unit::Hertz if value >= 1_000_000_000 && value.is_multiple_of(10_000_000) => {
             let whole = value / 1_000_000_000;
             format!("{whole}.{:02} GHz", value % 1_000_000_000 / 10_000_000)

@@ -165,7 +165,11 @@ impl Transfer {
 
     /// The pieces of elements `start .. start + len`.
     pub fn pieces(&self, start: u64, len: u64) -> Pieces<'_> {
-        Pieces { transfer: self, next: start, end: start + len }
+        Pieces {
+            transfer: self,
+            next: start,
+            end: start + len,
+        }
     }
 
     /// Elements of the longest contiguous destination run.

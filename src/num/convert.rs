@@ -44,13 +44,62 @@ pub(super) struct Spec {
 }
 
 impl Spec {
-    pub const BF16: Spec = Spec { exp_bits: 8, man_bits: 7, bias: 127, max: 0x7F7F, inf: Some(0x7F80), nan: Some(0x7FC0) };
-    pub const F16: Spec = Spec { exp_bits: 5, man_bits: 10, bias: 15, max: 0x7BFF, inf: Some(0x7C00), nan: Some(0x7E00) };
-    pub const E4M3: Spec = Spec { exp_bits: 4, man_bits: 3, bias: 7, max: 0x7E, inf: None, nan: Some(0x7F) };
-    pub const E5M2: Spec = Spec { exp_bits: 5, man_bits: 2, bias: 15, max: 0x7B, inf: Some(0x7C), nan: Some(0x7E) };
-    pub const E2M1: Spec = Spec { exp_bits: 2, man_bits: 1, bias: 1, max: 0x07, inf: None, nan: None };
-    pub const E3M2: Spec = Spec { exp_bits: 3, man_bits: 2, bias: 3, max: 0x1F, inf: None, nan: None };
-    pub const E2M3: Spec = Spec { exp_bits: 2, man_bits: 3, bias: 1, max: 0x1F, inf: None, nan: None };
+    pub const BF16: Spec = Spec {
+        exp_bits: 8,
+        man_bits: 7,
+        bias: 127,
+        max: 0x7F7F,
+        inf: Some(0x7F80),
+        nan: Some(0x7FC0),
+    };
+    pub const F16: Spec = Spec {
+        exp_bits: 5,
+        man_bits: 10,
+        bias: 15,
+        max: 0x7BFF,
+        inf: Some(0x7C00),
+        nan: Some(0x7E00),
+    };
+    pub const E4M3: Spec = Spec {
+        exp_bits: 4,
+        man_bits: 3,
+        bias: 7,
+        max: 0x7E,
+        inf: None,
+        nan: Some(0x7F),
+    };
+    pub const E5M2: Spec = Spec {
+        exp_bits: 5,
+        man_bits: 2,
+        bias: 15,
+        max: 0x7B,
+        inf: Some(0x7C),
+        nan: Some(0x7E),
+    };
+    pub const E2M1: Spec = Spec {
+        exp_bits: 2,
+        man_bits: 1,
+        bias: 1,
+        max: 0x07,
+        inf: None,
+        nan: None,
+    };
+    pub const E3M2: Spec = Spec {
+        exp_bits: 3,
+        man_bits: 2,
+        bias: 3,
+        max: 0x1F,
+        inf: None,
+        nan: None,
+    };
+    pub const E2M3: Spec = Spec {
+        exp_bits: 2,
+        man_bits: 3,
+        bias: 1,
+        max: 0x1F,
+        inf: None,
+        nan: None,
+    };
 
     const fn sign_bit(self) -> u32 {
         1 << (self.exp_bits + self.man_bits)
@@ -59,7 +108,11 @@ impl Spec {
 
 /// The value of a code of a float format, by the definition. Bits above the format's width are ignored.
 const fn decode_float(spec: Spec, code: u32) -> f32 {
-    let sign = if code & spec.sign_bit() != 0 { 1u32 << 31 } else { 0 };
+    let sign = if code & spec.sign_bit() != 0 {
+        1u32 << 31
+    } else {
+        0
+    };
     let magnitude = code & (spec.sign_bit() - 1);
     if magnitude > spec.max {
         return match spec.inf {
@@ -114,9 +167,17 @@ pub(super) fn decode_f16(code: u16) -> f32 {
     let magnitude = code & 0x7FFF;
     // The fields placed as an f32 are the value divided by 2^112; the product is exact and normal.
     let finite = f32::from_bits(magnitude << 13) * f32::from_bits((112 + 127) << 23);
-    let special = if magnitude == 0x7C00 { f32::INFINITY } else { CANONICAL_NAN };
+    let special = if magnitude == 0x7C00 {
+        f32::INFINITY
+    } else {
+        CANONICAL_NAN
+    };
     let value = if magnitude < 0x7C00 { finite } else { special };
-    let sign = if magnitude > 0x7C00 { 0 } else { (code & 0x8000) << 16 };
+    let sign = if magnitude > 0x7C00 {
+        0
+    } else {
+        (code & 0x8000) << 16
+    };
     f32::from_bits(value.to_bits() | sign)
 }
 
@@ -172,7 +233,11 @@ pub(super) fn encode_float(spec: Spec, value: f32, rounding: Rounding, overflow:
     // The hidden bit of a normal value adds one to the exponent field; a carry out of the significand adds one more.
     let code = (((exponent - lowest).max(0) as u32) << spec.man_bits) + quotient + up;
     if code > spec.max {
-        let policy = if matches!(rounding, Rounding::Rtz) { Overflow::Saturate } else { overflow };
+        let policy = if matches!(rounding, Rounding::Rtz) {
+            Overflow::Saturate
+        } else {
+            overflow
+        };
         return sign | overflowed(spec, policy);
     }
     sign | code
@@ -195,7 +260,11 @@ pub(super) fn encode_int(low: i32, high: i32, value: f32, rounding: Rounding) ->
         Rounding::Rna => value.round(),
     };
     // `as` truncates, saturates and maps NaN to 0.
-    if value.is_nan() { 0 } else { (rounded as i32).clamp(low, high) }
+    if value.is_nan() {
+        0
+    } else {
+        (rounded as i32).clamp(low, high)
+    }
 }
 
 /// The code of `value`, in the low bits of the result; integers are two's complement in their width.

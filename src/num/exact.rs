@@ -27,7 +27,11 @@ impl Wide {
                 _ if carry => 0,
                 _ => break,
             };
-            let step = if negative { u64::overflowing_sub } else { u64::overflowing_add };
+            let step = if negative {
+                u64::overflowing_sub
+            } else {
+                u64::overflowing_add
+            };
             let (partial, first_carry) = step(*limb, part);
             let (total, second_carry) = step(partial, u64::from(carry));
             *limb = total;
@@ -49,7 +53,8 @@ impl Wide {
         // The result's last place: 24 bits from the top, but not below 2^-149.
         let last = (top - 23).max(-149 - UNIT) as usize;
         let (limb, bit) = (last / 64, last % 64);
-        let pair = u128::from(self.0[limb]) | u128::from(self.0.get(limb + 1).copied().unwrap_or(0)) << 64;
+        let pair =
+            u128::from(self.0[limb]) | u128::from(self.0.get(limb + 1).copied().unwrap_or(0)) << 64;
         let kept = (pair >> bit) as u32;
         let half_at = last - 1;
         let half = self.0[half_at / 64] >> (half_at % 64) & 1 != 0;
@@ -71,7 +76,11 @@ fn power_of_two(e: i32) -> f64 {
 fn split(x: f32) -> (u64, i32) {
     let field = (x.to_bits() >> 23 & 0xFF) as i32;
     let fraction = u64::from(x.to_bits() & 0x007F_FFFF);
-    if field == 0 { (fraction, -149) } else { (fraction | 1 << 23, field - 150) }
+    if field == 0 {
+        (fraction, -149)
+    } else {
+        (fraction | 1 << 23, field - 150)
+    }
 }
 
 /// The sum of `a * b` over the pairs, exact, rounded once to f32 (nearest, ties to even).
@@ -102,6 +111,8 @@ pub(super) fn exact_sum(pairs: impl Iterator<Item = (f32, f32)>) -> f32 {
     match infinite {
         Some(true) => f32::NEG_INFINITY,
         Some(false) => f32::INFINITY,
-        None => sum.round().unwrap_or(if all_negative_zero { -0.0 } else { 0.0 }),
+        None => sum
+            .round()
+            .unwrap_or(if all_negative_zero { -0.0 } else { 0.0 }),
     }
 }

@@ -35,17 +35,41 @@ const F64_BITS: i32 = 53;
 ///
 /// # Panics
 /// If `kblock` is 0, `ldc < n`, or a slice is shorter than its shape.
-#[allow(clippy::too_many_arguments, reason = "the usual signature of a matrix product: three operands and their shape")]
-pub fn accumulate(acc: &mut [f32], ldc: usize, a: &[f32], b: &[f32], m: usize, n: usize, k: usize, kblock: usize) {
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the usual signature of a matrix product: three operands and their shape"
+)]
+pub fn accumulate(
+    acc: &mut [f32],
+    ldc: usize,
+    a: &[f32],
+    b: &[f32],
+    m: usize,
+    n: usize,
+    k: usize,
+    kblock: usize,
+) {
     assert!(kblock > 0, "kblock must be positive");
     if m == 0 || n == 0 || k == 0 {
         return;
     }
     assert!(ldc >= n, "row stride {ldc} below row length {n}");
-    assert!(acc.len() >= (m - 1) * ldc + n, "accumulator of {} elements for {m} x {n} with row stride {ldc}", acc.len());
+    assert!(
+        acc.len() >= (m - 1) * ldc + n,
+        "accumulator of {} elements for {m} x {n} with row stride {ldc}",
+        acc.len()
+    );
     assert!(a.len() >= m * k, "a has {} elements for {m} x {k}", a.len());
     assert!(b.len() >= k * n, "b has {} elements for {k} x {n}", b.len());
-    let problem = Problem { a, b, m, n, k, kblock, ldc };
+    let problem = Problem {
+        a,
+        b,
+        m,
+        n,
+        k,
+        kblock,
+        ldc,
+    };
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
         // SAFETY: the CPU has AVX2 and FMA, the only requirement of `run_avx2`; its body is the safe code of `run`.
@@ -88,23 +112,46 @@ struct Spans<const LANES: usize> {
 /// `FMA` says that `f64::mul_add` is one instruction here.
 #[inline(always)]
 fn run<const FMA: bool>(problem: &Problem, acc: &mut [f32]) {
-    let &Problem { a, b, m, n, k, kblock, ldc } = problem;
+    let &Problem {
+        a,
+        b,
+        m,
+        n,
+        k,
+        kblock,
+        ldc,
+    } = problem;
     let k_chunk = (K_CHUNK / kblock).max(1).saturating_mul(kblock).min(k);
     let blocks = k_chunk.div_ceil(kblock);
     let n_chunk = n.min(N_CHUNK);
     let b_panels = n_chunk.div_ceil(COLS);
     let a_panels = m.min(M_CHUNK).div_ceil(ROWS);
     let mut b_values = vec![[0.0; COLS]; b_panels * k_chunk];
-    let mut b_spans = vec![Spans { lanes: [0; COLS], max: 0 }; b_panels * blocks];
+    let mut b_spans = vec![
+        Spans {
+            lanes: [0; COLS],
+            max: 0
+        };
+        b_panels * blocks
+    ];
     let mut a_values = vec![[0.0; ROWS]; a_panels * k_chunk];
-    let mut a_spans = vec![Spans { lanes: [0; ROWS], max: 0 }; a_panels * blocks];
+    let mut a_spans = vec![
+        Spans {
+            lanes: [0; ROWS],
+            max: 0
+        };
+        a_panels * blocks
+    ];
     for j0 in (0..n).step_by(N_CHUNK) {
         let cols = n_chunk.min(n - j0);
         // Ascending K for every output: the chunk loop is outside all loops over outputs of this column range.
         for k0 in (0..k).step_by(k_chunk) {
             let depth = k_chunk.min(k - k0);
             for (p, j) in (0..cols).step_by(COLS).enumerate() {
-                let (values, spans) = (&mut b_values[p * k_chunk..][..depth], &mut b_spans[p * blocks..][..blocks]);
+                let (values, spans) = (
+                    &mut b_values[p * k_chunk..][..depth],
+                    &mut b_spans[p * blocks..][..blocks],
+                );
                 let width = COLS.min(cols - j);
                 pack(values, spans, kblock, |kk| {
                     let row = &b[(k0 + kk) * n + j0 + j..][..width];
@@ -118,17 +165,28 @@ fn run<const FMA: bool>(problem: &Problem, acc: &mut [f32]) {
             for i0 in (0..m).step_by(M_CHUNK) {
                 let rows = M_CHUNK.min(m - i0);
                 for (p, i) in (0..rows).step_by(ROWS).enumerate() {
-                    let (values, spans) = (&mut a_values[p * k_chunk..][..depth], &mut a_spans[p * blocks..][..blocks]);
+                    let (values, spans) = (
+                        &mut a_values[p * k_chunk..][..depth],
+                        &mut a_spans[p * blocks..][..blocks],
+                    );
                     let height = ROWS.min(rows - i);
                     // A short panel repeats its last row: no branch per element, and no larger span.
-                    let lanes: [&[f32]; ROWS] = std::array::from_fn(|r| &a[(i0 + i + r.min(height - 1)) * k + k0..][..depth]);
+                    let lanes: [&[f32]; ROWS] = std::array::from_fn(|r| {
+                        &a[(i0 + i + r.min(height - 1)) * k + k0..][..depth]
+                    });
                     pack(values, spans, kblock, |kk| lanes.map(|lane| lane[kk]));
                 }
                 for (pb, j) in (0..cols).step_by(COLS).enumerate() {
-                    let panel_b = Panel { values: &b_values[pb * k_chunk..][..depth], spans: &b_spans[pb * blocks..][..blocks] };
+                    let panel_b = Panel {
+                        values: &b_values[pb * k_chunk..][..depth],
+                        spans: &b_spans[pb * blocks..][..blocks],
+                    };
                     let width = COLS.min(cols - j);
                     for (pa, i) in (0..rows).step_by(ROWS).enumerate() {
-                        let panel_a = Panel { values: &a_values[pa * k_chunk..][..depth], spans: &a_spans[pa * blocks..][..blocks] };
+                        let panel_a = Panel {
+                            values: &a_values[pa * k_chunk..][..depth],
+                            spans: &a_spans[pa * blocks..][..blocks],
+                        };
                         let out = &mut acc[(i0 + i) * ldc + j0 + j..];
                         match ROWS.min(rows - i) {
                             1 => tile::<1, FMA>(&panel_a, &panel_b, kblock, out, ldc, width),
@@ -185,7 +243,10 @@ fn bit_range(x: f32) -> (i32, i32) {
     let ignored = significand == 0 || field == 0xFF;
     let top = exponent + exponent_of(significand) + 1;
     let low = exponent + exponent_of(lowest_bit);
-    (if ignored { i32::MIN / 2 } else { top }, if ignored { i32::MAX / 2 } else { low })
+    (
+        if ignored { i32::MIN / 2 } else { top },
+        if ignored { i32::MAX / 2 } else { low },
+    )
 }
 
 /// One register tile over one chunk of K. `out` starts at the tile's first element; rows are `ldc` apart, `width` columns are valid.
@@ -225,12 +286,19 @@ fn tile<const R: usize, const FMA: bool>(
 }
 
 #[inline(always)]
-fn fast_sums<const R: usize, const FMA: bool>(a_block: &[[f64; ROWS]], b_block: &[[f64; COLS]]) -> [[f64; COLS]; R] {
+fn fast_sums<const R: usize, const FMA: bool>(
+    a_block: &[[f64; ROWS]],
+    b_block: &[[f64; COLS]],
+) -> [[f64; COLS]; R] {
     let mut sums = [[-0.0f64; COLS]; R];
     for (a, b) in a_block.iter().zip(b_block) {
         for r in 0..R {
             for c in 0..COLS {
-                sums[r][c] = if FMA { a[r].mul_add(b[c], sums[r][c]) } else { a[r] * b[c] + sums[r][c] };
+                sums[r][c] = if FMA {
+                    a[r].mul_add(b[c], sums[r][c])
+                } else {
+                    a[r] * b[c] + sums[r][c]
+                };
             }
         }
     }
@@ -252,7 +320,10 @@ fn slow_sums<const R: usize>(
         for (c, sum) in row.iter_mut().enumerate() {
             // A non-finite f64 sum is right already: finite products cannot overflow it.
             if a_spans.lanes[r] + b_spans.lanes[c] > budget && sum.is_finite() {
-                let pairs = a_block.iter().zip(b_block).map(|(a, b)| (a[r] as f32, b[c] as f32));
+                let pairs = a_block
+                    .iter()
+                    .zip(b_block)
+                    .map(|(a, b)| (a[r] as f32, b[c] as f32));
                 *sum = f64::from(exact_sum(pairs));
             }
         }

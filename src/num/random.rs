@@ -136,7 +136,10 @@ mod tests {
             (1e-15, -7.941_345_326_170_998),
         ] {
             let got = inverse_normal(p);
-            assert!((got - x).abs() <= 1e-14 * x.abs().max(1.0), "p {p}: {got} for {x}");
+            assert!(
+                (got - x).abs() <= 1e-14 * x.abs().max(1.0),
+                "p {p}: {got} for {x}"
+            );
         }
     }
 
@@ -153,11 +156,21 @@ mod tests {
             past_two += u32::from(x.abs() > 2.0);
         }
         // Five standard errors of each estimate.
-        for (moment, (mean, variance)) in moments.into_iter().zip([(0.0, 1.0), (1.0, 2.0), (0.0, 15.0), (3.0, 96.0f64)]) {
-            assert!((moment - mean).abs() < 5.0 * (variance / COUNT as f64).sqrt(), "{moment} for {mean}");
+        for (moment, (mean, variance)) in
+            moments
+                .into_iter()
+                .zip([(0.0, 1.0), (1.0, 2.0), (0.0, 15.0), (3.0, 96.0f64)])
+        {
+            assert!(
+                (moment - mean).abs() < 5.0 * (variance / COUNT as f64).sqrt(),
+                "{moment} for {mean}"
+            );
         }
         let share = f64::from(past_two) / COUNT as f64;
-        assert!((share - 0.045_500_263_9).abs() < 5.0 * (0.0434 / COUNT as f64).sqrt(), "{share}");
+        assert!(
+            (share - 0.045_500_263_9).abs() < 5.0 * (0.0434 / COUNT as f64).sqrt(),
+            "{share}"
+        );
     }
 
     #[test]

@@ -6,8 +6,8 @@
 
 use super::Dtype;
 use super::convert::{
-    E2M1_VALUES, E2M3_VALUES, E3M2_VALUES, E4M3_VALUES, E5M2_VALUES, Overflow, Rounding, Spec, decode_bf16, decode_f16, encode_float,
-    encode_int,
+    E2M1_VALUES, E2M3_VALUES, E3M2_VALUES, E4M3_VALUES, E5M2_VALUES, Overflow, Rounding, Spec,
+    decode_bf16, decode_f16, encode_float, encode_int,
 };
 
 /// Decodes `values.len()` packed elements from the start of `bytes`; later bytes are ignored.
@@ -17,14 +17,19 @@ use super::convert::{
 pub fn decode_slice(dtype: Dtype, bytes: &[u8], values: &mut [f32]) {
     let bytes = &bytes[..packed_len(dtype, bytes.len(), values.len())];
     match dtype {
-        Dtype::F32 => decode_words(bytes, values, |word| super::canonical(f32::from_le_bytes(word))),
+        Dtype::F32 => decode_words(bytes, values, |word| {
+            super::canonical(f32::from_le_bytes(word))
+        }),
         Dtype::Bf16 => decode_words(bytes, values, |word| decode_bf16(u16::from_le_bytes(word))),
         Dtype::F16 => decode_words(bytes, values, |word| decode_f16(u16::from_le_bytes(word))),
         Dtype::E4m3 => decode_words(bytes, values, |[code]| E4M3_VALUES[usize::from(code)]),
         Dtype::E5m2 => decode_words(bytes, values, |[code]| E5M2_VALUES[usize::from(code)]),
         Dtype::E2m1 => {
             for (pair, byte) in values.chunks_mut(2).zip(bytes) {
-                let both = [E2M1_VALUES[usize::from(*byte)], E2M1_VALUES[usize::from(*byte >> 4)]];
+                let both = [
+                    E2M1_VALUES[usize::from(*byte)],
+                    E2M1_VALUES[usize::from(*byte >> 4)],
+                ];
                 pair.copy_from_slice(&both[..pair.len()]);
             }
         }
@@ -42,7 +47,13 @@ pub fn decode_slice(dtype: Dtype, bytes: &[u8], values: &mut [f32]) {
 ///
 /// # Panics
 /// If `bytes` is shorter than [`Dtype::bytes_for`] of `values.len()`.
-pub fn encode_slice(dtype: Dtype, values: &[f32], bytes: &mut [u8], rounding: Rounding, overflow: Overflow) -> bool {
+pub fn encode_slice(
+    dtype: Dtype,
+    values: &[f32],
+    bytes: &mut [u8],
+    rounding: Rounding,
+    overflow: Overflow,
+) -> bool {
     let len = packed_len(dtype, bytes.len(), values.len());
     let bytes = &mut bytes[..len];
     // The mode is a constant in each call, so that the loops specialise.
@@ -57,7 +68,10 @@ pub fn encode_slice(dtype: Dtype, values: &[f32], bytes: &mut [u8], rounding: Ro
 
 fn packed_len(dtype: Dtype, available: usize, elements: usize) -> usize {
     let needed = dtype.bytes_for(elements as u64);
-    assert!(available as u64 >= needed, "{elements} elements of {dtype} take {needed} bytes, the slice has {available}");
+    assert!(
+        available as u64 >= needed,
+        "{elements} elements of {dtype} take {needed} bytes, the slice has {available}"
+    );
     needed as usize
 }
 
@@ -80,21 +94,37 @@ fn decode_fp6(table: &[f32; 256], bytes: &[u8], values: &mut [f32]) {
 }
 
 #[inline(always)]
-fn encode_with(dtype: Dtype, values: &[f32], bytes: &mut [u8], rounding: Rounding, overflow: Overflow) {
+fn encode_with(
+    dtype: Dtype,
+    values: &[f32],
+    bytes: &mut [u8],
+    rounding: Rounding,
+    overflow: Overflow,
+) {
     let float = |spec: Spec| move |value: f32| encode_float(spec, value, rounding, overflow);
     let int = |low: i32, high: i32| move |value: f32| encode_int(low, high, value, rounding);
     match dtype {
         Dtype::F32 => encode_words(values, bytes, |value| super::canonical(value).to_le_bytes()),
-        Dtype::Bf16 => encode_words(values, bytes, |value| (float(Spec::BF16)(value) as u16).to_le_bytes()),
-        Dtype::F16 => encode_words(values, bytes, |value| (float(Spec::F16)(value) as u16).to_le_bytes()),
+        Dtype::Bf16 => encode_words(values, bytes, |value| {
+            (float(Spec::BF16)(value) as u16).to_le_bytes()
+        }),
+        Dtype::F16 => encode_words(values, bytes, |value| {
+            (float(Spec::F16)(value) as u16).to_le_bytes()
+        }),
         Dtype::E4m3 => encode_words(values, bytes, |value| [float(Spec::E4M3)(value) as u8]),
         Dtype::E5m2 => encode_words(values, bytes, |value| [float(Spec::E5M2)(value) as u8]),
         Dtype::E2m1 => encode_groups::<2, 1>(values, bytes, 4, float(Spec::E2M1)),
         Dtype::E3m2 => encode_groups::<4, 3>(values, bytes, 6, float(Spec::E3M2)),
         Dtype::E2m3 => encode_groups::<4, 3>(values, bytes, 6, float(Spec::E2M3)),
-        Dtype::I32 => encode_words(values, bytes, |value| int(i32::MIN, i32::MAX)(value).to_le_bytes()),
-        Dtype::I16 => encode_words(values, bytes, |value| (int(-0x8000, 0x7FFF)(value) as i16).to_le_bytes()),
-        Dtype::I8 => encode_words(values, bytes, |value| (int(-0x80, 0x7F)(value) as i8).to_le_bytes()),
+        Dtype::I32 => encode_words(values, bytes, |value| {
+            int(i32::MIN, i32::MAX)(value).to_le_bytes()
+        }),
+        Dtype::I16 => encode_words(values, bytes, |value| {
+            (int(-0x8000, 0x7FFF)(value) as i16).to_le_bytes()
+        }),
+        Dtype::I8 => encode_words(values, bytes, |value| {
+            (int(-0x80, 0x7F)(value) as i8).to_le_bytes()
+        }),
         Dtype::U8 => encode_words(values, bytes, |value| [int(0, 0xFF)(value) as u8]),
     }
 }
@@ -173,10 +203,22 @@ mod tests {
     #[test]
     fn known_packings() {
         let mut bytes = [0; 3];
-        encode_slice(Dtype::E2m1, &[0.5, 6.0, -1.0], &mut bytes, Rounding::Rne, Overflow::Saturate);
+        encode_slice(
+            Dtype::E2m1,
+            &[0.5, 6.0, -1.0],
+            &mut bytes,
+            Rounding::Rne,
+            Overflow::Saturate,
+        );
         assert_eq!(bytes, [0x71, 0x0A, 0x00]);
         // Codes 1, 2, 3, 4 of six bits: 0b000100_000011_000010_000001.
-        encode_slice(Dtype::E2m3, &[0.125, 0.25, 0.375, 0.5], &mut bytes, Rounding::Rne, Overflow::Saturate);
+        encode_slice(
+            Dtype::E2m3,
+            &[0.125, 0.25, 0.375, 0.5],
+            &mut bytes,
+            Rounding::Rne,
+            Overflow::Saturate,
+        );
         assert_eq!(bytes, [0x81, 0x30, 0x10]);
     }
 

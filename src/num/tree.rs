@@ -63,11 +63,21 @@ fn reduce(lanes: &[f32], identity: f32, op: impl Fn(f32, f32) -> f32 + Copy) -> 
 }
 
 /// Lane `i` when `width` lanes are left of `n`.
-fn node(lanes: &[f32], identity: f32, op: impl Fn(f32, f32) -> f32 + Copy, i: usize, width: usize, n: usize) -> f32 {
+fn node(
+    lanes: &[f32],
+    identity: f32,
+    op: impl Fn(f32, f32) -> f32 + Copy,
+    i: usize,
+    width: usize,
+    n: usize,
+) -> f32 {
     if width == n {
         return lanes.get(i).copied().unwrap_or(identity);
     }
-    op(node(lanes, identity, op, i, 2 * width, n), node(lanes, identity, op, i + width, 2 * width, n))
+    op(
+        node(lanes, identity, op, i, 2 * width, n),
+        node(lanes, identity, op, i + width, 2 * width, n),
+    )
 }
 
 #[cfg(test)]
@@ -114,7 +124,10 @@ mod tests {
         for f in [sum, max, min] {
             assert_eq!(f(&[1.0, negative_nan, 3.0]).to_bits(), 0x7FC0_0000);
         }
-        assert_eq!(sum(&[f32::INFINITY, f32::NEG_INFINITY]).to_bits(), 0x7FC0_0000);
+        assert_eq!(
+            sum(&[f32::INFINITY, f32::NEG_INFINITY]).to_bits(),
+            0x7FC0_0000
+        );
         assert_eq!(sum(&[-0.0; 3]).to_bits(), (-0.0f32).to_bits());
         assert_eq!(sum(&[-0.0, 0.0, -0.0]).to_bits(), 0);
         assert_eq!(max(&[-0.0, 0.0]).to_bits(), 0);

@@ -1,0 +1,119 @@
+//! Checking a chip: every field against its row of the table, then the limits that span several fields.
+
+use super::desc::{Chip, Mark};
+use super::error::{ChipError, Place, Problem};
+use super::fields::{FIELDS, Field, Value};
+use super::{show, units};
+
+/// A set of tiles is a 64-bit mask.
+pub const MAX_TILES: u32 = 64;
+
+/// A broken rule and the keys that it spans, the one to blame first.
+pub(super) struct Fault {
+    pub keys: [&'static str; 2],
+    pub problem: Problem,
+}
+
+impl Chip {
+    /// Checks every field against its row, and the limits that span fields.
+    pub fn validate(&self) -> Result<(), ChipError> {
+        let is_set = |key: &str| self.marks.get(key) == Some(&Mark::CommandLine);
+        self.check(is_set).map_err(|fault| ChipError {
+            place: match fault
+                .keys
+                .into_iter()
+                .find(|key| is_set(key))
+                .and_then(Field::find)
+            {
+                Some(field) => {
+                    Place::Set(format!("{}={}", field.key, show::value_text(self, field)))
+                }
+                None => Place::File {
+                    origin: format!("chip {}", self.name),
+                    line: None,
+                },
+            },
+            problem: Box::new(fault.problem),
+        })
+    }
+
+    /// The first broken rule. Of two keys that can both be blamed, the one that `changed` knows comes first.
+    pub(super) fn check(&self, changed: impl Fn(&str) -> bool) -> Result<(), Fault> {
+        for field in FIELDS {
+            if let Value::Int(value) = (field.get)(self) {
+                units::check_limits(field, value, &units::display(field.unit, value)).map_err(
+                    |problem| Fault {
+                        keys: [field.key; 2],
+                        problem: Problem::BadValue {
+                            key: field.key.to_string(),
+                            problem,
+                        },
+                    },
+                )?;
+            }
+        }
+        if self.tiles() > MAX_TILES {
+            let [first, second] = if changed("clusters") && !changed("tiles_per_cluster") {
+                ["clusters", "tiles_per_cluster"]
+            } else {
+                ["tiles_per_cluster", "clusters"]
+            };
+            return self.conflict(
+                first,
+                second,
+                format!(
+                    "clusters x tiles_per_cluster = {} is above the limit of {MAX_TILES} (a tile mask has 64 bits)",
+                    self.tiles()
+                ),
+            );
+        }
+        let bank = self.tsram.bank_bytes;
+        for (size, key) in [
+            (self.tsram.size_bytes, "tsram.size"),
+            (self.csram.size_bytes, "csram.size"),
+        ] {
+            if !size.is_multiple_of(u64::from(bank)) {
+                let limit = format!("not a multiple of tsram.bank = {bank} B");
+                return self.conflict(key, "tsram.bank", limit);
+            }
+        }
+        for (dma, key, request_key) in [
+            (&self.dma, "dma.train", "dma.request"),
+            (&self.cdma, "cdma.train", "cdma.request"),
+        ] {
+            let request = dma.request_bytes;
+            if !dma.train_bytes.is_multiple_of(request) {
+                let limit = format!("not a multiple of {request_key} = {request} B");
+                return self.conflict(key, request_key, limit);
+            }
+        }
+        let timing = &self.hbm.timing;
+        let burst = timing.burst_bytes;
+        if self.hbm.interleave_bytes < burst {
+            let limit = format!("below a burst, hbm.timing.burst = {burst} B");
+            return self.conflict("hbm.interleave", "hbm.timing.burst", limit);
+        }
+        // A device that refreshes longer than it has between refreshes never answers.
+        let interval = timing.refi_ck;
+        for (busy, key) in [
+            (timing.rfc_ck, "hbm.timing.rfc"),
+            (timing.rfcpb_ck, "hbm.timing.rfcpb"),
+        ] {
+            if busy >= interval {
+                let limit =
+                    format!("not below the refresh interval, hbm.timing.refi = {interval} CK");
+                return self.conflict(key, "hbm.timing.refi", limit);
+            }
+        }
+        Ok(())
+    }
+
+    fn conflict(&self, key: &'static str, other: &'static str, limit: String) -> Result<(), Fault> {
+        let value = Field::find(key).map(|field| show::value_text(self, field));
+        let value = value.unwrap_or_default();
+        Err(Fault {
+            keys: [key, other],
+            problem: Problem::Conflict { key, value, limit },
+        })
+    }
+}
