@@ -5,3 +5,5 @@ pub mod isa;
 pub mod machine;
 pub mod num;
 pub mod sim;
+pub mod timing;
+pub mod trace;
