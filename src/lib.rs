@@ -1,4 +1,5 @@
 //! Tilewright.
+pub mod asm;
 pub mod chip;
 pub mod compiler;
 pub mod isa;
@@ -7,3 +8,7 @@ pub mod num;
 pub mod sim;
 pub mod timing;
 pub mod trace;
+pub mod cli {
+    pub mod asm;
+    pub mod disasm;
+}
