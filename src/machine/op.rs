@@ -93,7 +93,7 @@ pub enum Walk {
         row: u64,
         /// Outer dimensions, outermost first.
         dims: [Dim; 2],
-        /// With `gather`: (address of the index table in the own SRAM, bytes per index); outermost dimension.
+        /// With `gather`: (offset of the index table in the own SRAM, bytes per index); outermost dimension.
         gather: Option<(u64, i64)>,
     },
     /// `dma.t`: visited in destination order, `cols` rows of `rows` elements.
@@ -152,6 +152,60 @@ impl Transfer {
         }
     }
 
+    /// Number of elements before it is known to be in bounds: cannot overflow for counts up to 2^32.
+    pub fn total_elements(&self) -> u128 {
+        match self.walk {
+            Walk::Rows { row, dims, .. } => {
+                u128::from(row) * u128::from(dims[0].count) * u128::from(dims[1].count)
+            }
+            Walk::Transpose { rows, cols, .. } => u128::from(rows) * u128::from(cols),
+        }
+    }
+
+    /// First byte and one past the last byte read, ungathered.
+    pub fn src_extent(&self) -> (i128, i128) {
+        let first = i128::from(self.src.offset);
+        match self.walk {
+            Walk::Rows { row, dims, .. } => {
+                let strides = dims.map(|d| (d.count, d.src_stride));
+                extent(first, &strides, self.sdt.bytes_for(row))
+            }
+            Walk::Transpose {
+                rows, cols, src_ld, ..
+            } => {
+                let jump = i128::from(rows - 1) * i128::from(src_ld);
+                (first, first + jump + i128::from(self.sdt.bytes_for(cols)))
+            }
+        }
+    }
+
+    /// First byte and one past the last byte written.
+    pub fn dst_extent(&self) -> (i128, i128) {
+        let first = i128::from(self.dst.offset);
+        match self.walk {
+            Walk::Rows { row, dims, .. } => {
+                let strides = dims.map(|d| (d.count, d.dst_stride));
+                extent(first, &strides, self.ddt.bytes_for(row))
+            }
+            Walk::Transpose {
+                rows, cols, dst_ld, ..
+            } => {
+                let jump = i128::from(cols - 1) * i128::from(dst_ld);
+                (first, first + jump + i128::from(self.ddt.bytes_for(rows)))
+            }
+        }
+    }
+
+    /// Elements that end on a whole byte in both types: ranges of elements start and end at multiples of it.
+    pub fn granule(&self) -> u64 {
+        let of = |dtype: Dtype| match dtype.bits() {
+            4 => 2,
+            6 => 4,
+            _ => 1,
+        };
+        of(self.sdt).max(of(self.ddt))
+    }
+
     /// Destination memories.
     pub fn destinations(&self) -> impl Iterator<Item = Place> + use<> {
         let (mask, place) = (self.mask, self.dst.place);
@@ -179,6 +233,17 @@ impl Transfer {
             Walk::Transpose { rows, .. } => rows,
         }
     }
+}
+
+/// Bytes that rows of `row` bytes cover when repeated over `(count, stride)` dimensions.
+fn extent(first: i128, dims: &[(u64, i64)], row: u64) -> (i128, i128) {
+    let (mut low, mut high) = (first, first);
+    for &(count, stride) in dims {
+        let jump = i128::from(count - 1) * i128::from(stride);
+        low += jump.min(0);
+        high += jump.max(0);
+    }
+    (low, high + i128::from(row))
 }
 
 /// Iterator over the pieces of a range of a transfer's elements.

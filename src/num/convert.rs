@@ -203,25 +203,20 @@ pub fn decode(dtype: Dtype, code: u32) -> f32 {
 /// The code of a float format nearest to `value` by the given rule.
 #[inline(always)]
 pub(super) fn encode_float(spec: Spec, value: f32, rounding: Rounding, overflow: Overflow) -> u32 {
+    // One flow with selections instead of early returns: signs, subnormals and overflows come at random, and the loops vectorise.
     let bits = value.to_bits();
-    let sign = if bits >> 31 != 0 { spec.sign_bit() } else { 0 };
+    let sign = (bits >> 31) * spec.sign_bit();
     let magnitude = bits & 0x7FFF_FFFF;
-    if magnitude >= 0x7F80_0000 {
-        if magnitude > 0x7F80_0000 {
-            // No NaN in the format: the largest value, positive.
-            return spec.nan.unwrap_or(spec.max);
-        }
-        return sign | overflowed(spec, overflow);
-    }
     // magnitude = significand * 2^(exponent - 23)
     let field = (magnitude >> 23) as i32;
     let hidden = u32::from(field != 0) << 23;
     let significand = magnitude & 0x007F_FFFF | hidden;
     let exponent = field.max(1) - 127;
     let lowest = 1 - spec.bias;
-    let below = (lowest - exponent).max(0) as u32;
+    // Below the lowest exponent codes are as far apart as at it.
+    let binade = exponent.max(lowest);
     // From 26 on everything is less than half of the smallest code: the shift may stop there.
-    let shift = (23 - spec.man_bits + below).min(26);
+    let shift = (23 - spec.man_bits + (binade - exponent) as u32).min(26);
     let quotient = significand >> shift;
     let rest = significand & ((1 << shift) - 1);
     let half = 1 << (shift - 1);
@@ -231,16 +226,24 @@ pub(super) fn encode_float(spec: Spec, value: f32, rounding: Rounding, overflow:
         Rounding::Rna => u32::from(rest >= half),
     };
     // The hidden bit of a normal value adds one to the exponent field; a carry out of the significand adds one more.
-    let code = (((exponent - lowest).max(0) as u32) << spec.man_bits) + quotient + up;
-    if code > spec.max {
-        let policy = if matches!(rounding, Rounding::Rtz) {
-            Overflow::Saturate
+    let code = (((binade - lowest) as u32) << spec.man_bits) + quotient + up;
+    let past_finite = match rounding {
+        Rounding::Rtz => spec.max,
+        Rounding::Rne | Rounding::Rna => overflowed(spec, overflow),
+    };
+    let finite = if code > spec.max { past_finite } else { code };
+    let signed = sign
+        | if magnitude == 0x7F80_0000 {
+            overflowed(spec, overflow)
         } else {
-            overflow
+            finite
         };
-        return sign | overflowed(spec, policy);
+    // No NaN in the format: the largest value, positive.
+    if magnitude > 0x7F80_0000 {
+        spec.nan.unwrap_or(spec.max)
+    } else {
+        signed
     }
-    sign | code
 }
 
 #[inline(always)]
@@ -254,17 +257,18 @@ fn overflowed(spec: Spec, overflow: Overflow) -> u32 {
 /// `value` as an integer by `rounding`, saturating to `low..=high`; NaN gives 0.
 #[inline(always)]
 pub(super) fn encode_int(low: i32, high: i32, value: f32, rounding: Rounding) -> i32 {
+    // In f64, so that the sums below cannot round across an integer. Clamping first is the same as clamping last, since the
+    // limits are integers.
+    const SHIFTER: f64 = 1.5 * (1u64 << 52) as f64;
+    let x = f64::from(value).clamp(f64::from(low), f64::from(high));
     let rounded = match rounding {
-        Rounding::Rne => value.round_ties_even(),
-        Rounding::Rtz => value,
-        Rounding::Rna => value.round(),
+        // No bits are left for a fraction.
+        Rounding::Rne => (x + SHIFTER) - SHIFTER,
+        Rounding::Rtz => x,
+        Rounding::Rna => x + 0.5f64.copysign(x),
     };
-    // `as` truncates, saturates and maps NaN to 0.
-    if value.is_nan() {
-        0
-    } else {
-        (rounded as i32).clamp(low, high)
-    }
+    // `as` truncates and maps NaN to 0.
+    rounded as i32
 }
 
 /// The code of `value`, in the low bits of the result; integers are two's complement in their width.

@@ -58,7 +58,11 @@ impl Dtype {
 
     /// The type with this code, or `None` past the last one.
     pub const fn from_code(code: u8) -> Option<Dtype> {
-        if (code as usize) < Self::ALL.len() { Some(Self::ALL[code as usize]) } else { None }
+        if (code as usize) < Self::ALL.len() {
+            Some(Self::ALL[code as usize])
+        } else {
+            None
+        }
     }
 
     /// The name used in assembly, JSON and reports.
@@ -100,7 +104,9 @@ impl Dtype {
     pub const fn bytes_for(self, elements: u64) -> u64 {
         let bits = self.bits() as u64;
         // Eight elements take `bits` bytes whatever the type; the rest takes fewer than 32 bytes.
-        (elements / 8).saturating_mul(bits).saturating_add((elements % 8 * bits).div_ceil(8))
+        (elements / 8)
+            .saturating_mul(bits)
+            .saturating_add((elements % 8 * bits).div_ceil(8))
     }
 
     /// Whether the type is a floating-point format.

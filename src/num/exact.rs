@@ -67,8 +67,8 @@ impl Wide {
     }
 }
 
-/// 2^e for a normal f64.
-fn power_of_two(e: i32) -> f64 {
+/// 2^e, for e in the range of normal f64.
+pub(super) fn power_of_two(e: i32) -> f64 {
     f64::from_bits(((e + 1023) as u64) << 52)
 }
 

@@ -16,7 +16,7 @@
 //! Left out: block scales, and the truncating accumulation of existing silicon.
 
 use super::canonical;
-use super::exact::exact_sum;
+use super::exact::{exact_sum, power_of_two};
 
 /// Rows and columns of a register tile: 4 x 8 f64 sums are 8 AVX2 registers, enough to cover the latency of the FMA.
 const ROWS: usize = 4;
@@ -72,7 +72,8 @@ pub fn accumulate(
     };
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-        // SAFETY: the CPU has AVX2 and FMA, the only requirement of `run_avx2`; its body is the safe code of `run`.
+        // SAFETY: the CPU has AVX2 and FMA, just tested, the only requirement of `run_avx2`; its body is the safe code of `run`.
+        // Gain, 1024^3 on one EPYC (Zen 5) core: 22 GMAC/s for 6.8 (BF16) and 8.0 (E4M3) without.
         unsafe { run_avx2(&problem, acc) };
         return;
     }
@@ -102,11 +103,20 @@ struct Panel<'a, const LANES: usize> {
     spans: &'a [Spans<LANES>],
 }
 
-/// The span of each lane over one block of K, and the largest of them.
+/// The span of each lane over one block of K, and the largest of them; `low` is the weight of the lowest set bit, 0 if there is none.
 #[derive(Clone, Copy)]
 struct Spans<const LANES: usize> {
     lanes: [i32; LANES],
+    low: [i32; LANES],
     max: i32,
+}
+
+impl<const LANES: usize> Spans<LANES> {
+    const EMPTY: Self = Spans {
+        lanes: [0; LANES],
+        low: [0; LANES],
+        max: 0,
+    };
 }
 
 /// `FMA` says that `f64::mul_add` is one instruction here.
@@ -127,21 +137,9 @@ fn run<const FMA: bool>(problem: &Problem, acc: &mut [f32]) {
     let b_panels = n_chunk.div_ceil(COLS);
     let a_panels = m.min(M_CHUNK).div_ceil(ROWS);
     let mut b_values = vec![[0.0; COLS]; b_panels * k_chunk];
-    let mut b_spans = vec![
-        Spans {
-            lanes: [0; COLS],
-            max: 0
-        };
-        b_panels * blocks
-    ];
+    let mut b_spans = vec![Spans::<COLS>::EMPTY; b_panels * blocks];
     let mut a_values = vec![[0.0; ROWS]; a_panels * k_chunk];
-    let mut a_spans = vec![
-        Spans {
-            lanes: [0; ROWS],
-            max: 0
-        };
-        a_panels * blocks
-    ];
+    let mut a_spans = vec![Spans::<ROWS>::EMPTY; a_panels * blocks];
     for j0 in (0..n).step_by(N_CHUNK) {
         let cols = n_chunk.min(n - j0);
         // Ascending K for every output: the chunk loop is outside all loops over outputs of this column range.
@@ -224,7 +222,9 @@ fn pack<const LANES: usize>(
             }
         }
         for l in 0..LANES {
-            spans.lanes[l] = (top[l] - low[l]).max(0);
+            let empty = top[l] < low[l];
+            spans.lanes[l] = if empty { 0 } else { top[l] - low[l] };
+            spans.low[l] = if empty { 0 } else { low[l] };
         }
         spans.max = spans.lanes.iter().fold(0, |max, span| max.max(*span));
     }
@@ -305,7 +305,8 @@ fn fast_sums<const R: usize, const FMA: bool>(
     sums
 }
 
-/// The block sums one by one, where the tile as a whole may not be exact in f64; already rounded where f64 is too narrow.
+/// The block sums one by one, where the tile as a whole may not be exact in f64: in i128 where that is wide enough (all of E5M2, most
+/// of BF16), else by [`exact_sum`]. These are already rounded to f32.
 #[cold]
 #[inline(never)]
 fn slow_sums<const R: usize>(
@@ -315,20 +316,70 @@ fn slow_sums<const R: usize>(
     b_spans: &Spans<COLS>,
     budget: i32,
 ) -> [[f64; COLS]; R] {
+    // Rows of up to this many elements are scaled to integers at once.
+    const DEPTH: usize = 64;
+    const I64_SPAN: i32 = 62;
     let mut sums = fast_sums::<R, false>(a_block, b_block);
+    let depth = a_block.len();
+    let fits = |span: i32| depth <= DEPTH && span <= I64_SPAN;
+    let mut a_ints = [[0i64; DEPTH]; R];
+    let mut b_ints = [[0i64; DEPTH]; COLS];
+    for (r, ints) in a_ints
+        .iter_mut()
+        .enumerate()
+        .filter(|(r, _)| fits(a_spans.lanes[*r]))
+    {
+        scale_to_integers(a_block, r, a_spans.low[r], ints);
+    }
+    for (c, ints) in b_ints
+        .iter_mut()
+        .enumerate()
+        .filter(|(c, _)| fits(b_spans.lanes[*c]))
+    {
+        scale_to_integers(b_block, c, b_spans.low[c], ints);
+    }
     for (r, row) in sums.iter_mut().enumerate() {
         for (c, sum) in row.iter_mut().enumerate() {
-            // A non-finite f64 sum is right already: finite products cannot overflow it.
-            if a_spans.lanes[r] + b_spans.lanes[c] > budget && sum.is_finite() {
-                let pairs = a_block
-                    .iter()
-                    .zip(b_block)
-                    .map(|(a, b)| (a[r] as f32, b[c] as f32));
-                *sum = f64::from(exact_sum(pairs));
+            let (a_span, b_span) = (a_spans.lanes[r], b_spans.lanes[c]);
+            // A non-finite f64 sum is right already: finite products cannot overflow it. So is -0: every product is -0.
+            if a_span + b_span <= budget || !sum.is_finite() || sum.to_bits() == (-0.0f64).to_bits()
+            {
+                continue;
             }
+            if fits(a_span) && fits(b_span) && a_span + b_span + ceil_log2(depth) <= 126 {
+                let products = a_ints[r][..depth]
+                    .iter()
+                    .zip(&b_ints[c])
+                    .map(|(a, b)| i128::from(*a) * i128::from(*b));
+                let rounded = f64::from(products.sum::<i128>() as f32)
+                    * power_of_two(a_spans.low[r] + b_spans.low[c]);
+                // The cast rounded to 24 bits, which is the right place unless the result is subnormal.
+                if rounded == 0.0 || rounded.abs() >= f64::from(f32::MIN_POSITIVE) {
+                    *sum = rounded;
+                    continue;
+                }
+            }
+            let pairs = a_block
+                .iter()
+                .zip(b_block)
+                .map(|(a, b)| (a[r] as f32, b[c] as f32));
+            *sum = f64::from(exact_sum(pairs));
         }
     }
     sums
+}
+
+/// `ints[kk] = block[kk][lane] / 2^low`, exact for a span of at most 62 bits.
+fn scale_to_integers<const LANES: usize>(
+    block: &[[f64; LANES]],
+    lane: usize,
+    low: i32,
+    ints: &mut [i64],
+) {
+    let scale = power_of_two(-low);
+    for (int, values) in ints.iter_mut().zip(block) {
+        *int = (values[lane] * scale) as i64;
+    }
 }
 
 fn ceil_log2(count: usize) -> i32 {

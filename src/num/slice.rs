@@ -144,12 +144,23 @@ fn encode_groups<const ELEMENTS: usize, const BYTES: usize>(
     bits: usize,
     encode: impl Fn(f32) -> u32,
 ) {
-    for (packed, group) in bytes.chunks_mut(BYTES).zip(values.chunks(ELEMENTS)) {
-        let mut word = 0;
-        for (i, value) in group.iter().enumerate() {
-            word |= encode(*value) << (bits * i);
+    // Whole groups, encoded first and packed after: on its own the encoding loop vectorises.
+    const RUN: usize = 64;
+    let mut codes = [0; RUN];
+    for (packed, values) in bytes
+        .chunks_mut(RUN / ELEMENTS * BYTES)
+        .zip(values.chunks(RUN))
+    {
+        for (code, value) in codes.iter_mut().zip(values) {
+            *code = encode(*value);
         }
-        packed.copy_from_slice(&word.to_le_bytes()[..packed.len()]);
+        for (packed, group) in packed
+            .chunks_mut(BYTES)
+            .zip(codes[..values.len()].chunks(ELEMENTS))
+        {
+            let word = group.iter().rev().fold(0, |word, code| word << bits | code);
+            packed.copy_from_slice(&word.to_le_bytes()[..packed.len()]);
+        }
     }
 }
 
@@ -172,7 +183,7 @@ mod tests {
         #[test]
         fn slices_are_the_scalar_functions(
             type_code in 0u8..12,
-            patterns in prop::collection::vec(prop_oneof![any::<u32>(), 0x3C00_0000u32..0x4400_0000], 0..41),
+            patterns in prop::collection::vec(prop_oneof![any::<u32>(), 0x3C00_0000u32..0x4400_0000], 0..150),
             mode in 0usize..3,
             saturate: bool,
         ) {

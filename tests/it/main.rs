@@ -1,1 +1,3 @@
 mod asm;
+
+mod machine;

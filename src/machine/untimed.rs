@@ -1,0 +1,395 @@
+//! Running a machine without time.
+//!
+//! Models: processors and in-order queues, taken in turn; an operation runs whole once its waits hold. Leaves out:
+//! latency, overlap and every order that only time decides. Invariants: the run depends on the machine and the order
+//! seed only; a program that synchronises correctly ends with the same bytes for every seed, and as in a timed run.
+
+use super::core::{Action, CoreContext};
+use super::deadlock::{Blocked, BlockedOn, DeadlockReport, Need};
+use super::exec::{tensor, transfer, vector};
+use super::load::Machine;
+use super::op::{MacroOp, OpKind, Place, Post, Queue, Signal, Transfer, UnitId, Wait};
+use super::trap::{RunError, Trap, TrapKind};
+use crate::num::random::splitmix64;
+use serde::Serialize;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Instructions a processor runs before the next one has its turn.
+const SLICE: u32 = 64;
+/// Bytes moved at a time: bounds the host memory of one transfer.
+const CHUNK_BYTES: u64 = 1 << 20;
+
+/// Bounds and order of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UntimedLimits {
+    /// Most control instructions and operations in all.
+    pub max_steps: u64,
+    /// 0: units in order; else their turns are shuffled from this seed in every round.
+    pub order_seed: u64,
+}
+
+impl Default for UntimedLimits {
+    /// 2^36 steps, in order.
+    fn default() -> Self {
+        UntimedLimits {
+            max_steps: 1 << 36,
+            order_seed: 0,
+        }
+    }
+}
+
+/// What a run did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct UntimedSummary {
+    /// Control instructions.
+    pub instructions: u64,
+    /// Macro-operations.
+    pub operations: u64,
+    /// Bytes written by transfers, all destinations counted.
+    pub bytes_moved: u64,
+}
+
+/// A unit's processor between steps, and its queues.
+#[derive(Default)]
+struct Unit {
+    /// What the processor returned and cannot finish yet.
+    stalled: Option<Action>,
+    queues: BTreeMap<Queue, VecDeque<MacroOp>>,
+}
+
+struct Runner<'a> {
+    machine: &'a mut Machine,
+    ids: Vec<UnitId>,
+    units: Vec<Unit>,
+    summary: UntimedSummary,
+    limits: UntimedLimits,
+}
+
+/// Runs until all processors have halted and all queues are empty.
+///
+/// # Errors
+/// A trap, a deadlock, the step limit, the host memory limit.
+pub fn run_untimed(
+    machine: &mut Machine,
+    limits: &UntimedLimits,
+) -> Result<UntimedSummary, RunError> {
+    let tiles = (0..machine.chip.tiles() as u16).map(UnitId::Tile);
+    let clusters = (0..machine.chip.clusters as u16).map(UnitId::Cluster);
+    let ids: Vec<UnitId> = tiles.chain(clusters).chain([UnitId::Chip]).collect();
+    let mut runner = Runner {
+        units: ids.iter().map(|_| Unit::default()).collect(),
+        ids,
+        machine,
+        summary: UntimedSummary::default(),
+        limits: *limits,
+    };
+    let mut order: Vec<usize> = (0..runner.ids.len()).collect();
+    for round in 0.. {
+        runner.shuffle(&mut order, round);
+        let mut moved = false;
+        for &unit in &order {
+            // Which of processor and queues goes first is open too.
+            let queues_first = runner.coin(round, unit);
+            if queues_first {
+                moved |= runner.run_queues(unit)?;
+            }
+            moved |= runner.run_core(unit)?;
+            if !queues_first {
+                moved |= runner.run_queues(unit)?;
+            }
+        }
+        if !moved {
+            break;
+        }
+    }
+    runner.finish()
+}
+
+impl Runner<'_> {
+    fn shuffle(&self, order: &mut [usize], round: u64) {
+        let seed = self.limits.order_seed;
+        if seed == 0 {
+            return;
+        }
+        for i in (1..order.len()).rev() {
+            let word = splitmix64(seed ^ round.rotate_left(32), i as u64);
+            order.swap(i, (word % (i as u64 + 1)) as usize);
+        }
+    }
+
+    fn coin(&self, round: u64, unit: usize) -> bool {
+        let seed = self.limits.order_seed;
+        seed != 0 && splitmix64(!seed ^ round.rotate_left(32), unit as u64) & 1 == 1
+    }
+
+    fn count_step(&self) -> Result<(), RunError> {
+        let max = self.limits.max_steps;
+        if self.summary.instructions + self.summary.operations >= max {
+            return Err(RunError::StepLimit(max));
+        }
+        Ok(())
+    }
+
+    /// Runs a processor until it stalls, halts or has had its slice; whether anything happened.
+    fn run_core(&mut self, index: usize) -> Result<bool, RunError> {
+        let unit = self.ids[index];
+        let mut moved = false;
+        for _ in 0..SLICE {
+            let action = match self.units[index].stalled.take() {
+                Some(action) => action,
+                None => {
+                    self.count_step()?;
+                    let action = step(self.machine, unit)?;
+                    if matches!(action, Action::Halted) {
+                        return Ok(moved);
+                    }
+                    self.summary.instructions += 1;
+                    moved = true;
+                    action
+                }
+            };
+            if let Some(stalled) = self.act(index, action)? {
+                self.units[index].stalled = Some(stalled);
+                return Ok(moved);
+            }
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    /// Finishes an action, or gives it back if it cannot be finished yet.
+    fn act(&mut self, index: usize, action: Action) -> Result<Option<Action>, RunError> {
+        let unit = self.ids[index];
+        match action {
+            Action::Ran(_) | Action::Halted => {}
+            Action::Push(op) => {
+                let depth = self.machine.chip.queue.depth as usize;
+                let queue = self.units[index].queues.entry(op.queue).or_default();
+                if queue.len() >= depth {
+                    return Ok(Some(Action::Push(op)));
+                }
+                queue.push_back(*op);
+            }
+            Action::SemWait(wait) => {
+                if !self.machine.sems_mut(unit).try_take_all(&[wait]) {
+                    return Ok(Some(action));
+                }
+            }
+            Action::Post(post) => {
+                // The processor has moved on: the post is the instruction before.
+                let pc = core_pc(self.machine, unit).saturating_sub(1);
+                self.post(unit, pc, post)?;
+            }
+        }
+        Ok(None)
+    }
+
+    fn post(&mut self, from: UnitId, pc: u32, post: Post) -> Result<(), RunError> {
+        let Post { unit, sem, n } = post;
+        let posted = self.machine.sems_mut(unit).post(unit, sem, n);
+        posted.map_err(|kind| self.trap(from, pc, kind))
+    }
+
+    fn trap(&self, unit: UnitId, pc: u32, kind: TrapKind) -> RunError {
+        Trap::at(&self.machine.image, unit, pc, kind).into()
+    }
+
+    /// Runs the head of each queue whose waits hold; whether any ran.
+    fn run_queues(&mut self, index: usize) -> Result<bool, RunError> {
+        let unit = self.ids[index];
+        let queues: Vec<Queue> = self.units[index].queues.keys().copied().collect();
+        let mut moved = false;
+        for queue in queues {
+            let ops = self.units[index].queues.get_mut(&queue);
+            let Some(op) = ops.and_then(VecDeque::pop_front) else {
+                continue;
+            };
+            if !self.machine.sems_mut(unit).try_take_all(&op.waits) {
+                let ops = self.units[index].queues.entry(queue).or_default();
+                ops.push_front(op);
+                continue;
+            }
+            self.count_step()?;
+            self.summary.operations += 1;
+            self.execute(&op)?;
+            self.signal(&op)?;
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    fn execute(&mut self, op: &MacroOp) -> Result<(), RunError> {
+        let image = self.machine.image.clone();
+        let tile = match op.unit {
+            UnitId::Tile(t) => t,
+            UnitId::Cluster(_) | UnitId::Chip => 0,
+        };
+        let done = match &op.kind {
+            OpKind::Transfer(t) => self.transfer(op.unit, t),
+            OpKind::Mm(mm) => {
+                let tile = self.machine.tile_mut(tile);
+                tensor::mm(mm, &tile.tsram, &mut tile.acc)
+            }
+            OpKind::MmLoad(load) => {
+                let tile = self.machine.tile_mut(tile);
+                tensor::mm_load(load, &tile.tsram, &mut tile.acc)
+            }
+            OpKind::MmStore(store) => {
+                let tile = self.machine.tile_mut(tile);
+                tensor::mm_store(store, &mut tile.tsram, &tile.acc)
+            }
+            OpKind::Vector(launch) => {
+                let chip = self.machine.chip.clone();
+                let tsram = &mut self.machine.tile_mut(tile).tsram;
+                return vector::run(launch, &image, &chip, op.unit, tsram)
+                    .map_err(|fault| Trap::in_kernel(&image, op.unit, fault).into());
+            }
+            OpKind::NetSignal(post) => return self.post(op.unit, op.pc, *post),
+        };
+        done.map_err(|kind| self.trap(op.unit, op.pc, kind))
+    }
+
+    fn transfer(&mut self, unit: UnitId, t: &Transfer) -> Result<(), TrapKind> {
+        let machine = &mut *self.machine;
+        let local = match unit {
+            UnitId::Tile(t) => Place::Tsram(t),
+            UnitId::Cluster(c) => Place::Csram(c),
+            UnitId::Chip => Place::Hbm,
+        };
+        let t = transfer::resolve_gather(t, machine.memory(local), &machine.chip)?;
+        let (total, step) = (t.elements(), CHUNK_BYTES);
+        for start in (0..total).step_by(step as usize) {
+            let len = step.min(total - start);
+            let data = transfer::read(&t, start, len, machine.memory(t.src.place))?;
+            for place in t.destinations() {
+                let dst = machine.memory_mut(place);
+                transfer::write(&t, start, len, dst, data.as_deref())?;
+                self.summary.bytes_moved += t.ddt.bytes_for(len);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the signals of an operation that has finished.
+    fn signal(&mut self, op: &MacroOp) -> Result<(), RunError> {
+        for post in posts(op) {
+            self.post(op.unit, op.pc, post)?;
+        }
+        Ok(())
+    }
+
+    /// The summary, or the report of what is left when nothing moved.
+    fn finish(self) -> Result<UntimedSummary, RunError> {
+        let mut blocked = Vec::new();
+        for (unit, state) in self.ids.iter().zip(&self.units) {
+            let unit = *unit;
+            let sems = self.machine.sems(unit);
+            let semaphores = |waits: &[Wait]| BlockedOn::Semaphores(Need::of(waits, &sems.values));
+            let processor = match &state.stalled {
+                Some(Action::Push(op)) => Some((op.pc, BlockedOn::QueueFull(op.queue))),
+                Some(Action::SemWait(wait)) => {
+                    let pc = core_pc(self.machine, unit).saturating_sub(1);
+                    Some((pc, semaphores(&[*wait])))
+                }
+                _ => None,
+            };
+            blocked.extend(processor.map(|(pc, on)| Blocked {
+                unit,
+                queue: None,
+                pc,
+                on,
+            }));
+            blocked.extend(state.queues.iter().filter_map(|(queue, ops)| {
+                let head = ops.front()?;
+                Some(Blocked {
+                    unit,
+                    queue: Some(*queue),
+                    pc: head.pc,
+                    on: semaphores(&head.waits),
+                })
+            }));
+        }
+        if blocked.is_empty() {
+            return Ok(self.summary);
+        }
+        let pending = self.units.iter().flat_map(|u| u.queues.values().flatten());
+        let stalled = self.units.iter().filter_map(|u| match &u.stalled {
+            Some(Action::Push(op)) => Some(&**op),
+            _ => None,
+        });
+        let report = DeadlockReport::build(&self.machine.image, &blocked, pending.chain(stalled));
+        Err(RunError::Deadlock(Box::new(report)))
+    }
+}
+
+/// The increments that an operation's signal clauses make.
+pub fn posts(op: &MacroOp) -> Vec<Post> {
+    let mut posts = Vec::new();
+    for signal in &op.signals {
+        match *signal {
+            Signal::Unit(post) => posts.push(post),
+            Signal::Tiles { mask, sem, n } => {
+                let tiles = (0..64u16).filter(|t| mask >> t & 1 == 1);
+                posts.extend(tiles.map(|t| Post {
+                    unit: UnitId::Tile(t),
+                    sem,
+                    n,
+                }));
+            }
+            Signal::Dest { sem, n } => {
+                if let OpKind::Transfer(t) = &op.kind {
+                    posts.extend(t.destinations().filter_map(|place| {
+                        let unit = match place {
+                            Place::Tsram(t) => UnitId::Tile(t),
+                            Place::Csram(c) => UnitId::Cluster(c),
+                            Place::Hbm => return None,
+                        };
+                        Some(Post { unit, sem, n })
+                    }));
+                }
+            }
+        }
+    }
+    posts
+}
+
+fn core_pc(machine: &Machine, unit: UnitId) -> u32 {
+    match unit {
+        UnitId::Tile(t) => machine.tile(t).core.pc,
+        UnitId::Cluster(c) => machine.clusters[usize::from(c)].core.pc,
+        UnitId::Chip => machine.global.core.pc,
+    }
+}
+
+fn step(machine: &mut Machine, unit: UnitId) -> Result<Action, RunError> {
+    let Machine {
+        chip,
+        image,
+        global,
+        clusters,
+        ..
+    } = machine;
+    let per_cluster = chip.tiles_per_cluster as u16;
+    let (core, local, sems) = match unit {
+        UnitId::Tile(t) => {
+            let cluster = &mut clusters[usize::from(t / per_cluster)];
+            let tile = &mut cluster.tiles[usize::from(t % per_cluster)];
+            (&mut tile.core, Some(&mut tile.tsram), &tile.sems)
+        }
+        UnitId::Cluster(c) => {
+            let cluster = &mut clusters[usize::from(c)];
+            (&mut cluster.core, Some(&mut cluster.csram), &cluster.sems)
+        }
+        UnitId::Chip => (&mut global.core, None, &global.sems),
+    };
+    let mut ctx = CoreContext {
+        chip,
+        image,
+        unit,
+        local,
+        sems,
+        cycle: 0,
+    };
+    let stepped = core.step(&mut ctx);
+    stepped.map_err(|kind| Trap::at(image, unit, core.pc, kind).into())
+}
