@@ -5,6 +5,7 @@ pub mod compiler;
 pub mod isa;
 pub mod machine;
 pub mod num;
+pub mod report;
 pub mod sim;
 pub mod timing;
 pub mod trace;

@@ -2,8 +2,8 @@
 //!
 //! Models: the text language below, the ELF object ([`object`]) and the way back ([`disassemble`]). Leaves out: linking, and
 //! anything about what instructions do or cost. Invariants: no input makes it panic, and time and memory are bounded by the
-//! limits in [`expand`] and [`directive`]; all errors of a source come at once; text -> object -> text -> object gives the
-//! same bytes. Reading order: this page, [`assemble`](mod@assemble), [`inst`], [`expand`], [`object`].
+//! limits in `expand` and `directive`; all errors of a source come at once; text -> object -> text -> object gives the
+//! same bytes. Reading order: this page, `assemble`, `inst`, `expand`, [`object`].
 //!
 //! # Language
 //!

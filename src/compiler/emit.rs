@@ -162,7 +162,7 @@ impl TsramLayout {
     pub fn declare(&self, text: &mut Text) {
         for (name, offset, bytes) in &self.buffers {
             text.directive(&format!(
-                ".tensor {name}, tsram, u8, [{bytes}], payload at {offset:#x}"
+                ".tensor {name}, tsram, u8, [{bytes}], payload, at {offset:#x}"
             ));
         }
     }

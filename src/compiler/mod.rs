@@ -6,8 +6,15 @@
 //!
 //! Reading order: [`graph`] (operations, bounds), [`plan`] (the search), [`matmul`], [`attention`] (the schedules), [`emit`].
 
+pub mod attention;
 pub mod emit;
 pub mod graph;
+pub mod matmul;
+pub mod plan;
+
+use crate::asm;
+use crate::chip::Chip;
+use crate::isa::image::Image;
 
 pub use graph::{Attention, Bound, BoundUnit, GraphError, Matmul, Op, TensorSpec, parse_dtype};
 
@@ -27,6 +34,9 @@ pub enum CompileError {
         end: u64,
         limit: u64,
     },
+    /// The emitted text did not assemble: the compiler is wrong.
+    #[error("the program compiled for {op} does not assemble: {diagnostics}")]
+    Assembly { op: String, diagnostics: String },
     /// No plan fits this chip.
     #[error("no plan for {op} on chip `{chip}`: {reason}")]
     NoPlan {
@@ -34,6 +44,50 @@ pub enum CompileError {
         chip: String,
         reason: String,
     },
+}
+
+/// A compiled operation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Compiled {
+    /// Readable, commented assembly.
+    pub text: String,
+    /// What it assembles to.
+    pub image: Image,
+    /// The decisions in it.
+    pub plan: Plan,
+}
+
+/// Compiles an operation for a chip.
+///
+/// # Errors
+/// An operation that is wrong or does not fit; a chip too small for any plan.
+pub fn compile(op: &Op, chip: &Chip) -> Result<Compiled, CompileError> {
+    op.validate(chip)?;
+    let lowered = match op {
+        Op::Matmul(matmul) => matmul::lower(matmul, chip)?,
+        Op::Attention(attention) => attention::lower(attention, chip)?,
+    };
+    assemble(op, lowered)
+}
+
+/// Assembles what a lowering made.
+pub fn assemble(op: &Op, lowered: Lowered) -> Result<Compiled, CompileError> {
+    let no_includes = |path: &str| Err(std::io::Error::other(format!("no include of {path}")));
+    let name = format!("{}.s", op.name());
+    match asm::assemble_text(&name, &lowered.text, &no_includes) {
+        Ok(image) => Ok(Compiled {
+            text: lowered.text,
+            image,
+            plan: lowered.plan,
+        }),
+        Err(diagnostics) => {
+            let diagnostics = diagnostics.render(false);
+            Err(CompileError::Assembly {
+                op: op.to_string(),
+                diagnostics,
+            })
+        }
+    }
 }
 
 /// The decisions taken for an operation, in words: what `--explain` prints and what the program's header says.
@@ -89,7 +143,7 @@ pub struct Lowered {
 
 /// Starts a program's text: header comment from the plan, notes that a later `run` of the object reads, and the operation's
 /// tensors in HBM from address 0, 256-byte aligned. A lowering calls it first.
-pub fn prologue(text: &mut emit::Text, op: &Op, chip: &crate::chip::Chip, plan: &Plan) {
+pub fn prologue(text: &mut emit::Text, op: &Op, chip: &Chip, plan: &Plan) {
     text.comment(&format!("Compiled for chip `{}`.\n\n{plan}", chip.name));
     text.blank();
     let bound = op.bound(chip);
@@ -106,7 +160,7 @@ pub fn prologue(text: &mut emit::Text, op: &Op, chip: &crate::chip::Chip, plan: 
     for t in op.tensors() {
         let dims: Vec<String> = t.shape.iter().map(u64::to_string).collect();
         text.directive(&format!(
-            ".tensor {}, hbm, {}, [{}], payload at {offset:#x}",
+            ".tensor {}, hbm, {}, [{}], payload, at {offset:#x}",
             t.name,
             t.dtype,
             dims.join(", ")

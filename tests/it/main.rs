@@ -1,3 +1,6 @@
-mod asm;
+//! All integration tests, in one binary.
 
+mod asm;
+mod attention;
+mod compiler;
 mod machine;

@@ -180,17 +180,19 @@ fn mask(text: &mut Text, s: &Shape) {
         text.inst(&format!("vbc.i32 v{}, s3", 8 + k));
         text.inst("saddi s3, s3, 1");
     }
+    // A score is stored nine cycles after its load: sixteen registers, v1..v8 and v17..v24.
+    let score = |r: usize| if r % 16 < 8 { 1 + r % 8 } else { 17 + r % 8 };
     let rows = Rows {
         interval: 1,
         unroll: PASS as usize,
         pointers: vec![Pointer { register: "s1", step: s.s_row }],
         steps: vec![
-            access(0, 0, |r, at| format!("vld.f32 v{}, {at}(s1) ?p1", 1 + r % 8)),
+            access(0, 0, move |r, at| format!("vld.f32 v{}, {at}(s1) ?p1", score(r))),
             // Predicates repeat every four rows: this read comes before the compare of the same cycle.
-            compute(5, |r| format!("vsel.f32 v{0}, p{1}, v{0}, v29", 1 + r % 8, 2 + r % 4)),
+            compute(5, move |r| format!("vsel.f32 v{0}, p{1}, v{0}, v29", score(r), 2 + r % 4)),
             compute(1, |r| format!("vcmp.le.i32 p{}, v{}, v28", 2 + r % 4, 9 + r % 8)),
             compute(2, |r| format!("vadd.i32 v{0}, v{0}, v30", 9 + r % 8)),
-            access(9, 0, |r, at| format!("vst.f32 v{}, {at}(s1) ?p1", 1 + r % 8)),
+            access(9, 0, move |r, at| format!("vst.f32 v{}, {at}(s1) ?p1", score(r))),
         ],
     };
     // One pointer serves the load and the later store: each has its own offset.

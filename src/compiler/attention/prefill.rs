@@ -588,7 +588,13 @@ fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry) {
         signal s_free, 1
         signal p_full, 1
         vrun exp_rows, a0, 5
-        exp_done:",
+        exp_done:
+        beq upd, r0, no_update
+        jal ra, take_product # of the step before: its last product ran beside this slot
+        no_update:
+        li t2, chunk
+        sub t0, nx, xc
+        min t0, t0, t2",
     );
     text.comment("O'^T = V^T P^T, summed over the step's chunks in the accumulators.");
     text.block(&format!(
@@ -645,13 +651,10 @@ fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry) {
     bump(text, "xs", "t4", "s_slot", "s_ring");
     bump(text, "xp", "t4", "p_slot", "p_ring");
     text.label("no_exp");
-    text.inst("beq t1, r0, y_stays");
+    text.inst("bge xc, ny, y_stays");
     bump(text, "ys", "t4", "s_slot", "s_ring");
     text.block(
         "y_stays:
-        beq upd, r0, no_update
-        jal ra, update # of the step before, whose last product ran beside this slot
-        no_update:
         addi xc, xc, chunk
         max t0, nx, ny
         blt xc, t0, slot
@@ -663,7 +666,7 @@ fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry) {
         jal r0, step
         finish:
         beq upd, r0, finished
-        jal ra, update
+        jal ra, take_product
         finished:
         halt",
     );
@@ -773,13 +776,13 @@ fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
     );
 }
 
-/// `update`: O of step `upd`, and its way to HBM after the last block.
+/// `take_product`: O of step `upd`, and its way to HBM after the last block.
 fn push_update(text: &mut Text, _t: &Tiling, g: &Geometry) {
     let dim = g.op.head_dim;
     text.blank();
     text.comment("O^T of step upd takes in its product; after the last block O goes out, transposed to rows.");
     text.block(&format!(
-        "update:
+        "take_product:
         ld t0, e_flags(upd)
         li a0, addr(o_part)
         li a1, head_dim

@@ -1,0 +1,3 @@
+//! What is made of a run: references to check it against.
+
+pub mod reference;
