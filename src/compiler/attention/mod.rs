@@ -32,6 +32,17 @@ pub struct Geometry {
 }
 
 impl Geometry {
+    /// Derives the numbers of a validated operation.
+    pub fn new(op: &Attention) -> Geometry {
+        Geometry { op: *op, element: u64::from(op.dtype.bits()) / 8 }
+    }
+
+    /// First byte of HBM behind the operation's tensors.
+    pub fn hbm_end(&self) -> u64 {
+        let tensors = Op::Attention(self.op).tensors();
+        tensors.iter().fold(0u64, |end, t| (end + t.bytes() as u64).next_multiple_of(256))
+    }
+
     /// Query heads of a K/V head.
     pub fn group(&self) -> u64 {
         self.op.heads / self.op.kv_heads
@@ -44,18 +55,29 @@ impl Geometry {
     }
 }
 
-/// A schedule that was chosen.
-enum Schedule {
+/// A schedule with its sizes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Schedule {
     Decode(decode::Tiling),
     Prefill(prefill::Tiling),
 }
 
-/// Compiles attention for a chip.
+impl Schedule {
+    /// Predicted cycles.
+    pub fn cycles(&self) -> u64 {
+        match self {
+            Schedule::Decode(t) => t.cycles,
+            Schedule::Prefill(t) => t.cycles,
+        }
+    }
+}
+
+/// The schedules that fit the chip, the faster one by prediction first.
 ///
 /// # Errors
 /// A head that is no multiple of 32 up to 256, extents past the control code's arithmetic, a tile SRAM too small for any plan, no
 /// room in HBM for the partial results of a split.
-pub fn lower(op: &Attention, chip: &Chip) -> Result<Lowered, CompileError> {
+pub fn schedules(op: &Attention, chip: &Chip) -> Result<Vec<Schedule>, CompileError> {
     let whole = Op::Attention(*op);
     let refuse = |reason: String| CompileError::NoPlan {
         op: whole.to_string(),
@@ -74,28 +96,44 @@ pub fn lower(op: &Attention, chip: &Chip) -> Result<Lowered, CompileError> {
             return Err(refuse(format!("{name} is {value}, past {MAX_STRIDE}")));
         }
     }
-    let g = Geometry { op: *op, element: u64::from(op.dtype.bits()) / 8 };
-    let scratch = whole
-        .tensors()
-        .iter()
-        .fold(0u64, |end, t| (end + t.bytes() as u64).next_multiple_of(256));
-    let room = chip.hbm_bytes().saturating_sub(scratch);
-    let decoding = decode::plan(&g, chip).filter(|t| decode::scratch_bytes(t, &g, chip) <= room);
-    let chosen = match (decoding, prefill::plan(&g, chip)) {
-        (Some(d), Some(p)) if d.cycles > p.cycles => Schedule::Prefill(p),
-        (Some(d), _) => Schedule::Decode(d),
-        (None, Some(p)) => Schedule::Prefill(p),
-        (None, None) => {
-            let size = chip.tsram.size_bytes;
-            return Err(refuse(format!("no tiling fits {size} bytes of tile SRAM")));
-        }
-    };
+    let g = Geometry::new(op);
+    let room = chip.hbm_bytes().saturating_sub(g.hbm_end());
+    let mut found: Vec<Schedule> = decode::plan(&g, chip)
+        .filter(|t| decode::scratch_bytes(t, &g, chip) <= room)
+        .map(Schedule::Decode)
+        .into_iter()
+        .chain(prefill::plan(&g, chip).map(Schedule::Prefill))
+        .collect();
+    found.sort_by_key(Schedule::cycles);
+    if found.is_empty() {
+        let size = chip.tsram.size_bytes;
+        return Err(refuse(format!("no tiling fits {size} bytes of tile SRAM")));
+    }
+    Ok(found)
+}
+
+/// Compiles attention for a chip, by the schedule that is predicted to be the fastest.
+///
+/// # Errors
+/// As [`schedules`].
+pub fn lower(op: &Attention, chip: &Chip) -> Result<Lowered, CompileError> {
+    let found = schedules(op, chip)?;
+    lower_as(op, chip, &found[0])
+}
+
+/// Compiles attention by one of the [`schedules`] of the same operation and chip.
+///
+/// # Errors
+/// A schedule of another chip whose buffers do not fit this one.
+pub fn lower_as(op: &Attention, chip: &Chip, chosen: &Schedule) -> Result<Lowered, CompileError> {
+    let whole = Op::Attention(*op);
+    let g = Geometry::new(op);
     let bias = if op.dtype == Dtype::E4m3 { 8 } else { 0 };
-    let (facts, cycles) = match &chosen {
-        Schedule::Decode(t) => (decode::explain(t, &g, chip), t.cycles),
-        Schedule::Prefill(t) => (prefill::explain(t, &g, chip), t.cycles),
+    let facts = match chosen {
+        Schedule::Decode(t) => decode::explain(t, &g, chip),
+        Schedule::Prefill(t) => prefill::explain(t, &g, chip),
     };
-    let mut plan = Plan { op: whole.to_string(), facts: Vec::new(), split_k: 1, predicted_cycles: cycles };
+    let mut plan = Plan { op: whole.to_string(), facts: Vec::new(), split_k: 1, predicted_cycles: chosen.cycles() };
     for (name, value) in facts {
         plan.fact(name, value);
     }
@@ -110,15 +148,15 @@ pub fn lower(op: &Attention, chip: &Chip) -> Result<Lowered, CompileError> {
         s_row,
         p_row,
         o_row: s_row,
-        group: match &chosen {
+        group: match chosen {
             Schedule::Decode(_) => g.group(),
             Schedule::Prefill(t) => t.heads,
         },
         queries,
     };
-    match &chosen {
+    match chosen {
         Schedule::Decode(t) => {
-            decode::emit(&mut text, t, &g, chip, scratch)?;
+            decode::emit(&mut text, t, &g, chip, g.hbm_end())?;
             kernels::emit(&mut text, &shape(t.s_row(&g), t.p_row(&g), op.q_len), true);
         }
         Schedule::Prefill(t) => {
