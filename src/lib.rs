@@ -1,6 +1,8 @@
 //! Tilewright.
+
 pub mod asm;
 pub mod chip;
+pub mod cli;
 pub mod compiler;
 pub mod isa;
 pub mod machine;
@@ -9,7 +11,3 @@ pub mod report;
 pub mod sim;
 pub mod timing;
 pub mod trace;
-pub mod cli {
-    pub mod asm;
-    pub mod disasm;
-}

@@ -64,13 +64,12 @@ impl Assembler<'_> {
         let tokens = lex(text).map_err(|e| Error::new(e.message, e.span))?;
         let first = tokens.partition_point(|t| t.span.start < at);
         let mut cursor = Cursor::new(&tokens[first..], text.trim_end().len());
-        let error = cursor.expected("an instruction or a directive");
         match cursor.take().map(|t| (&t.kind, t.span.clone())) {
             Some((Kind::Name(name), span)) if name.starts_with('.') => {
                 self.directive(name, span, &mut cursor, place)
             }
             Some((Kind::Name(name), span)) => self.instruction(name, span, &mut cursor, place),
-            _ => Err(error),
+            _ => Err(Error::new("expected an instruction or a directive", span)),
         }
     }
 
@@ -118,12 +117,16 @@ impl Assembler<'_> {
         cursor: &mut Cursor<'_>,
         place: &Place,
     ) -> Result<(), Error> {
-        if !inst::is_mnemonic(name)
-            && let Some(m) = did_you_mean(name, self.expander_names().iter().map(String::as_str))
-        {
-            return Err(Error::new(format!("no instruction is called `{name}`"), span).suggest(m));
-        }
-        let proto = inst::parse(name, span.clone(), cursor, &self.aliases);
+        let proto = inst::parse(name, span.clone(), cursor, &self.aliases).map_err(|e| {
+            // What is no instruction may have been meant as a macro.
+            match inst::is_mnemonic(name) || self.diagnostics.is_full() {
+                true => e,
+                false => match did_you_mean(name, self.macro_names()) {
+                    Some(help) => e.suggest(help),
+                    None => e,
+                },
+            }
+        });
         let Some(scope) = self.scope else {
             // Once is enough: the whole file has no section.
             return match std::mem::replace(&mut self.homeless, true) {
@@ -169,10 +172,8 @@ impl Assembler<'_> {
         Ok(())
     }
 
-    fn expander_names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.expander.macros.keys().cloned().collect();
-        names.sort_unstable();
-        names
+    fn macro_names(&self) -> impl Iterator<Item = &str> {
+        self.expander.macros.keys().map(String::as_str)
     }
 }
 

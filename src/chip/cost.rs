@@ -93,7 +93,11 @@ pub fn mm_operand_bytes_each(
     let hold_b = (all_a, product(&[k_steps, nb, b]));
     let hold_a = (product(&[k_steps, mb, a]), all_b);
     let sum = |(a, b): (u64, u64)| a.saturating_add(b);
-    if sum(hold_a) < sum(hold_b) { hold_a } else { hold_b }
+    if sum(hold_a) < sum(hold_b) {
+        hold_a
+    } else {
+        hold_b
+    }
 }
 
 /// [`mm_operand_bytes`] per step of [`mm_steps`], rounded up; 0 where there is no step.

@@ -30,7 +30,10 @@ impl Engines for NoEngines {
     }
 
     fn push(&mut self, op: Box<MacroOp>, _now: Ps) {
-        panic!("no {} queue here: pushes are checked by the machine", op.queue)
+        panic!(
+            "no {} queue here: pushes are checked by the machine",
+            op.queue
+        )
     }
 }
 
@@ -65,7 +68,13 @@ pub struct Cluster {
 
 impl Cluster {
     /// A cluster at reset, from its architectural state (the tiles are components of their own).
-    pub fn new(id: u16, csram: Memory, core: machine::Core, sems: machine::Semaphores, world: &World) -> Cluster {
+    pub fn new(
+        id: u16,
+        csram: Memory,
+        core: machine::Core,
+        sems: machine::Semaphores,
+        world: &World,
+    ) -> Cluster {
         let unit_id = UnitId::Cluster(id);
         let processor = Processor::new(core, unit_id);
         let dma = DmaEngine::new(unit_id, &world.chip, DMA);
@@ -80,7 +89,13 @@ impl Cluster {
             mesh_down: links(),
             ..Ports::default()
         };
-        Cluster { unit: Unit::new(processor, sems, dma, rec), id, csram, ports, inbox: Inbox::default() }
+        Cluster {
+            unit: Unit::new(processor, sems, dma, rec),
+            id,
+            csram,
+            ports,
+            inbox: Inbox::default(),
+        }
     }
 
     /// The architectural state at the end, with the tiles of the cluster.
@@ -101,14 +116,23 @@ impl Cluster {
             Msg::Pump => self.unit.pumped(now),
             Msg::Post { sem, n } => self.unit.posted(sem, n, world, out),
             Msg::Read(train) => return self.read_out(train, now, world, out),
-            Msg::Data { train, leg: Leg::Out } => return self.route_out(train, now, world, out),
-            Msg::Data { train, leg: Leg::In } => return self.route_in(train, now, world, out),
+            Msg::Data {
+                train,
+                leg: Leg::Out,
+            } => return self.route_out(train, now, world, out),
+            Msg::Data {
+                train,
+                leg: Leg::In,
+            } => return self.route_in(train, now, world, out),
             // A train written into CSRAM: the port is done with it.
             Msg::Written(train) => return self.write_in(train, now, world, out),
-            msg @ (Msg::Ack { .. } | Msg::Done { .. }) => self.unit.acknowledged(&msg, now, world, out),
+            msg @ (Msg::Ack { .. } | Msg::Done { .. }) => {
+                self.unit.acknowledged(&msg, now, world, out)
+            }
             other => panic!("cluster {} got {other:?}", self.id),
         }
-        self.unit.react(now, world, Some(&mut self.csram), &mut NoEngines, out);
+        self.unit
+            .react(now, world, Some(&mut self.csram), &mut NoEngines, out);
         while let Some(train) = self.unit.issue(now, world, out) {
             match train.op.transfer.src.place {
                 Place::Csram(c) if c == self.id => self.read_out(train, now, world, out),
@@ -129,7 +153,14 @@ impl Cluster {
         let service = world.clock.bytes(train.bytes, u64::from(csram.read_bytes));
         let (_, done) = self.ports.csram_read.serve(now, service);
         let at = done + world.cycles(csram.latency_cycles);
-        out.send(out.component(), at, Msg::Data { train, leg: Leg::Out });
+        out.send(
+            out.component(),
+            at,
+            Msg::Data {
+                train,
+                leg: Leg::Out,
+            },
+        );
     }
 
     /// A train that starts in this cluster: to destinations here, and on to the global NoC for those elsewhere.
@@ -143,12 +174,25 @@ impl Cluster {
         let elsewhere = t.network || here == 0 || here != t.mask;
         let to_hbm = t.dst.place == Place::Hbm;
         if elsewhere {
-            let service = world.clock.bytes(train.bytes, u64::from(world.chip.noc.cluster_port_bytes));
+            let service = world
+                .clock
+                .bytes(train.bytes, u64::from(world.chip.noc.cluster_port_bytes));
             let (_, done) = self.ports.out.serve(now, service);
             self.ports.out.bytes += train.bytes;
-            let latency = if to_hbm { world.hbm_request } else { world.cycles(world.chip.noc.global_cycles) };
+            let latency = if to_hbm {
+                world.hbm_request
+            } else {
+                world.cycles(world.chip.noc.global_cycles)
+            };
             let at = done + latency.max(world.lookahead());
-            out.send(world.component(UnitId::Chip), at, Msg::Data { train: train.clone(), leg: Leg::Out });
+            out.send(
+                world.component(UnitId::Chip),
+                at,
+                Msg::Data {
+                    train: train.clone(),
+                    leg: Leg::Out,
+                },
+            );
         }
         if !t.network && here != 0 {
             self.route_in(train, now, world, out);
@@ -159,7 +203,9 @@ impl Cluster {
     fn route_in(&mut self, train: Train, now: Ps, world: &World, out: &mut Outbox<Msg>) {
         let t = &train.op.transfer;
         if t.dst.place.space() == Space::Csram {
-            let service = world.clock.bytes(train.bytes, u64::from(world.chip.csram.write_bytes));
+            let service = world
+                .clock
+                .bytes(train.bytes, u64::from(world.chip.csram.write_bytes));
             let (_, done) = self.ports.csram_write.serve(now, service);
             out.send(out.component(), done, Msg::Written(train));
             return;
@@ -174,7 +220,9 @@ impl Cluster {
             _ => None,
         };
         let noc = &world.chip.noc;
-        let service = world.clock.bytes(train.bytes, u64::from(noc.tile_port_bytes));
+        let service = world
+            .clock
+            .bytes(train.bytes, u64::from(noc.tile_port_bytes));
         let arrivals = from.map(|lane| self.cross_mesh(lane, lanes, now, service, world));
         let latency = world.cycles(noc.cluster_cycles).max(Ps(1));
         for lane in (0..world.chip.tiles_per_cluster).filter(|l| lanes >> l & 1 == 1) {
@@ -183,13 +231,23 @@ impl Cluster {
             let (_, done) = port.serve(arrival, service);
             port.bytes += train.bytes;
             let tile = UnitId::Tile((first + lane) as u16);
-            let data = Msg::Data { train: train.clone(), leg: Leg::In };
+            let data = Msg::Data {
+                train: train.clone(),
+                leg: Leg::In,
+            };
             out.send(world.component(tile), done + latency, data);
         }
     }
 
     /// Sends a train from tile `from` along the mesh to the tiles of `lanes`; gives the head's arrival at every tile.
-    fn cross_mesh(&mut self, from: u32, lanes: u32, now: Ps, service: Ps, world: &World) -> Vec<Ps> {
+    fn cross_mesh(
+        &mut self,
+        from: u32,
+        lanes: u32,
+        now: Ps,
+        service: Ps,
+        world: &World,
+    ) -> Vec<Ps> {
         let hop = world.cycles(world.chip.noc.mesh_hop_cycles);
         let mut arrivals = vec![now; world.chip.tiles_per_cluster as usize];
         let last = 31 - lanes.leading_zeros().min(31);

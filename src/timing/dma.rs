@@ -116,7 +116,11 @@ impl DmaEngine {
     /// Puts an operation into its queue.
     pub fn push(&mut self, op: Box<MacroOp>, now: Ps) {
         let channel = self.index(op.queue);
-        self.channels[channel].queue.push_back(Queued { op, pushed: now, head: None });
+        self.channels[channel].queue.push_back(Queued {
+            op,
+            pushed: now,
+            head: None,
+        });
     }
 
     /// The queued operation at the head of a channel that is free to start it.
@@ -130,7 +134,11 @@ impl DmaEngine {
 
     /// Operations waiting or in flight, with whether each is still queued: for the deadlock report.
     pub fn waiting_heads(&self) -> impl Iterator<Item = &MacroOp> {
-        self.channels.iter().filter(|c| c.issuing.is_none()).filter_map(|c| c.queue.front()).map(|q| &*q.op)
+        self.channels
+            .iter()
+            .filter(|c| c.issuing.is_none())
+            .filter_map(|c| c.queue.front())
+            .map(|q| &*q.op)
     }
 
     /// All queued operations.
@@ -140,7 +148,9 @@ impl DmaEngine {
 
     /// Whether nothing is queued or in flight.
     pub fn is_idle(&self) -> bool {
-        self.channels.iter().all(|c| c.queue.is_empty() && c.issuing.is_none() && c.flying.is_empty())
+        self.channels
+            .iter()
+            .all(|c| c.queue.is_empty() && c.issuing.is_none() && c.flying.is_empty())
     }
 
     /// Starts the head of a channel, whose waits have been taken; `transfer` has its gather offsets resolved. Gives the time
@@ -152,7 +162,11 @@ impl DmaEngine {
         let op = queued.op;
         self.next_seq += 1;
         let owners: Vec<UnitId> = transfer.destinations().map(|p| world.owner(p)).collect();
-        let acker = owners.iter().copied().find(|u| *u == self.unit).unwrap_or(owners[0]);
+        let acker = owners
+            .iter()
+            .copied()
+            .find(|u| *u == self.unit)
+            .unwrap_or(owners[0]);
         let elements = transfer.elements();
         let ready = now + world.cycles(self.parameters.setup_cycles);
         let at_destination = op
@@ -185,9 +199,18 @@ impl DmaEngine {
             destinations_left: owners.len() as u32,
             signals: op.signals,
             complete: None,
-            record: Op { engine, pc: op.pc, pushed: queued.pushed, milestones },
+            record: Op {
+                engine,
+                pc: op.pc,
+                pushed: queued.pushed,
+                milestones,
+            },
         });
-        c.issuing = Some(Issuing { op: inflight, next: 0, ready });
+        c.issuing = Some(Issuing {
+            op: inflight,
+            next: 0,
+            ready,
+        });
         ready
     }
 
@@ -195,10 +218,20 @@ impl DmaEngine {
     pub fn start_post(&mut self, now: Ps) -> Option<Post> {
         let channel = self.channels.len() - 1;
         let queued = self.channels[channel].queue.pop_front()?;
-        let OpKind::NetSignal(post) = queued.op.kind else { return None };
+        let OpKind::NetSignal(post) = queued.op.kind else {
+            return None;
+        };
         self.next_seq += 1;
-        let milestones = vec![(Reason::Queue, queued.head.unwrap_or(now)), (Reason::Semaphore, now)];
-        let record = Op { engine: (self.first_account + channel) as u32, pc: queued.op.pc, pushed: queued.pushed, milestones };
+        let milestones = vec![
+            (Reason::Queue, queued.head.unwrap_or(now)),
+            (Reason::Semaphore, now),
+        ];
+        let record = Op {
+            engine: (self.first_account + channel) as u32,
+            pc: queued.op.pc,
+            pushed: queued.pushed,
+            milestones,
+        };
         self.channels[channel].flying.push_back(Flying {
             seq: self.next_seq,
             elements_left: 0,
@@ -228,7 +261,9 @@ impl DmaEngine {
         let mut later = None;
         for i in 1..=count {
             let channel = (self.port_user + i) % count;
-            let Some(issuing) = &mut self.channels[channel].issuing else { continue };
+            let Some(issuing) = &mut self.channels[channel].issuing else {
+                continue;
+            };
             if issuing.ready > now {
                 later = Some(later.map_or(issuing.ready, |t: Ps| t.min(issuing.ready)));
                 continue;
@@ -277,7 +312,10 @@ impl DmaEngine {
 
     fn flying(&mut self, queue: Queue, seq: u64) -> &mut Flying {
         let channel = self.index(queue);
-        let found = self.channels[channel].flying.iter_mut().find(|f| f.seq == seq);
+        let found = self.channels[channel]
+            .flying
+            .iter_mut()
+            .find(|f| f.seq == seq);
         found.unwrap_or_else(|| panic!("{}: acknowledgement of unknown operation {seq}", self.unit))
     }
 
@@ -295,7 +333,9 @@ impl DmaEngine {
             flying.record.milestones.push((Reason::Order, now));
             rec.ops.push(flying.record);
         }
-        Some(Retired { signals: flying.signals })
+        Some(Retired {
+            signals: flying.signals,
+        })
     }
 
     /// Brings the accounts up to `now`: what each channel does from now on.
@@ -307,7 +347,11 @@ impl DmaEngine {
                 Some(issuing) => {
                     let train = next_train(&issuing.op, issuing.next, &self.parameters);
                     let needs = u64::from(train.requests.min(self.parameters.outstanding));
-                    if self.credits.available() < needs { Reason::Outstanding } else { Reason::IssuePort }
+                    if self.credits.available() < needs {
+                        Reason::Outstanding
+                    } else {
+                        Reason::IssuePort
+                    }
                 }
                 None if self.port_free > now && self.port_user == i => Reason::Busy,
                 None if !c.queue.is_empty() => Reason::Semaphore,
@@ -351,12 +395,21 @@ fn next_train(op: &Arc<InFlight>, start: u64, parameters: &chip::Dma) -> Train {
         let within = start % run;
         (step - within % step).min(run - within)
     } else {
-        let rows = (train_bytes / row_bytes).min((train_bytes / request).max(1)).max(1);
+        let rows = (train_bytes / row_bytes)
+            .min((train_bytes / request).max(1))
+            .max(1);
         rows * run - start % run
     };
     let len = len.min(op.elements - start);
     let requests = requests(t, start, len, request);
-    Train { op: op.clone(), start, len, bytes: wire_bytes(t, len), requests, data: None }
+    Train {
+        op: op.clone(),
+        start,
+        len,
+        bytes: wire_bytes(t, len),
+        requests,
+        data: None,
+    }
 }
 
 /// Requests of a range of elements: aligned blocks of HBM that its pieces touch, or blocks of bytes between SRAMs.
@@ -379,6 +432,10 @@ fn requests(t: &Transfer, start: u64, len: u64, request: u64) -> u32 {
 
 /// Bytes on the wire: the tile's DMA converts, so data leaves a tile converted and enters it unconverted.
 fn wire_bytes(t: &Transfer, len: u64) -> u64 {
-    let dtype = if t.src.place.space() == Space::Tsram { t.ddt } else { t.sdt };
+    let dtype = if t.src.place.space() == Space::Tsram {
+        t.ddt
+    } else {
+        t.sdt
+    };
     dtype.bytes_for(len).max(1)
 }

@@ -6,7 +6,9 @@
 //! DRAM is `hbm.path`, which includes the NoC's share. Invariant: a train reaches every destination exactly once.
 
 use super::cluster::NoEngines;
-use super::hbm::{ChannelTotals, Direction, HbmModel, Interleave, LINE_BYTES, Run, first_order::FirstOrder};
+use super::hbm::{
+    ChannelTotals, Direction, HbmModel, Interleave, LINE_BYTES, Run, first_order::FirstOrder,
+};
 use super::inbox::Inbox;
 use super::msg::{Leg, Msg, Train};
 use super::processor::Processor;
@@ -90,7 +92,11 @@ impl Global {
 
     /// The architectural state at the end.
     pub fn into_machine(self) -> machine::Global {
-        machine::Global { hbm: self.hbm, core: self.unit.processor.core, sems: self.unit.sems }
+        machine::Global {
+            hbm: self.hbm,
+            core: self.unit.processor.core,
+            sems: self.unit.sems,
+        }
     }
 
     /// Totals of the HBM channels.
@@ -108,7 +114,9 @@ impl Global {
             Msg::Data { train, leg } => return self.route(train, leg, now, world, out),
             Msg::Hbm { slot, version } => return self.complete(slot, version, now, world, out),
             Msg::Revise => return self.revise(now, out),
-            msg @ (Msg::Ack { .. } | Msg::Done { .. }) => self.unit.acknowledged(&msg, now, world, out),
+            msg @ (Msg::Ack { .. } | Msg::Done { .. }) => {
+                self.unit.acknowledged(&msg, now, world, out)
+            }
             other => panic!("chip got {other:?}"),
         }
         self.unit.react(now, world, None, &mut NoEngines, out);
@@ -120,7 +128,14 @@ impl Global {
     }
 
     /// Hands the runs of a train to the HBM.
-    fn submit(&mut self, train: Train, direction: Direction, now: Ps, world: &World, out: &mut Outbox<Msg>) {
+    fn submit(
+        &mut self,
+        train: Train,
+        direction: Direction,
+        now: Ps,
+        world: &World,
+        out: &mut Outbox<Msg>,
+    ) {
         let index = self.free_slots.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             self.slots.len() as u32 - 1
@@ -132,13 +147,25 @@ impl Global {
         let block = self.interleave.bytes();
         let width = u64::from(world.chip.noc.stack_port_bytes);
         let channels_per_stack = world.chip.hbm.channels_per_stack;
-        let size = if direction == Direction::Read { t.sdt } else { t.ddt };
+        let size = if direction == Direction::Read {
+            t.sdt
+        } else {
+            t.ddt
+        };
         for piece in t.pieces(train.start, train.len) {
             // A transposing read touches single elements: each is a piece of its own here.
             let strided = direction == Direction::Read && piece.src_step != 0;
-            let (count, bytes) = if strided { (piece.elements, size.bytes_for(1)) } else { (1, size.bytes_for(piece.elements)) };
+            let (count, bytes) = if strided {
+                (piece.elements, size.bytes_for(1))
+            } else {
+                (1, size.bytes_for(piece.elements))
+            };
             for i in 0..count {
-                let base = if direction == Direction::Read { piece.src + i * piece.src_step } else { piece.dst };
+                let base = if direction == Direction::Read {
+                    piece.src + i * piece.src_step
+                } else {
+                    piece.dst
+                };
                 let (mut at, end) = (base, base + bytes);
                 while at < end {
                     let next = (at / block * block + block).min(end);
@@ -146,13 +173,21 @@ impl Global {
                     let line = offset / LINE_BYTES;
                     let lines = (offset + (next - at)).div_ceil(LINE_BYTES) - line;
                     let tag = u64::from(index) << RUN_BITS | slot.runs.len() as u64;
-                    let run = Run { channel, line, lines: lines as u32, direction, tag };
+                    let run = Run {
+                        channel,
+                        line,
+                        lines: lines as u32,
+                        direction,
+                        tag,
+                    };
                     let schedule = self.model.submit(now, run);
                     slot.runs.push(schedule.last);
                     let stack = (channel / channels_per_stack) as usize;
                     let service = world.clock.bytes(next - at, width);
                     let done = match direction {
-                        Direction::Read => self.stack_out[stack].serve_ready(now, schedule.first, service),
+                        Direction::Read => {
+                            self.stack_out[stack].serve_ready(now, schedule.first, service)
+                        }
                         Direction::Write => self.stack_in[stack].serve(now, service).1,
                     };
                     slot.ports = slot.ports.max(done);
@@ -164,13 +199,22 @@ impl Global {
         slot.direction = Some(direction);
         let (at, version) = (slot.end(), slot.version);
         self.slots[index as usize] = slot;
-        out.send(out.component(), at, Msg::Hbm { slot: index, version });
+        out.send(
+            out.component(),
+            at,
+            Msg::Hbm {
+                slot: index,
+                version,
+            },
+        );
         self.watch(out);
     }
 
     /// Wakes up when the HBM model may next revise a schedule.
     fn watch(&mut self, out: &mut Outbox<Msg>) {
-        let Some(at) = self.model.next_revision() else { return };
+        let Some(at) = self.model.next_revision() else {
+            return;
+        };
         if self.revise_at.is_none_or(|t| t > at) {
             self.revise_at = Some(at);
             out.send(out.component(), at, Msg::Revise);
@@ -187,20 +231,36 @@ impl Global {
             slot.runs[(tag & ((1 << RUN_BITS) - 1)) as usize] = schedule.last;
             slot.version += 1;
             let at = slot.end().max(now);
-            out.send(out.component(), at, Msg::Hbm { slot: index, version: slot.version });
+            out.send(
+                out.component(),
+                at,
+                Msg::Hbm {
+                    slot: index,
+                    version: slot.version,
+                },
+            );
         }
         self.revised = revised;
         self.watch(out);
     }
 
     /// The HBM has moved all of a slot's data.
-    fn complete(&mut self, index: u32, version: u32, now: Ps, world: &World, out: &mut Outbox<Msg>) {
+    fn complete(
+        &mut self,
+        index: u32,
+        version: u32,
+        now: Ps,
+        world: &World,
+        out: &mut Outbox<Msg>,
+    ) {
         let slot = &mut self.slots[index as usize];
         if slot.version != version {
             return;
         }
         slot.version += 1;
-        let (Some(mut train), Some(direction)) = (slot.train.take(), slot.direction.take()) else { return };
+        let (Some(mut train), Some(direction)) = (slot.train.take(), slot.direction.take()) else {
+            return;
+        };
         self.free_slots.push(index);
         let t = &train.op.transfer;
         match direction {
@@ -228,10 +288,18 @@ impl Global {
         if t.network && leg == Leg::Out {
             // Out through the Ethernet port and, on a machine of one chip, back in.
             let rate = cost::network_payload_bytes_per_s(&world.chip).max(1);
-            let service = Ps((u128::from(train.bytes) * 1_000_000_000_000).div_ceil(u128::from(rate)) as u64);
+            let service =
+                Ps((u128::from(train.bytes) * 1_000_000_000_000).div_ceil(u128::from(rate)) as u64);
             let (_, done) = self.nic.serve(now, service);
             let at = done + Ps(u64::from(world.chip.network.tray_latency_ns) * 1000);
-            out.send(out.component(), at, Msg::Data { train, leg: Leg::In });
+            out.send(
+                out.component(),
+                at,
+                Msg::Data {
+                    train,
+                    leg: Leg::In,
+                },
+            );
             return;
         }
         let clusters = match t.dst.place.space() {
@@ -247,14 +315,29 @@ impl Global {
             _ if t.network => None,
             place => world.cluster_of(world.owner(place)),
         };
-        let service = world.clock.bytes(train.bytes, u64::from(world.chip.noc.cluster_port_bytes));
-        let latency = if t.src.place == Place::Hbm { world.hbm_return } else { world.cycles(world.chip.noc.global_cycles) };
-        for c in (0..world.chip.clusters as u16).filter(|c| clusters >> c & 1 == 1 && Some(*c) != origin) {
+        let service = world
+            .clock
+            .bytes(train.bytes, u64::from(world.chip.noc.cluster_port_bytes));
+        let latency = if t.src.place == Place::Hbm {
+            world.hbm_return
+        } else {
+            world.cycles(world.chip.noc.global_cycles)
+        };
+        for c in
+            (0..world.chip.clusters as u16).filter(|c| clusters >> c & 1 == 1 && Some(*c) != origin)
+        {
             let port = &mut self.cluster_in[usize::from(c)];
             let (_, done) = port.serve(now, service);
             port.bytes += train.bytes;
             let at = done + latency.max(world.lookahead());
-            out.send(world.component(UnitId::Cluster(c)), at, Msg::Data { train: train.clone(), leg: Leg::In });
+            out.send(
+                world.component(UnitId::Cluster(c)),
+                at,
+                Msg::Data {
+                    train: train.clone(),
+                    leg: Leg::In,
+                },
+            );
         }
     }
 

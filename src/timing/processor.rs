@@ -67,8 +67,18 @@ pub enum Advance {
 impl Processor {
     /// A processor at reset.
     pub fn new(core: Core, unit: UnitId) -> Processor {
-        let state = if core.halted { State::Halted } else { State::Running };
-        Processor { core, unit, state, time: Ps::ZERO, spin: 0 }
+        let state = if core.halted {
+            State::Halted
+        } else {
+            State::Running
+        };
+        Processor {
+            core,
+            unit,
+            state,
+            time: Ps::ZERO,
+            spin: 0,
+        }
     }
 
     /// How its account starts.
@@ -128,7 +138,11 @@ impl Processor {
             let control = &world.chip.control;
             match self.core.step(&mut ctx)? {
                 Action::Ran(info) => {
-                    let cycles = if info.cost == "load" { control.load_cycles } else { control.instruction_cycles };
+                    let cycles = if info.cost == "load" {
+                        control.load_cycles
+                    } else {
+                        control.instruction_cycles
+                    };
                     self.spend(cycles, Reason::Busy, world, rec);
                     if matches!(info.cost, "load" | "store" | "semaphore") {
                         self.spin = 0;
@@ -176,14 +190,25 @@ impl Processor {
 
     /// Whether the next instruction can see or touch what others touch.
     fn visible(&self, world: &World) -> bool {
-        let program = world.image.program(crate::machine::trap::processor(self.unit));
+        let program = world
+            .image
+            .program(crate::machine::trap::processor(self.unit));
         let Some(inst) = program.insts.get(self.core.pc as usize) else {
             return true;
         };
         let stored = matches!(
             inst,
-            Inst::Lbu { .. } | Inst::Lw { .. } | Inst::Ld { .. } | Inst::Sb { .. } | Inst::Sw { .. } | Inst::Sd { .. }
+            Inst::Lbu { .. }
+                | Inst::Lw { .. }
+                | Inst::Ld { .. }
+                | Inst::Sb { .. }
+                | Inst::Sw { .. }
+                | Inst::Sd { .. }
         );
-        stored || matches!(inst.op(), Op::SemRead | Op::SemPost | Op::SemWait | Op::Trap | Op::Halt)
+        stored
+            || matches!(
+                inst.op(),
+                Op::SemRead | Op::SemPost | Op::SemWait | Op::Trap | Op::Halt
+            )
     }
 }

@@ -102,7 +102,10 @@ impl TensorUnit {
 
     /// The head, if its waits are not yet taken.
     pub fn wanting(&self) -> Option<&MacroOp> {
-        self.taken.is_none().then(|| self.queue.front().map(|q| &*q.op)).flatten()
+        self.taken
+            .is_none()
+            .then(|| self.queue.front().map(|q| &*q.op))
+            .flatten()
     }
 
     /// Ends the active product if it is over, retires what is due, starts the head if it can: one of these per call. `others`
@@ -124,7 +127,13 @@ impl TensorUnit {
     }
 
     /// Adds what the array has to wait for; gives the new end while it is not over.
-    fn end_active(&mut self, now: Ps, world: &World, others: u64, rec: &mut Recorder) -> Option<Ps> {
+    fn end_active(
+        &mut self,
+        now: Ps,
+        world: &World,
+        others: u64,
+        rec: &mut Recorder,
+    ) -> Option<Ps> {
         let active = self.active.as_ref()?;
         let clock = world.clock;
         let planned = clock.after(active.start, active.cycles);
@@ -163,7 +172,9 @@ impl TensorUnit {
     /// Puts an operation into the order of retirement; those behind it retire no earlier.
     fn finish(&mut self, place: usize, at: Ps, op: Box<MacroOp>, record: Op) {
         self.finishing.insert(place, Finishing { at, op, record });
-        let mut before = place.checked_sub(1).map_or(Ps::ZERO, |i| self.finishing[i].at);
+        let mut before = place
+            .checked_sub(1)
+            .map_or(Ps::ZERO, |i| self.finishing[i].at);
         for f in self.finishing.iter_mut().skip(place) {
             f.at = f.at.max(before);
             before = f.at;
@@ -195,13 +206,21 @@ impl TensorUnit {
         };
         let mut blocks = block_range(acc, m, n);
         let is_product = matches!(op.kind, OpKind::Mm(_));
-        if self.active.as_ref().is_some_and(|a| is_product || overlap(&a.blocks, &blocks)) {
+        if self
+            .active
+            .as_ref()
+            .is_some_and(|a| is_product || overlap(&a.blocks, &blocks))
+        {
             return None;
         }
         let start = match &op.kind {
             // The i-th block is touched i cycles after the start.
             OpKind::Mm(_) => {
-                let free = |(i, b): (u64, usize)| self.drained[b].max(self.loaded[b]).saturating_sub(world.clock.span(i));
+                let free = |(i, b): (u64, usize)| {
+                    self.drained[b]
+                        .max(self.loaded[b])
+                        .saturating_sub(world.clock.span(i))
+                };
                 (0..).zip(blocks).map(free).max()
             }
             OpKind::MmStore(_) => blocks.next().map(|b| self.ready[b].max(self.store_free)),
@@ -216,8 +235,17 @@ impl TensorUnit {
         };
         let (chip, clock, op) = (&world.chip, world.clock, queued.op);
         let head = queued.head.unwrap_or(queued.pushed);
-        let milestones = vec![(Reason::Queue, head), (Reason::Semaphore, taken), (Reason::Accumulator, now)];
-        let mut record = Op { engine: self.account as u32, pc: op.pc, pushed: queued.pushed, milestones };
+        let milestones = vec![
+            (Reason::Queue, head),
+            (Reason::Semaphore, taken),
+            (Reason::Accumulator, now),
+        ];
+        let mut record = Op {
+            engine: self.account as u32,
+            pc: op.pc,
+            pushed: queued.pushed,
+            milestones,
+        };
         let (acc, load) = match &op.kind {
             OpKind::Mm(mm) => {
                 let work = work(chip, mm);
@@ -240,9 +268,17 @@ impl TensorUnit {
             other => panic!("tensor unit given {other:?}"),
         };
         let (m, n) = (acc.m.into(), acc.n.into());
-        let cycles = if load { cost::preload_cycles(chip, acc.dtype, m, n) } else { cost::store_cycles(chip, acc.dtype, m, n) };
+        let cycles = if load {
+            cost::preload_cycles(chip, acc.dtype, m, n)
+        } else {
+            cost::store_cycles(chip, acc.dtype, m, n)
+        };
         let end = self.stream(acc, now, cycles, world, load);
-        let port = if load { &mut self.load_free } else { &mut self.store_free };
+        let port = if load {
+            &mut self.load_free
+        } else {
+            &mut self.store_free
+        };
         *port = end;
         record.milestones.push((Reason::Busy, end));
         if self.active.is_none() {
@@ -278,7 +314,11 @@ impl TensorUnit {
         if self.active.is_some() {
             // The time up to the start of the product belongs to what it waited for; its own time is added when it ends.
             let state = rec.accounts[self.account].state;
-            rec.until(self.account, self.active.as_ref().map_or(now, |a| a.start), state);
+            rec.until(
+                self.account,
+                self.active.as_ref().map_or(now, |a| a.start),
+                state,
+            );
             return;
         }
         let state = match (self.queue.front(), self.taken) {
@@ -293,7 +333,9 @@ impl TensorUnit {
     /// TSRAM bytes that the result and preload ports move for an operation.
     pub fn port_bytes(op: &OpKind) -> u64 {
         match op {
-            OpKind::MmStore(a) | OpKind::MmLoad(a) => a.dtype.bytes_for(u64::from(a.m) * u64::from(a.n)),
+            OpKind::MmStore(a) | OpKind::MmLoad(a) => {
+                a.dtype.bytes_for(u64::from(a.m) * u64::from(a.n))
+            }
             _ => 0,
         }
     }
@@ -326,17 +368,35 @@ pub fn work(chip: &Chip, op: &MmOp) -> Work {
     let (a, b) = cost::mm_operand_bytes_each(chip, op.ta, op.tb, m, n, k);
     let step_k = cost::ttu_k(chip, op.ta, op.tb);
     // Rows that one fetch touches: a block's rows where K runs along them, else the K step.
-    let rows = |along_k: bool, extent: u64| if along_k { (BLOCK, extent.min(BLOCK)) } else { (step_k, k.min(step_k)) };
+    let rows = |along_k: bool, extent: u64| {
+        if along_k {
+            (BLOCK, extent.min(BLOCK))
+        } else {
+            (step_k, k.min(step_k))
+        }
+    };
     let fetch_a = fetch_cycles(chip, a, op.a, op.lda, rows(op.a_order == AOrder::Mk, m));
     let fetch_b = fetch_cycles(chip, b, op.b, op.ldb, rows(op.b_order == BOrder::Nk, n));
     let cycles = steps.max(fetch_a).max(fetch_b);
-    Work { steps, cycles, operand_bytes: a.saturating_add(b) }
+    Work {
+        steps,
+        cycles,
+        operand_bytes: a.saturating_add(b),
+    }
 }
 
 /// Cycles to fetch `bytes` of an operand, a bank word of each stored row at a time; `rows` of a whole block, and those there are.
 fn fetch_cycles(chip: &Chip, bytes: u64, base: u64, ld: u64, rows: (u64, u64)) -> u64 {
     let word = chip.tsram.bank_bytes;
-    let conflict = bank::bank_cycles(chip, base / u64::from(word) * u64::from(word), ld, rows.1 as u32, word);
+    let conflict = bank::bank_cycles(
+        chip,
+        base / u64::from(word) * u64::from(word),
+        ld,
+        rows.1 as u32,
+        word,
+    );
     // A fetch of one word a row feeds several steps.
-    bytes.div_ceil(rows.0 * u64::from(word)).saturating_mul(u64::from(conflict))
+    bytes
+        .div_ceil(rows.0 * u64::from(word))
+        .saturating_mul(u64::from(conflict))
 }

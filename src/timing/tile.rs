@@ -71,13 +71,25 @@ struct Kernel {
 
 impl Engines for TileEngines {
     fn has_room(&self, queue: Queue, depth: u32) -> bool {
-        let queue = if queue == Queue::Ttu { &self.ttu.queue } else { &self.vector_queue };
+        let queue = if queue == Queue::Ttu {
+            &self.ttu.queue
+        } else {
+            &self.vector_queue
+        };
         queue.len() < depth as usize
     }
 
     fn push(&mut self, op: Box<MacroOp>, now: Ps) {
-        let queue = if op.queue == Queue::Ttu { &mut self.ttu.queue } else { &mut self.vector_queue };
-        queue.push_back(Queued { op, pushed: now, head: None });
+        let queue = if op.queue == Queue::Ttu {
+            &mut self.ttu.queue
+        } else {
+            &mut self.vector_queue
+        };
+        queue.push_back(Queued {
+            op,
+            pushed: now,
+            head: None,
+        });
     }
 }
 
@@ -148,7 +160,9 @@ impl Tile {
                 self.write_in(train, now, world, out);
                 return;
             }
-            msg @ (Msg::Ack { .. } | Msg::Done { .. }) => self.unit.acknowledged(&msg, now, world, out),
+            msg @ (Msg::Ack { .. } | Msg::Done { .. }) => {
+                self.unit.acknowledged(&msg, now, world, out)
+            }
             other => panic!("tile {} got {other:?}", self.id),
         }
         self.react(now, world, out);
@@ -157,7 +171,9 @@ impl Tile {
     /// Lets everything that can go on go on.
     fn react(&mut self, now: Ps, world: &World, out: &mut Outbox<Msg>) {
         loop {
-            let mut again = self.unit.react(now, world, Some(&mut self.tsram), &mut self.engines, out);
+            let mut again =
+                self.unit
+                    .react(now, world, Some(&mut self.tsram), &mut self.engines, out);
             again |= self.advance_tensor(now, world, out);
             again |= self.start_kernel(now, world, out);
             if !again || self.unit.fault.is_some() {
@@ -188,15 +204,31 @@ impl Tile {
         let noc = &world.chip.noc;
         let width = u64::from(noc.tile_port_bytes.min(world.chip.tsram.dma_read_bytes));
         self.engines.moved += t.sdt.bytes_for(train.len);
-        let (_, done) = self.egress.serve(now, world.clock.bytes(train.bytes, width));
+        let (_, done) = self
+            .egress
+            .serve(now, world.clock.bytes(train.bytes, width));
         self.egress.bytes += train.bytes;
         let inside = t.dst.place.space() == Space::Tsram && t.mask == 1 << self.id && !t.network;
         if inside {
-            out.send(out.component(), done, Msg::Data { train, leg: Leg::In });
+            out.send(
+                out.component(),
+                done,
+                Msg::Data {
+                    train,
+                    leg: Leg::In,
+                },
+            );
         } else {
             let cluster = UnitId::Cluster(world.cluster_of(self.unit.id).unwrap_or(0));
             let at = done + world.cycles(noc.cluster_cycles).max(Ps(1));
-            out.send(world.component(cluster), at, Msg::Data { train, leg: Leg::Out });
+            out.send(
+                world.component(cluster),
+                at,
+                Msg::Data {
+                    train,
+                    leg: Leg::Out,
+                },
+            );
         }
     }
 
@@ -220,12 +252,18 @@ impl Tile {
             if let Some(head) = ttu.queue.front_mut() {
                 head.head.get_or_insert(now);
             }
-            let ready = ttu.wanting().is_some_and(|op| self.unit.sems.try_take_all(&op.waits));
+            let ready = ttu
+                .wanting()
+                .is_some_and(|op| self.unit.sems.try_take_all(&op.waits));
             if ready {
                 ttu.taken = Some(now);
             }
             let others = self.engines.others(now);
-            match self.engines.ttu.advance(now, world, others, &mut self.unit.rec) {
+            match self
+                .engines
+                .ttu
+                .advance(now, world, others, &mut self.unit.rec)
+            {
                 tensor::Event::Retire(op, record) => {
                     self.retire_tensor(*op, record, now, world, out);
                     changed = true;
@@ -245,7 +283,14 @@ impl Tile {
         changed
     }
 
-    fn retire_tensor(&mut self, op: MacroOp, record: Op, now: Ps, world: &World, out: &mut Outbox<Msg>) {
+    fn retire_tensor(
+        &mut self,
+        op: MacroOp,
+        record: Op,
+        now: Ps,
+        world: &World,
+        out: &mut Outbox<Msg>,
+    ) {
         self.engines.moved += TensorUnit::port_bytes(&op.kind);
         if let OpKind::Mm(mm) = &op.kind {
             self.macs += u64::from(mm.m) * u64::from(mm.n) * u64::from(mm.k);
@@ -282,7 +327,9 @@ impl Tile {
             self.unit.rec.set(TVP, now, Reason::Semaphore);
             return false;
         }
-        let Some(queued) = e.vector_queue.pop_front() else { return false };
+        let Some(queued) = e.vector_queue.pop_front() else {
+            return false;
+        };
         let OpKind::Vector(launch) = &queued.op.kind else {
             panic!("vector processor given {:?}", queued.op.kind)
         };
@@ -297,10 +344,25 @@ impl Tile {
         let clock = world.clock;
         let setup = clock.after(now, u64::from(world.chip.tvp.launch_cycles));
         let end = clock.after(setup, time.cycles);
-        let milestones = vec![(Reason::Queue, queued.head.unwrap_or(now)), (Reason::Semaphore, now), (Reason::Setup, setup)];
-        let record = Op { engine: TVP as u32, pc: queued.op.pc, pushed: queued.pushed, milestones };
+        let milestones = vec![
+            (Reason::Queue, queued.head.unwrap_or(now)),
+            (Reason::Semaphore, now),
+            (Reason::Setup, setup),
+        ];
+        let record = Op {
+            engine: TVP as u32,
+            pc: queued.op.pc,
+            pushed: queued.pushed,
+            milestones,
+        };
         self.unit.rec.set(TVP, now, Reason::Busy);
-        e.kernel = Some(Kernel { op: queued.op, start: setup, end, time, record });
+        e.kernel = Some(Kernel {
+            op: queued.op,
+            start: setup,
+            end,
+            time,
+            record,
+        });
         out.send(out.component(), end, Msg::Tvp);
         true
     }
@@ -308,17 +370,32 @@ impl Tile {
     /// The running kernel ends: its stores become visible.
     fn end_kernel(&mut self, now: Ps, world: &World, out: &mut Outbox<Msg>) {
         let e = &mut self.engines;
-        let Some(mut kernel) = e.kernel.take() else { return };
+        let Some(mut kernel) = e.kernel.take() else {
+            return;
+        };
         e.moved += kernel.time.load_bytes + kernel.time.store_bytes;
-        let issued = world.clock.after(kernel.start, kernel.time.issue_cycles).min(now);
-        let phases = [(Reason::Setup, kernel.start), (Reason::Busy, issued), (Reason::Dependency, now)];
+        let issued = world
+            .clock
+            .after(kernel.start, kernel.time.issue_cycles)
+            .min(now);
+        let phases = [
+            (Reason::Setup, kernel.start),
+            (Reason::Busy, issued),
+            (Reason::Dependency, now),
+        ];
         for (reason, until) in phases {
             self.unit.rec.until(TVP, until, reason);
         }
         if let OpKind::Vector(launch) = &kernel.op.kind
             && (world.data || e.checked.insert(launch.clone()))
         {
-            let done = vector_exec::run(launch, &world.image, &world.chip, self.unit.id, &mut self.tsram);
+            let done = vector_exec::run(
+                launch,
+                &world.image,
+                &world.chip,
+                self.unit.id,
+                &mut self.tsram,
+            );
             if let Err(fault) = done {
                 let trap = Trap::in_kernel(&world.image, self.unit.id, fault);
                 return self.unit.fail(trap, out);
@@ -342,8 +419,19 @@ impl Tile {
         let (mut blocked, mut queued) = self.unit.blocked();
         let e = &self.engines;
         let heads = [e.ttu.queue.front(), e.vector_queue.front()];
-        blocked.extend(heads.into_iter().flatten().map(|q| unit::blocked_head(&q.op, &self.unit.sems)));
-        queued.extend(e.ttu.queue.iter().chain(&e.vector_queue).map(|q| (*q.op).clone()));
+        blocked.extend(
+            heads
+                .into_iter()
+                .flatten()
+                .map(|q| unit::blocked_head(&q.op, &self.unit.sems)),
+        );
+        queued.extend(
+            e.ttu
+                .queue
+                .iter()
+                .chain(&e.vector_queue)
+                .map(|q| (*q.op).clone()),
+        );
         (blocked, queued)
     }
 

@@ -6,7 +6,7 @@
 
 use super::dma::{DmaEngine, Issue};
 use super::msg::{Msg, Train};
-use super::processor::{Advance, Processor, State};
+use super::processor::{Advance, Processor, SPIN_LIMIT, State};
 use super::world::World;
 use crate::machine::exec::transfer;
 use crate::machine::memory::Memory;
@@ -47,7 +47,16 @@ pub struct Unit {
 impl Unit {
     /// A unit at reset.
     pub fn new(processor: Processor, sems: Semaphores, dma: DmaEngine, rec: Recorder) -> Unit {
-        Unit { id: processor.unit, processor, sems, dma, rec, fault: None, step_at: None, pump_at: None }
+        Unit {
+            id: processor.unit,
+            processor,
+            sems,
+            dma,
+            rec,
+            fault: None,
+            step_at: None,
+            pump_at: None,
+        }
     }
 
     /// Ends the run with an error of this unit.
@@ -102,7 +111,10 @@ impl Unit {
         if self.step_at.is_some_and(|t| t > now) {
             return false;
         }
-        match self.processor.advance(now, world, local, &mut self.sems, &mut self.rec) {
+        match self
+            .processor
+            .advance(now, world, local, &mut self.sems, &mut self.rec)
+        {
             Ok(Advance::Blocked) => false,
             Ok(Advance::At(t)) => {
                 self.step_at = Some(t);
@@ -112,13 +124,21 @@ impl Unit {
             Ok(Advance::Push(op)) => {
                 let depth = world.chip.queue.depth;
                 let own = matches!(op.queue, Queue::Dma(_) | Queue::Net);
-                let room = if own { self.dma.has_room(op.queue, depth) } else { engines.has_room(op.queue, depth) };
+                let room = if own {
+                    self.dma.has_room(op.queue, depth)
+                } else {
+                    engines.has_room(op.queue, depth)
+                };
                 if !room {
                     self.processor.refuse(op);
                     return false;
                 }
                 self.processor.pushed(now, &mut self.rec);
-                if own { self.dma.push(op, now) } else { engines.push(op, now) }
+                if own {
+                    self.dma.push(op, now)
+                } else {
+                    engines.push(op, now)
+                }
                 true
             }
             Ok(Advance::Post(post)) => {
@@ -126,7 +146,14 @@ impl Unit {
                 true
             }
             Ok(Advance::Spinning) => {
-                let at = Trap::at(&world.image, self.id, self.processor.core.pc, TrapKind::Spin { limit: SPIN_LIMIT });
+                let at = Trap::at(
+                    &world.image,
+                    self.id,
+                    self.processor.core.pc,
+                    TrapKind::Spin {
+                        limit: SPIN_LIMIT.into(),
+                    },
+                );
                 self.fail(RunError::Spin(Box::new(at)), out);
                 false
             }
@@ -138,11 +165,19 @@ impl Unit {
         }
     }
 
-    fn start_transfers(&mut self, now: Ps, world: &World, local: Option<&Memory>, out: &mut Outbox<Msg>) -> bool {
+    fn start_transfers(
+        &mut self,
+        now: Ps,
+        world: &World,
+        local: Option<&Memory>,
+        out: &mut Outbox<Msg>,
+    ) -> bool {
         let mut started = false;
         self.dma.note_heads(now);
         for channel in 0..self.dma.channels() {
-            let Some(head) = self.dma.head(channel) else { continue };
+            let Some(head) = self.dma.head(channel) else {
+                continue;
+            };
             if !self.sems.try_take_all(&head.waits) {
                 continue;
             }
@@ -165,7 +200,14 @@ impl Unit {
                     if let Some(post) = self.dma.start_post(now) {
                         let latency = u64::from(world.chip.network.tray_latency_ns) * 1000;
                         let at = now + Ps(latency) + world.lookahead();
-                        out.send(world.component(post.unit), at, Msg::Post { sem: post.sem, n: post.n });
+                        out.send(
+                            world.component(post.unit),
+                            at,
+                            Msg::Post {
+                                sem: post.sem,
+                                n: post.n,
+                            },
+                        );
                     }
                     self.retire(now, world, out);
                 }
@@ -217,7 +259,14 @@ impl Unit {
 
     fn post(&mut self, post: Post, at: Ps, world: &World, out: &mut Outbox<Msg>) {
         let arrives = at + world.control_latency(self.id, post.unit);
-        out.send(world.component(post.unit), arrives, Msg::Post { sem: post.sem, n: post.n });
+        out.send(
+            world.component(post.unit),
+            arrives,
+            Msg::Post {
+                sem: post.sem,
+                n: post.n,
+            },
+        );
     }
 
     /// A semaphore increment arrives.
@@ -231,7 +280,12 @@ impl Unit {
     /// A train is complete at its acknowledging destination, or an operation at another one.
     pub fn acknowledged(&mut self, msg: &Msg, now: Ps, world: &World, out: &mut Outbox<Msg>) {
         match *msg {
-            Msg::Ack { queue, seq, elements, requests } => self.dma.acknowledge(queue, seq, elements, requests, now),
+            Msg::Ack {
+                queue,
+                seq,
+                elements,
+                requests,
+            } => self.dma.acknowledge(queue, seq, elements, requests, now),
             Msg::Done { queue, seq } => self.dma.done(queue, seq, now),
             _ => {}
         }
@@ -246,13 +300,24 @@ impl Unit {
     /// What this unit is blocked on at the end of a run that did not end by itself, and the operations still queued.
     pub fn blocked(&self) -> (Vec<Blocked>, Vec<MacroOp>) {
         let mut blocked = self.processor.blocked(&self.sems);
-        blocked.extend(self.dma.waiting_heads().map(|op| blocked_head(op, &self.sems)));
+        blocked.extend(
+            self.dma
+                .waiting_heads()
+                .map(|op| blocked_head(op, &self.sems)),
+        );
         (blocked, self.dma.queued().cloned().collect())
     }
 }
 
 /// Asks the memory that holds a train's source for it.
-pub fn request(from: UnitId, place: Place, train: Train, now: Ps, world: &World, out: &mut Outbox<Msg>) {
+pub fn request(
+    from: UnitId,
+    place: Place,
+    train: Train,
+    now: Ps,
+    world: &World,
+    out: &mut Outbox<Msg>,
+) {
     let owner = world.owner(place);
     let latency = match place {
         Place::Hbm => world.hbm_request,
@@ -279,9 +344,18 @@ pub fn arrived(
     let to = world.component(op.initiator);
     let (queue, seq) = (op.queue, op.seq);
     if here == op.acker {
-        let ack = Msg::Ack { queue, seq, elements: train.len, requests: train.requests };
+        let ack = Msg::Ack {
+            queue,
+            seq,
+            elements: train.len,
+            requests: train.requests,
+        };
         // Within a unit the engine sees its own write at once.
-        let at = if here == op.initiator { now } else { now + latency };
+        let at = if here == op.initiator {
+            now
+        } else {
+            now + latency
+        };
         out.send(to, at, ack);
     } else if last {
         out.send(to, now + latency, Msg::Done { queue, seq });
@@ -297,7 +371,12 @@ pub fn arrived(
 /// A queue's head that waits for semaphores.
 pub fn blocked_head(op: &MacroOp, sems: &Semaphores) -> Blocked {
     let on = BlockedOn::Semaphores(Need::of(&op.waits, &sems.values));
-    Blocked { unit: op.unit, queue: Some(op.queue), pc: op.pc, on }
+    Blocked {
+        unit: op.unit,
+        queue: Some(op.queue),
+        pc: op.pc,
+        on,
+    }
 }
 
 impl Processor {
@@ -308,6 +387,11 @@ impl Processor {
             State::Pushing(op) => BlockedOn::QueueFull(op.queue),
             State::Running | State::Halted => return Vec::new(),
         };
-        vec![Blocked { unit: self.unit, queue: None, pc: self.core.pc.saturating_sub(1), on }]
+        vec![Blocked {
+            unit: self.unit,
+            queue: None,
+            pc: self.core.pc.saturating_sub(1),
+            on,
+        }]
     }
 }

@@ -9,9 +9,9 @@
 use crate::chip::{Chip, bank};
 use crate::isa::image::Image;
 use crate::isa::{Dtype, FieldKind, Inst};
+use crate::machine::KernelFault;
+use crate::machine::exec::kernel::{Control, Step};
 use crate::machine::op::Launch;
-use crate::machine::trap::KernelFault;
-use crate::machine::vector::Control;
 use rustc_hash::FxHashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -37,7 +37,12 @@ const REMEMBERED: usize = 1 << 16;
 
 impl KernelTimes {
     /// The time of a launch.
-    pub fn time(&self, launch: &Launch, image: &Image, chip: &Chip) -> Arc<Result<KernelTime, KernelFault>> {
+    pub fn time(
+        &self,
+        launch: &Launch,
+        image: &Image,
+        chip: &Chip,
+    ) -> Arc<Result<KernelTime, KernelFault>> {
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(time) = lock().get(launch) {
             return time.clone();
@@ -86,7 +91,6 @@ fn micro(inst: &Inst, chip: &Chip) -> Micro {
     let tvp = &chip.tvp;
     let (mut reads, mut read_count, mut write) = ([0u8; 6], 0u8, None);
     let mut dtype = Dtype::F32;
-    let mut merges = false;
     let mut destination = None;
     for f in info.fields {
         let n = f.raw(word) as usize;
@@ -100,9 +104,6 @@ fn micro(inst: &Inst, chip: &Chip) -> Micro {
             }
             _ => continue,
         } as u8;
-        if matches!(f.kind, FieldKind::Pred) {
-            merges |= n != 0;
-        }
         if matches!(f.name, "vd" | "pd" | "sd") {
             destination = Some(register);
         } else {
@@ -112,27 +113,54 @@ fn micro(inst: &Inst, chip: &Chip) -> Micro {
     }
     if let Some(d) = destination {
         write = Some(d);
-        // A masked or partial write keeps the rest of the old value; any write waits for the one before it.
-        let _ = merges;
+        // A masked or partial write keeps the rest of the old value; and any write waits for the one before it.
         reads[usize::from(read_count)] = d;
         read_count += 1;
     }
-    let lanes = u64::from(if dtype.bits() >= 32 { tvp.lanes_32 } else { tvp.lanes_16 });
+    let lanes = u64::from(if dtype.bits() >= 32 {
+        tvp.lanes_32
+    } else {
+        tvp.lanes_16
+    });
     let size = u64::from(dtype.bits()).div_ceil(8);
     let arithmetic = u64::from(tvp.arithmetic_latency_cycles);
     let (slot, latency, occupancy, bytes) = match info.cost {
-        "vload" => (Slot::Load, u64::from(tvp.load_latency_cycles), 1, lanes * size),
+        "vload" => (
+            Slot::Load,
+            u64::from(tvp.load_latency_cycles),
+            1,
+            lanes * size,
+        ),
         "vstore" => (Slot::Store, 1, 1, lanes * size),
         "vspecial" => {
-            let rate = if dtype.bits() >= 32 { tvp.special_per_cycle_32 } else { tvp.special_per_cycle_16 };
-            (Slot::Special, u64::from(tvp.special_latency_cycles), lanes.div_ceil(u64::from(rate)), 0)
+            let rate = if dtype.bits() >= 32 {
+                tvp.special_per_cycle_32
+            } else {
+                tvp.special_per_cycle_16
+            };
+            (
+                Slot::Special,
+                u64::from(tvp.special_latency_cycles),
+                lanes.div_ceil(u64::from(rate)),
+                0,
+            )
         }
         "vreduce" => (Slot::Arithmetic, 2 * u64::from(lanes.max(2).ilog2()), 1, 0),
         "scalar" | "loop" => (Slot::Scalar, 1, 1, 0),
         _ => (Slot::Arithmetic, arithmetic, 1, 0),
     };
-    let strided = matches!(inst, Inst::Vlds { .. } | Inst::Vsts { .. }).then_some((lanes as u32, size as u32));
-    Micro { slot, latency, occupancy, reads, read_count, write, bytes, strided }
+    let strided = matches!(inst, Inst::Vlds { .. } | Inst::Vsts { .. })
+        .then_some((lanes as u32, size as u32));
+    Micro {
+        slot,
+        latency,
+        occupancy,
+        reads,
+        read_count,
+        write,
+        bytes,
+        strided,
+    }
 }
 
 /// Slots in use: for each kind, when each of its units is free.
@@ -172,24 +200,29 @@ impl Slots {
 
 /// Runs the scoreboard over a launch.
 fn simulate(launch: &Launch, image: &Image, chip: &Chip) -> Result<KernelTime, KernelFault> {
-    let mut control = Control::new(launch, image, chip)?;
+    let mut control = Control::new(launch, image, chip);
     let kernel = &image.kernels[usize::from(launch.kernel)];
-    let code = &image.kernel_code.insts[kernel.start as usize..][..kernel.len as usize];
-    let micros: Vec<Micro> = code.iter().map(|i| micro(i, chip)).collect();
+    let code = &image.kernel_code.insts;
+    let body = &code[kernel.start as usize..][..kernel.len as usize];
+    let micros: Vec<Micro> = body.iter().map(|i| micro(i, chip)).collect();
     let mut ready = [0u64; REGISTERS];
     let mut slots = Slots::new(chip);
     let (mut cycle, mut end) = (0u64, 0u64);
     let mut time = KernelTime::default();
     let mut last_issue = None;
-    while let Some(index) = control.step(code)? {
-        let m = &micros[index as usize];
+    loop {
+        let word = match control.step(code)? {
+            Step::Scalar(word) | Step::Loop(word) | Step::Vector(word) => word,
+            Step::End(_) => break,
+        };
+        let m = &micros[(word - kernel.start) as usize];
         let mut at = cycle;
         for r in &m.reads[..usize::from(m.read_count)] {
             at = at.max(ready[usize::from(*r)]);
         }
         let occupancy = match m.strided {
             Some((lanes, size)) => {
-                let stride = control.stride(&code[index as usize]);
+                let stride = stride(&code[word as usize], &control);
                 u64::from(bank::bank_cycles(chip, 0, stride, lanes, size)).max(1)
             }
             None => m.occupancy,
@@ -211,7 +244,14 @@ fn simulate(launch: &Launch, image: &Image, chip: &Chip) -> Result<KernelTime, K
             _ => {}
         }
     }
-    // Registers that read as constants never make an instruction wait: index 0 of scalars and predicates is never written.
     time.cycles = end.max(1);
     Ok(time)
+}
+
+/// Bytes between the elements of a strided access.
+fn stride(inst: &Inst, control: &Control) -> u64 {
+    match inst {
+        Inst::Vlds { ss, .. } | Inst::Vsts { ss, .. } => control.scalar(*ss).unsigned_abs(),
+        _ => 0,
+    }
 }

@@ -109,7 +109,10 @@ impl Timing {
         let (row, sid) = (rest / self.sids, rest % self.sids);
         let group = (group + row / self.banks_per_group) % self.bank_groups;
         let bank = (bank + row) % self.banks_per_group;
-        (((sid * self.bank_groups + group) * self.banks_per_group + bank) as usize, row)
+        (
+            ((sid * self.bank_groups + group) * self.banks_per_group + bank) as usize,
+            row,
+        )
     }
 
     /// End of the refresh that a bank is under at `t`, if it is.
@@ -119,11 +122,14 @@ impl Timing {
         }
         let offset = match self.refresh {
             Refresh::PbBank => {
-                bank as u64 * (self.refresh_interval / (self.bank_groups * self.banks_per_group * self.sids))
+                bank as u64
+                    * (self.refresh_interval
+                        / (self.bank_groups * self.banks_per_group * self.sids))
             }
             _ => 0,
         };
-        let phase = (t.0 + self.refresh_interval - offset % self.refresh_interval) % self.refresh_interval;
+        let phase =
+            (t.0 + self.refresh_interval - offset % self.refresh_interval) % self.refresh_interval;
         (phase < self.refresh_busy).then(|| Ps(t.0 - phase + self.refresh_busy))
     }
 }
@@ -132,7 +138,10 @@ impl FirstOrder {
     /// The channels of a chip, all banks closed.
     pub fn new(chip: &Chip) -> FirstOrder {
         let banks = chip.hbm.timing.banks() as usize;
-        let channel = Channel { banks: vec![Bank::default(); banks], ..Channel::default() };
+        let channel = Channel {
+            banks: vec![Bank::default(); banks],
+            ..Channel::default()
+        };
         FirstOrder {
             channels: vec![channel; chip.hbm_channels() as usize],
             timing: Timing::new(chip),
@@ -142,7 +151,14 @@ impl FirstOrder {
 
 impl Channel {
     /// Schedules the lines of one block; returns first and last beat.
-    fn block(&mut self, t: &Timing, now: Ps, block: u64, lines: u64, direction: Direction) -> Schedule {
+    fn block(
+        &mut self,
+        t: &Timing,
+        now: Ps,
+        block: u64,
+        lines: u64,
+        direction: Direction,
+    ) -> Schedule {
         let (index, row) = t.place(block);
         let bank = &mut self.banks[index];
         let mut start = now.max(bank.column_ready);
@@ -155,11 +171,17 @@ impl Channel {
         let mut opened = Ps::ZERO;
         if bank.row != Some(row) {
             let precharge = if bank.row.is_some() { t.rp } else { 0 };
-            let activate = (start + Ps(precharge)).max(bank.next_activate).max(self.activate_free);
+            let activate = (start + Ps(precharge))
+                .max(bank.next_activate)
+                .max(self.activate_free);
             self.activate_free = self.activate_free.max(now) + Ps(t.activate_interval);
             bank.next_activate = activate + Ps(t.rc);
             bank.row = Some(row);
-            let rcd = if direction == Direction::Read { t.rcd_read } else { t.rcd_write };
+            let rcd = if direction == Direction::Read {
+                t.rcd_read
+            } else {
+                t.rcd_write
+            };
             bank.column_ready = activate + Ps(rcd);
             opened = bank.column_ready - start;
             start = bank.column_ready;
@@ -169,7 +191,11 @@ impl Channel {
         let service = Ps(lines.max(2) * t.line);
         let idle_before = now.max(self.bus_free);
         self.bus_free = idle_before + service;
-        let column = if direction == Direction::Read { Ps(t.cl) } else { Ps::ZERO };
+        let column = if direction == Direction::Read {
+            Ps(t.cl)
+        } else {
+            Ps::ZERO
+        };
         let ready = start + column;
         // What the bus could not hide: it had nothing queued while this block waited for its bank.
         let exposed = ready.saturating_sub(idle_before + column);
@@ -178,7 +204,10 @@ impl Channel {
         self.totals.activate += (exposed - by_refresh).min(opened);
         self.totals.data += service;
         let last = self.bus_free.max(ready + service);
-        Schedule { first: last - service, last }
+        Schedule {
+            first: last - service,
+            last,
+        }
     }
 
     fn drain(&mut self, t: &Timing, lines: u64) {
@@ -205,7 +234,10 @@ impl HbmModel for FirstOrder {
             }
             schedule = Some(match schedule {
                 None => part,
-                Some(s) => Schedule { first: s.first.min(part.first), last: s.last.max(part.last) },
+                Some(s) => Schedule {
+                    first: s.first.min(part.first),
+                    last: s.last.max(part.last),
+                },
             });
             line += lines;
             left -= lines;
@@ -215,7 +247,10 @@ impl HbmModel for FirstOrder {
             Direction::Read => channel.totals.read_bytes += bytes,
             Direction::Write => channel.totals.write_bytes += bytes,
         }
-        let now = Schedule { first: now, last: now + Ps(t.tck) };
+        let now = Schedule {
+            first: now,
+            last: now + Ps(t.tck),
+        };
         schedule.unwrap_or(now)
     }
 
@@ -241,7 +276,13 @@ mod tests {
     }
 
     fn read(channel: u32, line: u64, lines: u32) -> Run {
-        Run { channel, line, lines, direction: Direction::Read, tag: 0 }
+        Run {
+            channel,
+            line,
+            lines,
+            direction: Direction::Read,
+            tag: 0,
+        }
     }
 
     #[test]
@@ -251,7 +292,10 @@ mod tests {
         let ck = u64::from(d.tck_ps);
         let mut hbm = FirstOrder::new(&chip);
         let closed = hbm.submit(Ps::ZERO, read(0, 0, 2));
-        assert_eq!(closed.last.0, u64::from(d.rcdrd_ck + d.cl_ck + d.bl_ck) * ck);
+        assert_eq!(
+            closed.last.0,
+            u64::from(d.rcdrd_ck + d.cl_ck + d.bl_ck) * ck
+        );
         let later = Ps(1_000_000);
         let hit = hbm.submit(later, read(0, 2, 2));
         assert_eq!((hit.last - later).0, u64::from(d.cl_ck + d.bl_ck) * ck);
@@ -266,7 +310,10 @@ mod tests {
         let chip = chip(Refresh::None);
         let mut hbm = FirstOrder::new(&chip);
         let blocks = 10_000;
-        let last = (0..blocks).map(|b| hbm.submit(Ps::ZERO, read(3, b * 8, 8)).last).max().unwrap();
+        let last = (0..blocks)
+            .map(|b| hbm.submit(Ps::ZERO, read(3, b * 8, 8)).last)
+            .max()
+            .unwrap();
         let ideal = blocks * 8 * u64::from(chip.hbm.timing.tck_ps);
         assert!(last.0 < ideal + 100_000, "{last} against {ideal} ps");
         assert!(last.0 >= ideal);
@@ -287,7 +334,10 @@ mod tests {
         let chip = chip(Refresh::None);
         let mut hbm = FirstOrder::new(&chip);
         for b in 0..1000 {
-            let run = Run { direction: Direction::Write, ..read(0, b * 8, 8) };
+            let run = Run {
+                direction: Direction::Write,
+                ..read(0, b * 8, 8)
+            };
             hbm.submit(Ps::ZERO, run);
         }
         let totals = hbm.totals()[0];

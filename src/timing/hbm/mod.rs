@@ -128,8 +128,9 @@ mod tests {
     fn every_block_has_its_own_place() {
         let chip = Chip::preset("maia-200").unwrap();
         let interleave = Interleave::new(&chip);
-        let places: HashSet<(u32, u64)> =
-            (0..9600).map(|block| interleave.locate(block * interleave.bytes())).collect();
+        let places: HashSet<(u32, u64)> = (0..9600)
+            .map(|block| interleave.locate(block * interleave.bytes()))
+            .collect();
         assert_eq!(places.len(), 9600);
     }
 
@@ -138,7 +139,11 @@ mod tests {
         let interleave = Interleave::new(&Chip::preset("maia-200").unwrap());
         for stride in [8192, 65536, 1 << 20] {
             let used: HashSet<u32> = (0..1024).map(|i| interleave.locate(i * stride).0).collect();
-            assert!(used.len() >= 90, "stride {stride} uses {} channels", used.len());
+            assert!(
+                used.len() >= 90,
+                "stride {stride} uses {} channels",
+                used.len()
+            );
         }
     }
 }
