@@ -9,16 +9,16 @@ const PING_PONG: &str = "
 .tensor x, tsram, i32, [64], control, zero
 .tile
     rdsr r1, tile
-    xori r2, r1, 1          ; the other tile
+    xori r2, r1, 1          # the other tile
     li r3, x
-    li r10, 0x20000000000   ; tsram of tile 0
+    li r10, 0x20000000000   # tsram of tile 0
     shli r11, r2, 32
     or r10, r10, r11
     li r12, x
     andi r12, r12, -1
     shli r12, r12, 24
-    shri r12, r12, 24       ; offset of x
-    or r10, r10, r12        ; x in the other tile
+    shri r12, r12, 24       # offset of x
+    or r10, r10, r12        # x in the other tile
     li r4, 10
     li r6, 4
     bne r1, r0, wait
@@ -42,8 +42,16 @@ fn ping_pong() {
     for seed in [0, 1, 2, 3, 99] {
         let mut machine = load(PING_PONG, true).unwrap();
         run_machine(&mut machine, seed).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-        assert_eq!(machine.tensor_bytes_at("x", 0).unwrap()[0], 20, "seed {seed}");
-        assert_eq!(machine.tensor_bytes_at("x", 1).unwrap()[0], 20, "seed {seed}");
+        assert_eq!(
+            machine.tensor_bytes_at("x", 0).unwrap()[0],
+            20,
+            "seed {seed}"
+        );
+        assert_eq!(
+            machine.tensor_bytes_at("x", 1).unwrap()[0],
+            20,
+            "seed {seed}"
+        );
         assert_eq!(machine.tile(0).sems.values[1], 1);
     }
 }
@@ -52,7 +60,7 @@ fn ping_pong() {
 fn order_does_not_change_a_synchronised_program() {
     // Each tile fills its half of y through a chain of channel, tensor unit and vector processor.
     let text = "
-.tensor x, hbm, f32, [2, 128], payload, normal 7
+.tensor x, hbm, f32, [2, 128], payload, normal(7)
 .tensor y, hbm, f32, [2, 128], payload
 .tensor a, tsram, f32, [128], payload
 .tensor b, tsram, f32, [128], payload
@@ -88,7 +96,10 @@ again:
         let mut machine = load(text, true).unwrap();
         let summary = run_machine(&mut machine, seed).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(summary.operations, 2 * 3 * 3);
-        (machine.tensor_f32("x").unwrap(), machine.tensor_f32("y").unwrap())
+        (
+            machine.tensor_f32("x").unwrap(),
+            machine.tensor_f32("y").unwrap(),
+        )
     };
     let (x, y) = end(0);
     let doubled: Vec<f32> = x.iter().map(|v| v + v).collect();
@@ -168,7 +179,11 @@ end:
     let text = failure(text, true).to_string();
     let depth = chip().queue.depth;
     assert!(depth < 1000);
-    for part in ["queue dma2 is full", "head of queue dma2", "semaphore 0 has 0, needs 1"] {
+    for part in [
+        "queue dma2 is full",
+        "head of queue dma2",
+        "semaphore 0 has 0, needs 1",
+    ] {
         assert!(text.contains(part), "{text}");
     }
 }
@@ -183,7 +198,7 @@ fn endless_programs_meet_the_limit() {
 #[test]
 fn the_memory_limit_ends_a_run() {
     let text = "
-.tensor x, tsram, u8, [65536], payload, [1]
+.tensor x, tsram, u8, [65536], payload, values(1)
 .tile
     li r1, x
     li r3, 65536
@@ -217,13 +232,13 @@ again:
 fn gather_multicast_and_transpose() {
     run("
 .tensor x, hbm, i32, [4, 4], payload, iota
-.tensor index, tsram, i32, [3], control, [2, 0, 3]
+.tensor index, tsram, i32, [3], control, values(2, 0, 3)
 .tensor a, tsram, i32, [3, 4], payload, zero
 .tensor t, tsram, f32, [2, 3], payload, zero
-.expect a, [8, 9, 10, 11, 0, 1, 2, 3, 12, 13, 14, 15]
-.expect t, [0, 4, 8, 1, 5, 9]
+.expect a, values(8, 9, 10, 11, 0, 1, 2, 3, 12, 13, 14, 15)
+.expect t, values(0, 4, 8, 1, 5, 9)
 .tensor y, hbm, i32, [3, 4], payload, zero
-.expect y, [8, 9, 10, 11, 0, 1, 2, 3, 12, 13, 14, 15]
+.expect y, values(8, 9, 10, 11, 0, 1, 2, 3, 12, 13, 14, 15)
 .tile
     rdsr r1, tile
     bne r1, r0, one
@@ -247,7 +262,7 @@ fn gather_multicast_and_transpose() {
     sem.wait 1, 1
     halt
 one:
-    sem.wait 0, 1       ; the copy that the other tile sent
+    sem.wait 0, 1       # the copy that the other tile sent
     li r4, a
     li r5, y
     li r6, 12
@@ -311,11 +326,11 @@ end:
 #[test]
 fn runs_without_data_keep_control_tensors() {
     let text = "
-.tensor n, hbm, i32, [4], control, [3, 5, 7, 9]
-.tensor big, hbm, bf16, [1048576], payload, normal 1
+.tensor n, hbm, i32, [4], control, values(3, 5, 7, 9)
+.tensor big, hbm, bf16, [1048576], payload, normal(1)
 .tensor count, tsram, i32, [4], control, zero
 .tensor work, tsram, bf16, [1024], payload
-.expect count, [3, 5, 7, 9]
+.expect count, values(3, 5, 7, 9)
 .tile
     li r1, count
     li r2, n
@@ -340,7 +355,10 @@ loop:
     let kept = 4 * tilewright::machine::memory::PAGE_BYTES as u64;
     assert!(machine.budget.used() <= kept, "{}", machine.budget.used());
     let error = machine.tensor_bytes("big").unwrap_err().to_string();
-    assert_eq!(error, "tensor `big` is payload: it is not stored without data");
+    assert_eq!(
+        error,
+        "tensor `big` is payload: it is not stored without data"
+    );
 }
 
 #[test]
@@ -349,7 +367,7 @@ fn payload_does_not_steer_a_run_without_data() {
         format!(
             ".tensor p, hbm, i32, [4], payload, iota\n.tensor c, tsram, i32, [4], control\n\
              .tensor w, tsram, f32, [128], payload\n.kernel k\n vst.f32 v1, 0(s1)\n vret\n\
-             .tile\n li r1, c\n li r2, p\n li r3, 4\n li r4, w\n {line}\n halt\n"
+             .tile\n li r1, c\n li r2, p\n li r3, 4\n li r4, w\n li r5, 1\n {line}\n halt\n"
         )
     };
     for (line, message) in [
@@ -357,8 +375,8 @@ fn payload_does_not_steer_a_run_without_data() {
             "dma.i32.i32 0, r1, r2, r3",
             "payload tensor `p` would be written to control tensor `c`: its contents are unknown without data",
         ),
-        ("vrun k, r1, 1", "vector register would be written to control tensor `c`"),
-        ("mm.store.f32 r0, r1, r3, r3, r3", "ld is 4 bytes, shorter than a row of 16"),
+        ("vrun k, r1, 1", "a vector register would be written to control tensor `c`"),
+        ("mm.store.f32 r0, r1, r5, r5, r3", "accumulators would be written to control tensor `c`"),
         ("lw r5, 0(r4)", "payload tensor `w`, which is not stored without data"),
     ] {
         let error = failure(&text(line), false).to_string();
@@ -373,15 +391,27 @@ fn payload_does_not_steer_a_run_without_data() {
 #[test]
 fn loading_checks_tensors() {
     let size = chip().tsram.size_bytes;
-    let text = format!(".tensor x, tsram, u8, [{}], payload\n.tile\nhalt\n", size + 1);
+    let text = format!(
+        ".tensor x, tsram, u8, [{}], payload\n.tile\nhalt\n",
+        size + 1
+    );
     let error = load(&text, true).unwrap_err();
     assert_eq!(
         error.to_string(),
-        format!("tensor `x` does not fit: tsram bytes 0x0 to {:#x} past tile size {size:#x}", size + 1)
+        format!(
+            "tensor `x` does not fit: tsram bytes 0x0 to {:#x} past tile size {size:#x}",
+            size + 1
+        )
     );
     assert_eq!(error.exit_code(), 3);
     let mut machine = load(".tensor x, tsram, i32, [2], payload\n.tile\nhalt\n", true).unwrap();
-    assert!(machine.tensor_bytes("y").unwrap_err().to_string().contains("`y`"));
+    assert!(
+        machine
+            .tensor_bytes("y")
+            .unwrap_err()
+            .to_string()
+            .contains("`y`")
+    );
     assert!(machine.tensor_bytes_at("x", 2).is_err());
     let error = machine.set_tensor("x", &[0; 7]).unwrap_err().to_string();
     assert_eq!(error, "tensor `x` takes 8 bytes, not 7");
@@ -393,7 +423,7 @@ fn loading_checks_tensors() {
 
 #[test]
 fn mismatches_name_the_element() {
-    let text = ".tensor x, hbm, e2m1, [3, 5], payload, [0.5, 1]\n.expect x, [0.5, 1, 1, -6, 1]\n.tile\nhalt\n";
+    let text = ".tensor x, hbm, e2m1, [3, 5], payload, values(0.5, 1)\n.expect x, values(0.5, 1, 1, -6, 1)\n.tile\nhalt\n";
     let mut machine = load(text, true).unwrap();
     run_machine(&mut machine, 0).unwrap();
     let wrong = machine.check_expectations();
@@ -404,13 +434,16 @@ fn mismatches_name_the_element() {
 #[test]
 fn initial_contents_are_rounded_once() {
     // 1 + 2^-9 + 2^-40 is above the tie of BF16 but rounds to it in FP32.
-    let text = ".tensor x, hbm, bf16, [2], payload, [1.001953125000909494701772928237915, -1.00390625]\n\
-        .tensor big, hbm, i32, [1], payload, [2147483645]\n.tile\nhalt\n";
+    let text = ".tensor x, hbm, bf16, [2], payload, values(1.001953125000909494701772928237915, -1.00390625)\n\
+        .tensor big, hbm, i32, [1], payload, values(2147483645)\n.tile\nhalt\n";
     let machine = load(text, true).unwrap();
-    assert_eq!(machine.tensor_bytes("big").unwrap(), 2147483645i32.to_le_bytes());
+    assert_eq!(
+        machine.tensor_bytes("big").unwrap(),
+        2147483645i32.to_le_bytes()
+    );
     let x = machine.tensor_bytes("x").unwrap();
     assert_eq!(x, [0x80, 0x3f, 0x80, 0xbf]);
-    let text = ".tensor x, hbm, bf16, [2], payload, [1.003906250000909494701772928237915, -1.003906250000909494701772928237915]\n.tile\nhalt\n";
+    let text = ".tensor x, hbm, bf16, [2], payload, values(1.003906250000909494701772928237915, -1.003906250000909494701772928237915)\n.tile\nhalt\n";
     let x = load(text, true).unwrap().tensor_bytes("x").unwrap();
     assert_eq!(x, [0x81, 0x3f, 0x81, 0xbf]);
 }
@@ -431,6 +464,9 @@ fn memory_costs_what_is_touched() {
     drop(before);
     assert_eq!(machine.budget.used(), page);
     let mut bytes = [1; 4];
-    machine.memory(Place::Hbm).read(0x34ffff_fffe, &mut bytes).unwrap();
+    machine
+        .memory(Place::Hbm)
+        .read(0x34ffff_fffe, &mut bytes)
+        .unwrap();
     assert_eq!(bytes, [0, 0, 9, 9]);
 }
