@@ -1,5 +1,6 @@
 //! All integration tests, in one binary.
 
 mod asm;
+mod attention;
 mod compiler;
 mod machine;
