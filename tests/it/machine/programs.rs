@@ -375,9 +375,18 @@ fn payload_does_not_steer_a_run_without_data() {
             "dma.i32.i32 0, r1, r2, r3",
             "payload tensor `p` would be written to control tensor `c`: its contents are unknown without data",
         ),
-        ("vrun k, r1, 1", "a vector register would be written to control tensor `c`"),
-        ("mm.store.f32 r0, r1, r5, r5, r3", "accumulators would be written to control tensor `c`"),
-        ("lw r5, 0(r4)", "payload tensor `w`, which is not stored without data"),
+        (
+            "vrun k, r1, 1",
+            "vector register would be written to control tensor `c`",
+        ),
+        (
+            "mm.store.f32 r0, r1, r3, r3, r3",
+            "ld is 4 bytes, shorter than a row of 16",
+        ),
+        (
+            "lw r5, 0(r4)",
+            "payload tensor `w`, which is not stored without data",
+        ),
     ] {
         let error = failure(&text(line), false).to_string();
         assert!(error.contains(message), "{line}: {error}");
