@@ -5,11 +5,9 @@
 //! line with an error adds at most one diagnostic and never stops the reading; the image is made only without errors.
 
 use super::diag::{Diagnostic, Diagnostics, did_you_mean};
-use super::directive::DIRECTIVES;
-use super::expand::{Expander, Place, Problem, split_arguments};
-use super::expr::{Cursor, Error, Expr, Node};
-use super::inst::{self, Proto, Register};
-use super::lexer::{Kind, lex, strip_comment};
+use super::expand::{Expander, Place, Problem};
+use super::expr::{Error, Expr, Node};
+use super::inst::Register;
 use super::symbols::{Global, Symbols, View};
 use crate::isa::image::{Image, Init, Kernel, Line, Section};
 use crate::isa::{FieldInfo, FieldKind, InstInfo};
@@ -28,19 +26,19 @@ pub const KERNELS: u32 = 3;
 /// Words of one section so far.
 #[derive(Default)]
 pub struct Code {
-    words: Vec<u64>,
-    lines: Vec<Line>,
-    labels: Vec<(String, u32)>,
+    pub words: Vec<u64>,
+    pub lines: Vec<Line>,
+    pub labels: Vec<(String, u32)>,
 }
 
 /// A field that waits for symbols.
-struct Fixup {
-    place: Place,
-    scope: u32,
-    word: u32,
-    info: &'static InstInfo,
-    field: &'static FieldInfo,
-    expr: Expr,
+pub struct Fixup {
+    pub place: Place,
+    pub scope: u32,
+    pub word: u32,
+    pub info: &'static InstInfo,
+    pub field: &'static FieldInfo,
+    pub expr: Expr,
 }
 
 /// A word of the constant table that waits for symbols.
@@ -94,8 +92,11 @@ pub struct Assembler<'a> {
     sources: Vec<Source>,
     files: HashMap<String, u32>,
     codes: [Code; 4],
-    fixups: Vec<Fixup>,
-    homeless: bool,
+    pub fixups: Vec<Fixup>,
+    /// Source and line of each diagnostic.
+    order: Vec<(usize, u32)>,
+    /// Whether code outside a section was reported.
+    pub homeless: bool,
 }
 
 impl<'a> Assembler<'a> {
@@ -119,6 +120,7 @@ impl<'a> Assembler<'a> {
             files: HashMap::new(),
             codes: Default::default(),
             fixups: Vec::new(),
+            order: Vec::new(),
             homeless: false,
         }
     }
@@ -184,184 +186,27 @@ impl<'a> Assembler<'a> {
         }
         while let Some(e) = expansion.filter(|_| d.notes.len() < 8) {
             let file = &self.sources[e.source].name;
-            d.notes.push(format!(
-                "in the expansion of `{}` at {file}:{}",
-                e.name, e.number
-            ));
+            let note = format!("in the expansion of `{}` at {file}:{}", e.name, e.number);
+            // A macro that uses itself is named once.
+            if d.notes.last() != Some(&note) {
+                d.notes.push(note);
+            }
             expansion = e.outer.as_ref();
         }
+        // A repeated line says it once.
+        if self.diagnostics.list.contains(&d) {
+            return;
+        }
+        self.order.push((place.text.source, place.text.number));
         self.diagnostics.push(d);
     }
 
-    fn line(&mut self, place: &Place) {
-        let text = strip_comment(&place.text.line);
-        if let Err(e) = self.statement(text, place) {
-            self.error(place, e);
-        }
-    }
-
-    fn statement(&mut self, text: &str, place: &Place) -> Result<(), Error> {
-        let mut at = text.len() - text.trim_start().len();
-        if !self.expander.active() {
-            let word = text.split_whitespace().next().unwrap_or("");
-            return match word {
-                ".if" => {
-                    self.expander.open_if(place.clone(), false);
-                    Ok(())
-                }
-                ".else" | ".endif" => self.condition(word, at..at + word.len()),
-                _ => Ok(()),
-            };
-        }
-        while let Some((label, end)) = label(&text[at..]) {
-            let span = at..at + end;
-            at += end;
-            at += text[at..].len() - text[at..].trim_start().len();
-            if let Err(e) = self.define_label(&label, span) {
-                self.error(place, e);
-            }
-        }
-        let rest = &text[at..];
-        let word_len = rest.find(char::is_whitespace).unwrap_or(rest.len());
-        let (word, arguments) = rest.split_at(word_len);
-        let span = at..at + word_len;
-        if word.is_empty() {
-            return Ok(());
-        }
-        if word == ".macro" {
-            return self.define_macro(arguments, span);
-        }
-        if let Some(definition) = self.expander.macros.get(word).cloned() {
-            let arguments = bind(word, &definition.parameters, split_arguments(arguments))
-                .map_err(|m| Error::new(m, at..text.trim_end().len()))?;
-            return self
-                .expander
-                .expand(place, word, &definition, &arguments)
-                .map_err(|m| Error::new(m, span));
-        }
-        let tokens = lex(text).map_err(|e| Error::new(e.message, e.span))?;
-        let first = tokens.partition_point(|t| t.span.start < at);
-        let mut cursor = Cursor::new(&tokens[first..], text.trim_end().len());
-        let error = cursor.expected("an instruction or a directive");
-        match cursor.take().map(|t| (&t.kind, t.span.clone())) {
-            Some((Kind::Name(name), span)) if name.starts_with('.') => {
-                self.directive(name, span, &mut cursor, place)
-            }
-            Some((Kind::Name(name), span)) => self.instruction(name, span, &mut cursor, place),
-            _ => Err(error),
-        }
-    }
-
-    /// `.else` or `.endif`.
-    pub fn condition(&mut self, word: &str, span: Range<usize>) -> Result<(), Error> {
-        match word {
-            ".else" => self.expander.flip_if(),
-            _ => self.expander.close_if(),
-        }
-        .map_err(|m| Error::new(m, span))
-    }
-
     /// The section's words and how many there are.
-    fn code(&mut self, scope: u32) -> (&mut Code, u32) {
+    pub fn code(&mut self, scope: u32) -> (&mut Code, u32) {
         let code = &mut self.codes[scope.min(KERNELS) as usize];
         // Lines are bounded, so word counts are small.
         let len = code.words.len() as u32;
         (code, len)
-    }
-
-    fn define_label(&mut self, label: &Label, span: Range<usize>) -> Result<(), Error> {
-        let Some(scope) = self.scope else {
-            return Err(Error::new("label outside a section", span)
-                .suggest("begin with `.tile`, `.cluster`, `.chip` or `.kernel NAME`".to_owned()));
-        };
-        let index = self.code(scope).1;
-        match label {
-            Label::Number(number) => {
-                let all = self.symbols.locals.entry((scope, *number)).or_default();
-                all.push(index);
-            }
-            Label::Name { name, quoted } => {
-                let key = (scope, name.clone());
-                if self.symbols.labels.contains_key(&key) {
-                    return Err(Error::new(
-                        format!("label `{name}` is already defined"),
-                        span,
-                    ));
-                }
-                if *quoted || !name.starts_with(".L") {
-                    self.code(scope).0.labels.push((name.clone(), index));
-                }
-                self.symbols.labels.insert(key, index);
-            }
-        }
-        Ok(())
-    }
-
-    fn instruction(
-        &mut self,
-        name: &str,
-        span: Range<usize>,
-        cursor: &mut Cursor<'_>,
-        place: &Place,
-    ) -> Result<(), Error> {
-        if !inst::is_mnemonic(name) {
-            if let Some(m) = did_you_mean(name, self.expander_names().iter().map(String::as_str)) {
-                return Err(
-                    Error::new(format!("no instruction is called `{name}`"), span).suggest(m),
-                );
-            }
-        }
-        let proto = inst::parse(name, span.clone(), cursor, &self.aliases);
-        let Some(scope) = self.scope else {
-            // Once is enough: the whole file has no section.
-            return match std::mem::replace(&mut self.homeless, true) {
-                true => proto.map(|_| ()),
-                false => Err(Error::new("instruction outside a section", span).suggest(
-                    "begin with `.tile`, `.cluster`, `.chip` or `.kernel NAME`".to_owned(),
-                )),
-            };
-        };
-        // A word stands for a faulty instruction, so that distances and later errors stay right.
-        let line = self.line_of(place);
-        let (code, index) = self.code(scope);
-        code.words.push(0);
-        code.lines.push(line);
-        let Proto { info, word, open } = proto?;
-        code.words[index as usize] = word;
-        if info.in_kernel() != (scope >= KERNELS) {
-            let (kind, other) = match info.in_kernel() {
-                true => ("a kernel instruction", "a control program"),
-                false => ("a control instruction", "a vector kernel"),
-            };
-            let message = format!("`{}` is {kind}, and this is {other}", info.name);
-            // `add` and `sadd`, `min` and `smin`: the same operation on the other processor.
-            let other = match info.in_kernel() {
-                true => info.name[1..].to_owned(),
-                false => format!("s{}", info.name),
-            };
-            let twin = InstInfo::by_name(&other).filter(|i| i.in_kernel() != info.in_kernel());
-            return Err(
-                Error::new(message, span).suggest(twin.map(|i| format!("syntax: {}", i.syntax)))
-            );
-        }
-        for (field, mut expr) in open {
-            self.bind_variables(&mut expr);
-            self.fixups.push(Fixup {
-                place: place.clone(),
-                scope,
-                word: index,
-                info,
-                field,
-                expr,
-            });
-        }
-        Ok(())
-    }
-
-    fn expander_names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.expander.macros.keys().cloned().collect();
-        names.sort_unstable();
-        names
     }
 
     /// Replaces `.set` variables by their present values.
@@ -399,7 +244,8 @@ impl<'a> Assembler<'a> {
         index
     }
 
-    fn line_of(&mut self, place: &Place) -> Line {
+    /// The line that a word of this place belongs to.
+    pub fn line_of(&mut self, place: &Place) -> Line {
         if let Loc::Fixed(line) = self.loc {
             return line;
         }
@@ -557,6 +403,11 @@ impl<'a> Assembler<'a> {
 
     fn finish(mut self) -> Result<Image, Diagnostics> {
         if !self.diagnostics.is_empty() {
+            // Errors in the order of the source, whichever pass found them.
+            let found = std::mem::take(&mut self.diagnostics.list);
+            let mut list: Vec<_> = self.order.into_iter().zip(found).collect();
+            list.sort_by_key(|(place, _)| *place);
+            self.diagnostics.list = list.into_iter().map(|(_, d)| d).collect();
             return Err(self.diagnostics);
         }
         let mut sections = Vec::new();
@@ -603,96 +454,4 @@ fn shorten(text: &str) -> String {
         Some((at, _)) => format!("{}..", &text[..at]),
         None => text.to_owned(),
     }
-}
-
-/// A label as it is written.
-enum Label {
-    Number(u64),
-    Name { name: String, quoted: bool },
-}
-
-/// A label at the start of `text`, and the length it takes with its colon.
-fn label(text: &str) -> Option<(Label, usize)> {
-    let head = text.find(':').map(|at| &text[..at])?;
-    // A colon inside a quoted name is not the label's.
-    if let Some(rest) = text.strip_prefix('"') {
-        let mut escaped = false;
-        let close = rest.find(|c| {
-            let close = c == '"' && !escaped;
-            escaped = c == '\\' && !escaped;
-            close
-        })? + 2;
-        let after = text[close..].trim_start();
-        let colon = text.len() - after.len();
-        let tokens = lex(&text[..close]).ok()?;
-        return match tokens.as_slice() {
-            [t] if after.starts_with(':') => match &t.kind {
-                Kind::Text(name) => {
-                    let name = name.clone();
-                    Some((Label::Name { name, quoted: true }, colon + 1))
-                }
-                _ => None,
-            },
-            _ => None,
-        };
-    }
-    let name = head.trim_end();
-    let end = head.len() + 1;
-    if super::lexer::is_name(name) {
-        let name = name.to_owned();
-        return Some((
-            Label::Name {
-                name,
-                quoted: false,
-            },
-            end,
-        ));
-    }
-    name.parse().ok().map(|n| (Label::Number(n), end))
-}
-
-/// One text for each parameter, from positions, `name=value` and defaults.
-fn bind(
-    name: &str,
-    parameters: &[(String, Option<String>)],
-    arguments: Vec<String>,
-) -> Result<Vec<String>, String> {
-    let mut bound: Vec<Option<String>> = vec![None; parameters.len()];
-    let found = arguments.len();
-    let mut position = 0;
-    for argument in arguments {
-        let named = argument.split_once('=').and_then(|(key, value)| {
-            let i = parameters.iter().position(|p| p.0 == key.trim())?;
-            (!value.starts_with('=')).then(|| (i, value.trim().to_owned()))
-        });
-        let (i, value) = named.unwrap_or_else(|| {
-            position += 1;
-            (position - 1, argument)
-        });
-        match bound.get_mut(i) {
-            Some(slot) => *slot = Some(value),
-            None => {
-                let n = parameters.len();
-                let s = if n == 1 { "" } else { "s" };
-                return Err(format!(
-                    "macro `{name}` takes {n} argument{s}, found {found}"
-                ));
-            }
-        }
-    }
-    parameters
-        .iter()
-        .zip(bound)
-        .map(|((parameter, default), value)| {
-            value
-                .filter(|v| !v.is_empty())
-                .or_else(|| default.clone())
-                .ok_or_else(|| format!("macro `{name}` needs an argument for `{parameter}`"))
-        })
-        .collect()
-}
-
-/// A suggestion for a directive that does not exist.
-pub fn near_directive(name: &str) -> Option<String> {
-    did_you_mean(name, DIRECTIVES.iter().map(|d| d.0))
 }

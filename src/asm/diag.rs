@@ -218,7 +218,9 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     if name.len() > LONGEST {
         return None;
     }
-    let limit = (name.chars().count() / 3).max(1);
+    let letters = name.chars().count();
+    // A one-letter name is no slip of another.
+    let limit = (letters / 3).max(1).min(letters.saturating_sub(1));
     candidates
         .into_iter()
         .take(CANDIDATES)

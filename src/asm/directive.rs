@@ -3,7 +3,7 @@
 //! Models: the table [`DIRECTIVES`] and what each does to the assembler's state. Leaves out: instructions. Invariant: a
 //! directive either takes effect as a whole or reports one error.
 
-use super::assemble::{Assembler, CHIP, CLUSTER, Loc, TILE, TableFixup, near_directive};
+use super::assemble::{Assembler, CHIP, CLUSTER, Loc, TILE, TableFixup};
 use super::diag::did_you_mean;
 use super::expand::{Macro, Place};
 use super::expr::{Cursor, Error};
@@ -63,7 +63,7 @@ impl Assembler<'_> {
         let syntax = DIRECTIVES.iter().find(|d| d.0 == name).map(|d| d.1);
         let Some(syntax) = syntax else {
             return Err(Error::new(format!("no directive is called `{name}`"), span)
-                .suggest(near_directive(name)));
+                .suggest(did_you_mean(name, DIRECTIVES.iter().map(|d| d.0))));
         };
         self.carry_out(name, span, cursor, place).map_err(|e| {
             match e.suggestion.is_none() && e.message.starts_with("expected") {
@@ -174,7 +174,7 @@ impl Assembler<'_> {
                 Ok(())
             }
             ".file" => {
-                let (file, _) = text(cursor)?;
+                let file = file_name(cursor)?;
                 cursor.finish()?;
                 self.file_index(&file);
                 Ok(())
@@ -185,7 +185,7 @@ impl Assembler<'_> {
                     self.loc = Loc::Fixed(Line::default());
                     return cursor.finish();
                 }
-                let (file, _) = text(cursor)?;
+                let file = file_name(cursor)?;
                 cursor.expect(",")?;
                 let at = cursor.here();
                 let line = self.number(cursor)?;
@@ -439,14 +439,17 @@ impl Assembler<'_> {
             }
             list.push((name.to_owned(), default));
         }
-        let definition = Rc::new(Macro {
+        if self.expander.macros.contains_key(name) {
+            return fail(format!("macro `{name}` is already defined"));
+        }
+        let definition = Macro {
             parameters: list,
             body,
-        });
-        match self.expander.macros.insert(name.to_owned(), definition) {
-            None => Ok(()),
-            Some(_) => fail(format!("macro `{name}` is already defined")),
-        }
+        };
+        self.expander
+            .macros
+            .insert(name.to_owned(), Rc::new(definition));
+        Ok(())
     }
 }
 
@@ -476,5 +479,14 @@ fn text(cursor: &mut Cursor<'_>) -> Result<(String, Range<usize>), Error> {
     match cursor.take().map(|t| &t.kind) {
         Some(Kind::Text(s)) => Ok((s.clone(), span)),
         _ => Err(error),
+    }
+}
+
+/// A file's name for the line table, which knows no empty ones.
+fn file_name(cursor: &mut Cursor<'_>) -> Result<String, Error> {
+    let (name, span) = text(cursor)?;
+    match name.is_empty() {
+        true => Err(Error::new("a file without a name", span)),
+        false => Ok(name),
     }
 }

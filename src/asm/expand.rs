@@ -5,7 +5,7 @@
 //! every line knows the file and line it was written at, and where in that line each of its columns came from; the lines,
 //! bytes and depth of an expansion are bounded by the constants below, whatever the source says.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -143,7 +143,7 @@ pub struct Expander {
     frames: Vec<Frame>,
     conditions: Vec<Condition>,
     /// Macros by name.
-    pub macros: HashMap<String, Rc<Macro>>,
+    pub macros: BTreeMap<String, Rc<Macro>>,
     lines: u64,
     bytes: u64,
     uses: u64,

@@ -195,7 +195,6 @@ impl<'t> Cursor<'t> {
 
     /// Takes a name, quoted or not; the flag tells quoted.
     pub fn name(&mut self, what: &str) -> Result<(&'t str, Range<usize>, bool), Error> {
-        let error = self.expected(what);
         match self.peek() {
             Some(Token {
                 kind: Kind::Name(n),
@@ -211,7 +210,7 @@ impl<'t> Cursor<'t> {
                 self.at += 1;
                 Ok((n, span.clone(), true))
             }
-            _ => Err(error),
+            _ => Err(self.expected(what)),
         }
     }
 
@@ -282,9 +281,8 @@ impl<'t> Cursor<'t> {
                 return self.node(Node::Unary(op, Box::new(operand)), span);
             }
         }
-        let error = self.expected("an expression");
         let Some(token) = self.take() else {
-            return Err(error);
+            return Err(self.expected("an expression"));
         };
         let span = token.span.clone();
         match &token.kind {
@@ -308,7 +306,7 @@ impl<'t> Cursor<'t> {
             }
             Kind::Punct(_) => {
                 self.at -= 1;
-                Err(error)
+                Err(self.expected("an expression"))
             }
         }
     }

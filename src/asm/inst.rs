@@ -283,16 +283,16 @@ fn unknown(name: &str, span: Range<usize>) -> Error {
 
 /// The raw value of a type or enumerated field.
 fn choice(field: &FieldInfo, text: &str, span: Range<usize>) -> Result<u64, Error> {
-    let (kind, names): (&str, Vec<(u64, &str)>) = match field.kind {
+    let (is_dtype, names): (bool, Vec<(u64, &str)>) = match field.kind {
         FieldKind::Dtype { allowed } => (
-            "element type",
+            true,
             Dtype::ALL
                 .iter()
                 .filter(|d| allowed & (1 << d.code()) != 0)
                 .map(|d| (u64::from(d.code()), d.name()))
                 .collect(),
         ),
-        FieldKind::Enum(e) => (e.doc, (0..).zip(e.values.iter().copied()).collect()),
+        FieldKind::Enum(e) => (false, (0..).zip(e.values.iter().copied()).collect()),
         _ => return Err(Error::new(format!("`{}` is no suffix", field.name), span)),
     };
     if let Some((raw, _)) = names.iter().find(|(_, n)| *n == text) {
@@ -301,9 +301,10 @@ fn choice(field: &FieldInfo, text: &str, span: Range<usize>) -> Result<u64, Erro
     let list: Vec<&str> = names.iter().map(|(_, n)| *n).collect();
     let suggestion = did_you_mean(text, list.iter().copied())
         .unwrap_or_else(|| format!("one of {}", list.join(", ")));
-    let message = match Dtype::parse(text).is_some() && kind == "element type" {
-        true => format!("element type `{text}` cannot stand here"),
-        false => format!("`{text}` names no {}", kind.trim_end_matches('s')),
+    let message = match (is_dtype, Dtype::parse(text)) {
+        (true, Some(_)) => format!("element type `{text}` cannot stand here"),
+        (true, None) => format!("`{text}` is no element type"),
+        (false, _) => format!("`{text}` is no value of `{}`", field.name),
     };
     Err(Error::new(message, span).suggest(suggestion))
 }
@@ -335,12 +336,11 @@ impl Proto {
                     kind: Kind::Name(n),
                     span,
                 }) = cursor.peek()
+                    && (aliases.contains_key(n) || register(n).is_some())
                 {
-                    if aliases.contains_key(n) || register(n).is_some() {
-                        let message =
-                            format!("register `{n}` where operand `{}` is a number", field.name);
-                        return Err(Error::new(message, span.clone()));
-                    }
+                    let message =
+                        format!("register `{n}` where operand `{}` is a number", field.name);
+                    return Err(Error::new(message, span.clone()));
                 }
                 let expr = cursor.expr()?;
                 self.open.push((field, expr));

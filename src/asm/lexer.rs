@@ -152,11 +152,11 @@ fn number(rest: &str) -> Result<(Kind, usize), (String, usize)> {
             Err(e) => Err((format!("malformed number `{}`: {e}", &rest[..len]), len)),
         };
     }
-    if let Some(number) = digits.strip_suffix(['b', 'f']) {
-        if let Ok(number) = number.parse() {
-            let forward = digits.ends_with('f');
-            return Ok((Kind::Local { number, forward }, len));
-        }
+    if let Some(number) = digits.strip_suffix(['b', 'f'])
+        && let Ok(number) = number.parse()
+    {
+        let forward = digits.ends_with('f');
+        return Ok((Kind::Local { number, forward }, len));
     }
     let bytes = rest.as_bytes();
     let fraction =

@@ -2,8 +2,8 @@
 //!
 //! Models: the text language below, the ELF object ([`object`]) and the way back ([`disassemble`]). Leaves out: linking, and
 //! anything about what instructions do or cost. Invariants: no input makes it panic, and time and memory are bounded by the
-//! limits in [`expand`] and [`directive`]; all errors of a source come at once; text -> object -> text -> object gives the
-//! same bytes. Reading order: this page, [`assemble`](mod@assemble), [`inst`], [`expand`], [`object`].
+//! limits in `expand` and `directive`; all errors of a source come at once; text -> object -> text -> object gives the
+//! same bytes. Reading order: this page, `assemble`, `inst`, `expand`, [`object`].
 //!
 //! # Language
 //!
@@ -33,7 +33,7 @@
 //! | `.tensor NAME, hbm\|csram\|tsram, DTYPE, [d0, ..], payload\|control [, INIT] [, at OFFSET]` | declares a tensor. INIT: `none`, `zero`, `iota`, `normal(SEED)`, `values(1.5, -2, ..)`. Without `at` it goes behind all tensors of its memory so far, at a multiple of 256 bytes; tensors overlap only by `at` |
 //! | `.align BYTES` | the alignment of the next tensor instead of 256 |
 //! | `.expect NAME, INIT` | what the tensor must hold at the end: the program checks itself |
-//! | `.const NAME, e0, ..` | appends words to the constant table; `ldc rd, NAME(rs)`. `_` appends without a name |
+//! | `.const NAME, e0, ..` | appends words to the constant table; `ldc rd, NAME(rs)`. `_` appends without a name; labels are those of the section it stands in |
 //! | `.equ NAME, EXPR` | a constant |
 //! | `.set NAME, EXPR` | a variable: each use has the value of the last `.set` above it |
 //! | `.include "FILE"` | reads a file, relative to the including one |
@@ -70,6 +70,7 @@ mod expr;
 mod inst;
 mod lexer;
 pub mod object;
+mod statement;
 mod symbols;
 
 pub use diag::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS};

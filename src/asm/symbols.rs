@@ -48,13 +48,13 @@ pub struct View<'s> {
 
 impl Lookup for View<'_> {
     fn name(&self, name: &str) -> Option<Value> {
-        if let Some(scope) = self.scope {
-            if let Some(index) = self.symbols.labels.get(&(scope, name.to_owned())) {
-                return Some(Value {
-                    v: i64::from(*index),
-                    scope: Some(scope),
-                });
-            }
+        if let Some(scope) = self.scope
+            && let Some(index) = self.symbols.labels.get(&(scope, name.to_owned()))
+        {
+            return Some(Value {
+                v: i64::from(*index),
+                scope: Some(scope),
+            });
         }
         match self.symbols.globals.get(name)? {
             Global::Equ(v) | Global::Set(v) | Global::Table(v) => Some((*v).into()),

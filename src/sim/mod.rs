@@ -26,7 +26,9 @@ mod server;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod time;
+mod window;
 
 pub use engine::{Engine, Outcome, Partition, Reason, RunOptions};
 pub use outbox::{ComponentId, Outbox};

@@ -18,7 +18,11 @@ pub struct Account {
 impl Account {
     /// An engine that starts in `state` at time 0.
     pub fn new(state: Reason) -> Account {
-        Account { sums: vec![Ps::ZERO; Reason::ALL.len()], last: Ps::ZERO, state }
+        Account {
+            sums: vec![Ps::ZERO; Reason::ALL.len()],
+            last: Ps::ZERO,
+            state,
+        }
     }
 
     /// The whole of `0..end` divided into the given sums and the rest as `rest`: for servers that keep totals.
@@ -67,7 +71,11 @@ impl Recorder {
     /// Accounts for engines that start in these states.
     pub fn new(states: &[Reason], tracing: bool) -> Recorder {
         let accounts = states.iter().map(|s| Account::new(*s)).collect();
-        Recorder { accounts, tracing, ..Recorder::default() }
+        Recorder {
+            accounts,
+            tracing,
+            ..Recorder::default()
+        }
     }
 
     /// From now on the engine does `state`; what it did until now goes to the state before.
@@ -91,10 +99,20 @@ impl Recorder {
     }
 
     fn record(&mut self, engine: u32, reason: Reason, from: Ps, to: Ps) {
-        let before = self.spans.iter_mut().rev().take(8).find(|s| s.engine == engine);
+        let before = self
+            .spans
+            .iter_mut()
+            .rev()
+            .take(8)
+            .find(|s| s.engine == engine);
         match before {
             Some(span) if span.reason == reason && span.to == from => span.to = to,
-            _ => self.spans.push(Span { engine, reason, from, to }),
+            _ => self.spans.push(Span {
+                engine,
+                reason,
+                from,
+                to,
+            }),
         }
     }
 

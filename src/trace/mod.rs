@@ -10,6 +10,7 @@
 pub mod account;
 pub mod export;
 pub mod file;
+mod perfetto;
 
 pub use account::{Account, Recorder};
 

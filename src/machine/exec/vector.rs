@@ -163,9 +163,9 @@ impl<'a> State<'a> {
             Inst::Vmul { dt, vd, va, vb, p } => {
                 self.floats2(dt, vd, va, vb, p, on_bits(|a, b| a * b))
             }
-            Inst::Vmax { dt, vd, va, vb, p } => self.floats2(dt, vd, va, vb, p, on_bits(maximum)),
+            Inst::Vmax { dt, vd, va, vb, p } => self.floats2(dt, vd, va, vb, p, maximum),
             Inst::Vmin { dt, vd, va, vb, p } => {
-                self.floats2(dt, vd, va, vb, p, on_bits(|a, b| -maximum(-a, -b)))
+                self.floats2(dt, vd, va, vb, p, minimum)
             }
             Inst::Vfma {
                 dt,
@@ -658,7 +658,7 @@ impl<'a> State<'a> {
                 .and_then(|layout| layout.control(Space::Tsram, offset, offset + size as u64));
             if let Some(to) = control {
                 return Err(TrapKind::PayloadToControl {
-                    from: "vector register".to_owned(),
+                    from: "a vector register".to_owned(),
                     to: to.name.clone(),
                 });
             }
@@ -681,17 +681,31 @@ fn address(scalar: i64, imm: i32) -> u64 {
     scalar.wrapping_add(i64::from(imm)) as u64
 }
 
-/// The larger value; +0 is above -0, a NaN operand gives NaN.
+/// The bits of the larger value; +0 is above -0, a NaN operand gives NaN. Selections only, so that loops vectorise.
 #[inline(always)]
-fn maximum(a: f32, b: f32) -> f32 {
-    if a.is_nan() || b.is_nan() {
-        crate::num::CANONICAL_NAN
-    } else if a == b {
-        f32::from_bits(a.to_bits() & b.to_bits())
-    } else if a > b {
-        a
+fn maximum(a: u32, b: u32) -> u32 {
+    let (x, y) = (f32::from_bits(a), f32::from_bits(b));
+    let larger = if x > y { a } else { b };
+    // Equal values differ at most in the sign of zero.
+    let larger = if x == y { a & b } else { larger };
+    nan_of(x, y, larger)
+}
+
+/// The bits of the smaller value, by the same rules.
+#[inline(always)]
+fn minimum(a: u32, b: u32) -> u32 {
+    let (x, y) = (f32::from_bits(a), f32::from_bits(b));
+    let smaller = if x < y { a } else { b };
+    let smaller = if x == y { a | b } else { smaller };
+    nan_of(x, y, smaller)
+}
+
+#[inline(always)]
+fn nan_of(x: f32, y: f32, otherwise: u32) -> u32 {
+    if x.is_nan() | y.is_nan() {
+        crate::num::CANONICAL_NAN.to_bits()
     } else {
-        b
+        otherwise
     }
 }
 
