@@ -9,7 +9,9 @@ fn step(line: &str, r2: u64, r3: u64) -> Core {
     let (chip, image) = (chip(), image(&format!(".tile\n{line}\nhalt\nhalt\nhalt\n")));
     let mut machine = Machine::load(chip.clone(), image.clone(), &LoadOptions::default()).unwrap();
     let tile = machine.tile_mut(1);
-    tile.tsram.write(0x100, &[0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0xf1]).unwrap();
+    tile.tsram
+        .write(0x100, &[0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0xf1])
+        .unwrap();
     let mut core = Core::new(&image, UnitId::Tile(1));
     core.regs[2] = r2;
     core.regs[3] = r3;
@@ -69,7 +71,12 @@ fn results() {
         ("lw r1, 4(r2)", own + 0x100, 0, 0xffff_ffff_f122_3344),
         ("lw r1, -1(r2)", own + 0x102, 0, 0x4455_6677),
         ("ld r1, 0(r2)", own + 0x100, 0, 0xf122_3344_5566_7788),
-        ("ld r1, 0(r2)", (2 << 40) + (1 << 32) + 0x100, 0, 0xf122_3344_5566_7788),
+        (
+            "ld r1, 0(r2)",
+            (2 << 40) + (1 << 32) + 0x100,
+            0,
+            0xf122_3344_5566_7788,
+        ),
         ("rdsr r1, tile", 0, 0, 1),
         ("rdsr r1, cluster", 0, 0, 0),
         ("rdsr r1, lane", 0, 0, 1),
@@ -113,12 +120,10 @@ fn branches() {
 
 #[test]
 fn stores_and_constants() {
-    let machine = run(
-        ".tensor x, tsram, u8, [16], control, values(0xaa)\n\
+    let machine = run(".tensor x, tsram, u8, [16], control, values(0xaa)\n\
          .const table, 5, -1\n\
          .tile\n li r1, x\n ldc r2, 1(r0)\n addi r2, r2, -256\n sb r2, 1(r1)\n sw r2, 3(r1)\n sd r2, 8(r1)\n halt\n\
-         .expect x, values(0xaa, 0xff, 0xaa, 0xff, 0xfe, 0xff, 0xff, 0xaa, 0xff, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)\n",
-    );
+         .expect x, values(0xaa, 0xff, 0xaa, 0xff, 0xfe, 0xff, 0xff, 0xaa, 0xff, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)\n");
     assert_eq!(machine.tensor_bytes_at("x", 1), machine.tensor_bytes("x"));
 }
 

@@ -248,7 +248,17 @@ fn accumulator_blocks_are_row_major_and_keep_their_edges() {
     assert_eq!(corner, all[32 * 96..][..32]);
     acc.write(4, 1, 2, &[-1.0, -2.0]);
     let row = acc.read(4, 2, 3);
-    assert_eq!(row, [-1.0, -2.0, all[32 * 96 + 2], all[33 * 96], all[33 * 96 + 1], all[33 * 96 + 2]]);
+    assert_eq!(
+        row,
+        [
+            -1.0,
+            -2.0,
+            all[32 * 96 + 2],
+            all[33 * 96],
+            all[33 * 96 + 1],
+            all[33 * 96 + 2]
+        ]
+    );
     let load = AccOp {
         dtype: Dtype::F32,
         acc: 7,

@@ -1,17 +1,27 @@
 //! Vector instructions against lane-by-lane recomputation, and the control flow of kernels.
 
 use super::*;
+use tilewright::isa::Dtype;
 use tilewright::machine::op::Launch;
 use tilewright::machine::vector::{Control, Step};
 use tilewright::num::random::splitmix64;
 use tilewright::num::{Overflow, Rounding, decode, encode, functions};
-use tilewright::isa::Dtype;
 
 /// Four operand registers of raw codes, 512 bytes each: random bits, with special values among them.
 fn operands(dtype: Dtype, seed: u64) -> Vec<Vec<u32>> {
     let lanes = if dtype.bits() == 32 { 128 } else { 256 };
     let mask = u32::MAX >> (32 - dtype.bits());
-    let special = [0.0, -0.0, 1.0, -1.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 3.5, 1e-40];
+    let special = [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+        3.5,
+        1e-40,
+    ];
     let code = |register: u64, lane: u64| {
         let word = splitmix64(seed, register << 32 | lane);
         let value = special[(word >> 8) as usize % special.len()];
@@ -22,12 +32,17 @@ fn operands(dtype: Dtype, seed: u64) -> Vec<Vec<u32>> {
             _ => (word >> 32) as u32 & mask,
         }
     };
-    (0..4).map(|r| (0..lanes).map(|l| code(r, l)).collect()).collect()
+    (0..4)
+        .map(|r| (0..lanes).map(|l| code(r, l)).collect())
+        .collect()
 }
 
 fn pack(dtype: Dtype, codes: &[u32]) -> Vec<u8> {
     let size = dtype.bits() as usize / 8;
-    codes.iter().flat_map(|c| c.to_le_bytes()[..size].to_vec()).collect()
+    codes
+        .iter()
+        .flat_map(|c| c.to_le_bytes()[..size].to_vec())
+        .collect()
 }
 
 fn unpack(dtype: Dtype, bytes: &[u8]) -> Vec<u32> {
@@ -60,6 +75,9 @@ fn after(line: &str, dtype: Dtype, operands: &[Vec<u32>]) -> Vec<u8> {
 }
 
 type Lane = fn(f32, f32, f32) -> f32;
+type Word = fn(u32, u32) -> u32;
+type Comparison = fn(&f64, &f64) -> bool;
+type Wanted<'a> = Box<dyn Fn(usize) -> u32 + 'a>;
 
 fn larger(a: f32, b: f32) -> f32 {
     match (a.is_nan() || b.is_nan(), a == b) {
@@ -95,11 +113,24 @@ fn float_lanes() {
             let line = format!("{name}.{dtype} v4, {args}");
             let all: Vec<u32> = (0..x[0].len()).map(value).collect();
             assert_eq!(unpack(dtype, &after(&line, dtype, &x)), all, "{line}");
-            let some = (0..x[0].len()).map(|i| if (3..20).contains(&i) { value(i) } else { x[3][i] });
+            let some = (0..x[0].len()).map(|i| {
+                if (3..20).contains(&i) {
+                    value(i)
+                } else {
+                    x[3][i]
+                }
+            });
             let line = format!("{line} ?p1");
-            assert_eq!(unpack(dtype, &after(&line, dtype, &x)), some.collect::<Vec<_>>(), "{line}");
+            assert_eq!(
+                unpack(dtype, &after(&line, dtype, &x)),
+                some.collect::<Vec<_>>(),
+                "{line}"
+            );
             // The destination may be an operand.
-            let line = format!("vmov v4, v1\n {name}.{dtype} v4, {}", args.replace("v1", "v4"));
+            let line = format!(
+                "vmov v4, v1\n {name}.{dtype} v4, {}",
+                args.replace("v1", "v4")
+            );
             assert_eq!(unpack(dtype, &after(&line, dtype, &x)), all, "{line}");
         }
     }
@@ -109,12 +140,16 @@ fn float_lanes() {
 fn bit_and_integer_lanes() {
     let i = Dtype::I32;
     let x = operands(i, 5);
-    let table: [(&str, fn(u32, u32) -> u32); 12] = [
+    let table: [(&str, Word); 12] = [
         ("vadd.i32 v4, v1, v2", |a, b| a.wrapping_add(b)),
         ("vsub.i32 v4, v1, v2", |a, b| a.wrapping_sub(b)),
         ("vmul.i32 v4, v1, v2", |a, b| a.wrapping_mul(b)),
-        ("vmax.i32 v4, v1, v2", |a, b| (a as i32).max(b as i32) as u32),
-        ("vmin.i32 v4, v1, v2", |a, b| (a as i32).min(b as i32) as u32),
+        ("vmax.i32 v4, v1, v2", |a, b| {
+            (a as i32).max(b as i32) as u32
+        }),
+        ("vmin.i32 v4, v1, v2", |a, b| {
+            (a as i32).min(b as i32) as u32
+        }),
         ("vabs.i32 v4, v1", |a, _| (a as i32).unsigned_abs()),
         ("vneg.i32 v4, v1", |a, _| 0u32.wrapping_sub(a)),
         ("vand v4, v1, v2", |a, b| a & b),
@@ -127,9 +162,13 @@ fn bit_and_integer_lanes() {
         let wanted: Vec<u32> = (0..128).map(|l| f(x[0][l], x[1][l])).collect();
         assert_eq!(unpack(i, &after(line, i, &x)), wanted, "{line}");
     }
-    for (dtype, sign) in [(Dtype::F32, 1 << 31), (Dtype::Bf16, 1 << 15), (Dtype::F16, 1 << 15)] {
+    for (dtype, sign) in [
+        (Dtype::F32, 1 << 31),
+        (Dtype::Bf16, 1 << 15),
+        (Dtype::F16, 1 << 15),
+    ] {
         let x = operands(dtype, 6);
-        for (name, f) in [("vabs", (|a, s| a & !s) as fn(u32, u32) -> u32), ("vneg", |a, s| a ^ s)] {
+        for (name, f) in [("vabs", (|a, s| a & !s) as Word), ("vneg", |a, s| a ^ s)] {
             let wanted: Vec<u32> = x[0].iter().map(|a| f(*a, sign)).collect();
             let line = format!("{name}.{dtype} v4, v1");
             assert_eq!(unpack(dtype, &after(&line, dtype, &x)), wanted, "{line}");
@@ -141,7 +180,7 @@ fn bit_and_integer_lanes() {
 fn comparisons_and_selection() {
     for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::I32] {
         let x = operands(dtype, 8);
-        let table: [(&str, fn(&f64, &f64) -> bool); 6] = [
+        let table: [(&str, Comparison); 6] = [
             ("lt", f64::lt),
             ("le", f64::le),
             ("eq", f64::eq),
@@ -176,23 +215,41 @@ fn moves_and_predicates() {
     let i = Dtype::I32;
     let x = operands(i, 9);
     let on = |i: usize| (3..20).contains(&i);
-    let table: [(&str, Box<dyn Fn(usize) -> u32>); 9] = [
+    let table: [(&str, Wanted); 9] = [
         ("vmov v4, v1", Box::new(|l| x[0][l])),
         ("vbc.i32 v4, s3", Box::new(|_| (-7i32) as u32)),
         ("viota v4, s3", Box::new(|l| (l as i32 - 7) as u32)),
-        ("viota v4, s0 ?p1", Box::new(|l| if on(l) { l as u32 } else { x[3][l] })),
+        (
+            "viota v4, s0 ?p1",
+            Box::new(|l| if on(l) { l as u32 } else { x[3][l] }),
+        ),
         ("vrot.i32 v4, v1, 130", Box::new(|l| x[0][(l + 130) % 128])),
-        ("vperm.i32 v4, v1, v2", Box::new(|l| x[0][x[1][l] as usize % 128])),
-        ("pand p3, p1, p2\n vsel.i32 v4, p3, v1, v2", Box::new(|l| x[1][l])),
-        ("por p3, p1, p2\n vsel.i32 v4, p3, v1, v2", Box::new(|l| x[usize::from(l >= 20)][l])),
-        ("vwhile.i32 p0, s0\n vsel.i32 v4, p0, v1, v2", Box::new(|l| x[0][l])),
+        (
+            "vperm.i32 v4, v1, v2",
+            Box::new(|l| x[0][x[1][l] as usize % 128]),
+        ),
+        (
+            "pand p3, p1, p2\n vsel.i32 v4, p3, v1, v2",
+            Box::new(|l| x[1][l]),
+        ),
+        (
+            "por p3, p1, p2\n vsel.i32 v4, p3, v1, v2",
+            Box::new(|l| x[usize::from(l >= 20)][l]),
+        ),
+        (
+            "vwhile.i32 p0, s0\n vsel.i32 v4, p0, v1, v2",
+            Box::new(|l| x[0][l]),
+        ),
     ];
     for (line, f) in &table {
         let wanted: Vec<u32> = (0..128).map(f).collect();
         assert_eq!(unpack(i, &after(line, i, &x)), wanted, "{line}");
     }
     let x = operands(Dtype::Bf16, 10);
-    let out = unpack(Dtype::Bf16, &after("vperm.bf16 v4, v1, v2", Dtype::Bf16, &x));
+    let out = unpack(
+        Dtype::Bf16,
+        &after("vperm.bf16 v4, v1, v2", Dtype::Bf16, &x),
+    );
     let wanted: Vec<u32> = (0..256).map(|l| x[0][x[1][l] as usize % 256]).collect();
     assert_eq!(out, wanted);
 }
@@ -236,7 +293,9 @@ fn reductions() {
 
 #[test]
 fn conversions_move_one_group() {
-    let types = ["f32", "bf16", "f16", "e4m3", "e5m2", "i32", "i16", "i8", "u8"];
+    let types = [
+        "f32", "bf16", "f16", "e4m3", "e5m2", "i32", "i16", "i8", "u8",
+    ];
     for ds in types.map(|t| Dtype::parse(t).unwrap()) {
         for dd in types.map(|t| Dtype::parse(t).unwrap()) {
             let x = operands(ds, 21);
@@ -280,12 +339,21 @@ fn loads_and_stores() {
         // Lanes 3..20 of the type, however many it has.
         let mask = format!("vwhile.{wide} p1, s4\n vwhile.{wide} p2, s5\n pandn p1, p1, p2\n");
         for (line, f) in [
-            (format!("vld.{dtype} v4, 5(s1)"), (|s, i| 5 + i * s) as fn(usize, usize) -> usize),
-            (format!("sli s6, 3\n vlds.{dtype} v4, 5(s1), s6"), |_, i| 5 + i * 3),
+            (
+                format!("vld.{dtype} v4, 5(s1)"),
+                (|s, i| 5 + i * s) as fn(usize, usize) -> usize,
+            ),
+            (format!("sli s6, 3\n vlds.{dtype} v4, 5(s1), s6"), |_, i| {
+                5 + i * 3
+            }),
             (format!("vldb.{dtype} v4, 5(s1)"), |_, _| 5),
         ] {
             for masked in [false, true] {
-                let line = if masked { format!("{mask}{line} ?p1") } else { line.clone() };
+                let line = if masked {
+                    format!("{mask}{line} ?p1")
+                } else {
+                    line.clone()
+                };
                 let mut wanted: Vec<u8> = (0..lanes)
                     .flat_map(|i| match !masked || (3..20).contains(&i) {
                         true => at(f(size, i)),
@@ -298,11 +366,21 @@ fn loads_and_stores() {
         }
         // Stores: over the image of x in TSRAM, then loaded as the result.
         for (line, f) in [
-            (format!("vst.{dtype} v3, 1536(s1)"), (|s, i| i * s) as fn(usize, usize) -> usize),
-            (format!("sli s6, 1\n vsts.{dtype} v3, 1536(s1), s6"), |_, i| i),
+            (
+                format!("vst.{dtype} v3, 1536(s1)"),
+                (|s, i| i * s) as fn(usize, usize) -> usize,
+            ),
+            (
+                format!("sli s6, 1\n vsts.{dtype} v3, 1536(s1), s6"),
+                |_, i| i,
+            ),
         ] {
             for masked in [false, true] {
-                let store = if masked { format!("{mask}{line} ?p1") } else { line.clone() };
+                let store = if masked {
+                    format!("{mask}{line} ?p1")
+                } else {
+                    line.clone()
+                };
                 let mut wanted = bytes[1536..].to_vec();
                 for i in (0..lanes).filter(|i| !masked || (3..20).contains(i)) {
                     let element = &bytes[1024 + i * size..][..size];
@@ -318,7 +396,9 @@ fn loads_and_stores() {
 
 /// The words a kernel runs, as its control walks them, with s1 as given.
 fn walk(body: &str, s1: u64) -> (Vec<u32>, Control) {
-    let image = image(&format!(".kernel first\n vret\n.kernel k\n{body}\n vret\n.tile\nhalt\n"));
+    let image = image(&format!(
+        ".kernel first\n vret\n.kernel k\n{body}\n vret\n.tile\nhalt\n"
+    ));
     let launch = Launch {
         kernel: 1,
         args: vec![s1],
@@ -343,7 +423,13 @@ fn loops() {
     let (words, control) = walk(nested, 3);
     assert_eq!((control.s[2], control.s[3]), (3, 6));
     let body = [2, 3, 4, 5, 5];
-    let wanted: Vec<u32> = [1].into_iter().chain(body).chain(body).chain(body).chain([6, 7]).collect();
+    let wanted: Vec<u32> = [1]
+        .into_iter()
+        .chain(body)
+        .chain(body)
+        .chain(body)
+        .chain([6, 7])
+        .collect();
     assert_eq!(words, wanted);
     assert_eq!(walk(nested, 0).0, [1, 6, 7]);
     assert_eq!(walk(nested, (-5i64) as u64).0, [1, 6, 7]);

@@ -42,8 +42,16 @@ fn ping_pong() {
     for seed in [0, 1, 2, 3, 99] {
         let mut machine = load(PING_PONG, true).unwrap();
         run_machine(&mut machine, seed).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-        assert_eq!(machine.tensor_bytes_at("x", 0).unwrap()[0], 20, "seed {seed}");
-        assert_eq!(machine.tensor_bytes_at("x", 1).unwrap()[0], 20, "seed {seed}");
+        assert_eq!(
+            machine.tensor_bytes_at("x", 0).unwrap()[0],
+            20,
+            "seed {seed}"
+        );
+        assert_eq!(
+            machine.tensor_bytes_at("x", 1).unwrap()[0],
+            20,
+            "seed {seed}"
+        );
         assert_eq!(machine.tile(0).sems.values[1], 1);
     }
 }
@@ -88,7 +96,10 @@ again:
         let mut machine = load(text, true).unwrap();
         let summary = run_machine(&mut machine, seed).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(summary.operations, 2 * 3 * 3);
-        (machine.tensor_f32("x").unwrap(), machine.tensor_f32("y").unwrap())
+        (
+            machine.tensor_f32("x").unwrap(),
+            machine.tensor_f32("y").unwrap(),
+        )
     };
     let (x, y) = end(0);
     let doubled: Vec<f32> = x.iter().map(|v| v + v).collect();
@@ -168,7 +179,11 @@ end:
     let text = failure(text, true).to_string();
     let depth = chip().queue.depth;
     assert!(depth < 1000);
-    for part in ["queue dma2 is full", "head of queue dma2", "semaphore 0 has 0, needs 1"] {
+    for part in [
+        "queue dma2 is full",
+        "head of queue dma2",
+        "semaphore 0 has 0, needs 1",
+    ] {
         assert!(text.contains(part), "{text}");
     }
 }
@@ -340,7 +355,10 @@ loop:
     let kept = 4 * tilewright::machine::memory::PAGE_BYTES as u64;
     assert!(machine.budget.used() <= kept, "{}", machine.budget.used());
     let error = machine.tensor_bytes("big").unwrap_err().to_string();
-    assert_eq!(error, "tensor `big` is payload: it is not stored without data");
+    assert_eq!(
+        error,
+        "tensor `big` is payload: it is not stored without data"
+    );
 }
 
 #[test]
@@ -357,9 +375,18 @@ fn payload_does_not_steer_a_run_without_data() {
             "dma.i32.i32 0, r1, r2, r3",
             "payload tensor `p` would be written to control tensor `c`: its contents are unknown without data",
         ),
-        ("vrun k, r1, 1", "a vector register would be written to control tensor `c`"),
-        ("mm.store.f32 r0, r1, r5, r5, r3", "accumulators would be written to control tensor `c`"),
-        ("lw r5, 0(r4)", "payload tensor `w`, which is not stored without data"),
+        (
+            "vrun k, r1, 1",
+            "a vector register would be written to control tensor `c`",
+        ),
+        (
+            "mm.store.f32 r0, r1, r5, r5, r3",
+            "accumulators would be written to control tensor `c`",
+        ),
+        (
+            "lw r5, 0(r4)",
+            "payload tensor `w`, which is not stored without data",
+        ),
     ] {
         let error = failure(&text(line), false).to_string();
         assert!(error.contains(message), "{line}: {error}");
@@ -373,15 +400,27 @@ fn payload_does_not_steer_a_run_without_data() {
 #[test]
 fn loading_checks_tensors() {
     let size = chip().tsram.size_bytes;
-    let text = format!(".tensor x, tsram, u8, [{}], payload\n.tile\nhalt\n", size + 1);
+    let text = format!(
+        ".tensor x, tsram, u8, [{}], payload\n.tile\nhalt\n",
+        size + 1
+    );
     let error = load(&text, true).unwrap_err();
     assert_eq!(
         error.to_string(),
-        format!("tensor `x` does not fit: tsram bytes 0x0 to {:#x} past tile size {size:#x}", size + 1)
+        format!(
+            "tensor `x` does not fit: tsram bytes 0x0 to {:#x} past tile size {size:#x}",
+            size + 1
+        )
     );
     assert_eq!(error.exit_code(), 3);
     let mut machine = load(".tensor x, tsram, i32, [2], payload\n.tile\nhalt\n", true).unwrap();
-    assert!(machine.tensor_bytes("y").unwrap_err().to_string().contains("`y`"));
+    assert!(
+        machine
+            .tensor_bytes("y")
+            .unwrap_err()
+            .to_string()
+            .contains("`y`")
+    );
     assert!(machine.tensor_bytes_at("x", 2).is_err());
     let error = machine.set_tensor("x", &[0; 7]).unwrap_err().to_string();
     assert_eq!(error, "tensor `x` takes 8 bytes, not 7");
@@ -407,7 +446,10 @@ fn initial_contents_are_rounded_once() {
     let text = ".tensor x, hbm, bf16, [2], payload, values(1.001953125000909494701772928237915, -1.00390625)\n\
         .tensor big, hbm, i32, [1], payload, values(2147483645)\n.tile\nhalt\n";
     let machine = load(text, true).unwrap();
-    assert_eq!(machine.tensor_bytes("big").unwrap(), 2147483645i32.to_le_bytes());
+    assert_eq!(
+        machine.tensor_bytes("big").unwrap(),
+        2147483645i32.to_le_bytes()
+    );
     let x = machine.tensor_bytes("x").unwrap();
     assert_eq!(x, [0x80, 0x3f, 0x80, 0xbf]);
     let text = ".tensor x, hbm, bf16, [2], payload, values(1.003906250000909494701772928237915, -1.003906250000909494701772928237915)\n.tile\nhalt\n";
@@ -431,6 +473,93 @@ fn memory_costs_what_is_touched() {
     drop(before);
     assert_eq!(machine.budget.used(), page);
     let mut bytes = [1; 4];
-    machine.memory(Place::Hbm).read(0x34ffff_fffe, &mut bytes).unwrap();
+    machine
+        .memory(Place::Hbm)
+        .read(0x34_ffff_fffe, &mut bytes)
+        .unwrap();
     assert_eq!(bytes, [0, 0, 9, 9]);
+}
+
+/// Programs of any well-formed instructions: whatever they do, they end as a value.
+mod anything {
+    use super::*;
+    use proptest::prelude::*;
+    use tilewright::isa::image::{Kernel, Line};
+    use tilewright::isa::{INFO, Inst, InstInfo, strategy};
+
+    fn instructions(wanted: fn(&InstInfo) -> bool) -> impl Strategy<Value = Vec<Inst>> {
+        let all: Vec<_> = INFO
+            .iter()
+            .filter(|i| wanted(i))
+            .map(strategy::inst_of)
+            .collect();
+        prop::collection::vec(prop::strategy::Union::new(all), 1..30)
+    }
+
+    fn in_kernel(info: &InstInfo) -> bool {
+        // Loops of 2^48 turns only meet the limit, slowly.
+        info.in_kernel() && info.name != "loop"
+    }
+
+    /// Sets r1 to r31 to numbers and addresses that many instructions accept.
+    fn setup() -> Vec<Inst> {
+        let own = 4 << 40;
+        let values = [
+            1,
+            own,
+            32,
+            64,
+            own + 512,
+            0,
+            2,
+            256,
+            1 << 41,
+            3,
+            4096,
+            own + 4096,
+            128,
+            8,
+            16,
+        ];
+        (1..32u8)
+            .map(|r| Inst::Li {
+                rd: tilewright::isa::Reg(r),
+                imm: values[usize::from(r) % values.len()],
+            })
+            .collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn ends_as_a_value(
+            tile in instructions(|i| !i.in_kernel()),
+            cluster in instructions(|i| !i.in_kernel()),
+            kernel in instructions(in_kernel),
+            data: bool,
+            order_seed: u64,
+        ) {
+            let mut image = Image::default();
+            let halt = [Inst::Halt {}];
+            let launch = Inst::Vrun { kernel: 0, args: tilewright::isa::Reg(1), n: 5 };
+            let tile = [&[launch][..], &tile].concat();
+            for (section, body) in [(&mut image.tile, &tile), (&mut image.cluster, &cluster)] {
+                for inst in setup().iter().chain(body).chain(&halt) {
+                    section.push(inst.encode(), Line::default()).unwrap();
+                }
+            }
+            for inst in kernel.iter().chain(&[Inst::Vret {}]) {
+                image.kernel_code.push(inst.encode(), Line::default()).unwrap();
+            }
+            let len = image.kernel_code.words.len() as u32;
+            image.kernels.push(Kernel { name: "k".to_owned(), start: 0, len });
+            let options = LoadOptions { data, memory_limit: 64 << 20 };
+            let mut machine = Machine::load(chip(), Arc::new(image), &options).unwrap();
+            let limits = UntimedLimits { max_steps: 5_000, order_seed };
+            if let Err(error) = run_untimed(&mut machine, &limits) {
+                prop_assert!(!error.to_string().is_empty());
+                prop_assert!([1, 4].contains(&error.exit_code()));
+            }
+        }
+    }
 }
