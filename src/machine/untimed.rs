@@ -8,7 +8,7 @@ use super::core::{Action, CoreContext};
 use super::deadlock::{Blocked, BlockedOn, DeadlockReport, Need};
 use super::exec::{tensor, transfer, vector};
 use super::load::Machine;
-use super::op::{MacroOp, OpKind, Place, Post, Queue, Signal, Transfer, UnitId, Wait};
+use super::op::{MacroOp, OpKind, Place, Post, Queue, Transfer, UnitId, Wait};
 use super::trap::{RunError, Trap, TrapKind};
 use crate::num::random::splitmix64;
 use serde::Serialize;
@@ -289,7 +289,7 @@ impl Runner<'_> {
 
     /// Makes the signals of an operation that has finished.
     fn signal(&mut self, op: &MacroOp) -> Result<(), RunError> {
-        for post in posts(op) {
+        for post in op.posts() {
             self.post(op.unit, op.pc, post)?;
         }
         Ok(())
@@ -337,37 +337,6 @@ impl Runner<'_> {
         let report = DeadlockReport::build(&self.machine.image, &blocked, pending.chain(stalled));
         Err(RunError::Deadlock(Box::new(report)))
     }
-}
-
-/// The increments that an operation's signal clauses make.
-pub fn posts(op: &MacroOp) -> Vec<Post> {
-    let mut posts = Vec::new();
-    for signal in &op.signals {
-        match *signal {
-            Signal::Unit(post) => posts.push(post),
-            Signal::Tiles { mask, sem, n } => {
-                let tiles = (0..64u16).filter(|t| mask >> t & 1 == 1);
-                posts.extend(tiles.map(|t| Post {
-                    unit: UnitId::Tile(t),
-                    sem,
-                    n,
-                }));
-            }
-            Signal::Dest { sem, n } => {
-                if let OpKind::Transfer(t) = &op.kind {
-                    posts.extend(t.destinations().filter_map(|place| {
-                        let unit = match place {
-                            Place::Tsram(t) => UnitId::Tile(t),
-                            Place::Csram(c) => UnitId::Cluster(c),
-                            Place::Hbm => return None,
-                        };
-                        Some(Post { unit, sem, n })
-                    }));
-                }
-            }
-        }
-    }
-    posts
 }
 
 fn core_pc(machine: &Machine, unit: UnitId) -> u32 {
