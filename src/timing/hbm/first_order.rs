@@ -54,7 +54,19 @@ struct Channel {
     activate_free: Ps,
     undrained_lines: u64,
     banks: Vec<Bank>,
+    /// End of the request that ends last, and what it waited for.
+    pending: (Ps, Wait),
     totals: ChannelTotals,
+}
+
+/// What a request waits for before its data.
+#[derive(Clone, Copy, Debug, Default)]
+enum Wait {
+    /// Its row.
+    #[default]
+    Row,
+    /// The refresh of its bank.
+    Refresh,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -159,16 +171,16 @@ impl Channel {
         lines: u64,
         direction: Direction,
     ) -> Schedule {
+        self.attribute_gap(now);
         let (index, row) = t.place(block);
         let bank = &mut self.banks[index];
         let mut start = now.max(bank.column_ready);
-        let mut refreshed = Ps::ZERO;
+        let mut cause = Wait::Row;
         if let Some(end) = t.refresh_end(index, start) {
-            refreshed = end - start;
             start = end;
             bank.row = None;
+            cause = Wait::Refresh;
         }
-        let mut opened = Ps::ZERO;
         if bank.row != Some(row) {
             let precharge = if bank.row.is_some() { t.rp } else { 0 };
             let activate = (start + Ps(precharge))
@@ -177,36 +189,39 @@ impl Channel {
             self.activate_free = self.activate_free.max(now) + Ps(t.activate_interval);
             bank.next_activate = activate + Ps(t.rc);
             bank.row = Some(row);
-            let rcd = if direction == Direction::Read {
-                t.rcd_read
-            } else {
-                t.rcd_write
+            let rcd = match direction {
+                Direction::Read => t.rcd_read,
+                Direction::Write => t.rcd_write,
             };
             bank.column_ready = activate + Ps(rcd);
-            opened = bank.column_ready - start;
             start = bank.column_ready;
             self.totals.activations += 1;
         }
-        // An odd line still takes the slot of a pair on its pseudo channel's bus half the time: lines alternate.
+        // Lines alternate between the pseudo channels, so a single line takes the time of a pair.
         let service = Ps(lines.max(2) * t.line);
-        let idle_before = now.max(self.bus_free);
-        self.bus_free = idle_before + service;
-        let column = if direction == Direction::Read {
-            Ps(t.cl)
-        } else {
-            Ps::ZERO
-        };
-        let ready = start + column;
-        // What the bus could not hide: it had nothing queued while this block waited for its bank.
-        let exposed = ready.saturating_sub(idle_before + column);
-        let by_refresh = exposed.min(refreshed);
-        self.totals.refresh += by_refresh;
-        self.totals.activate += (exposed - by_refresh).min(opened);
+        self.bus_free = now.max(self.bus_free) + service;
         self.totals.data += service;
-        let last = self.bus_free.max(ready + service);
+        let latency = match direction {
+            Direction::Read => t.cl,
+            Direction::Write => 0,
+        };
+        let last = self.bus_free.max(start + Ps(latency) + service);
+        if last > self.pending.0 {
+            self.pending = (last, cause);
+        }
         Schedule {
             first: last - service,
             last,
+        }
+    }
+
+    /// Accounts for the time since the bus ran out of work: while a request is under way it waited for its bank.
+    fn attribute_gap(&mut self, now: Ps) {
+        let (pending, cause) = self.pending;
+        let waited = pending.min(now).saturating_sub(self.bus_free);
+        match cause {
+            Wait::Refresh => self.totals.refresh += waited,
+            _ => self.totals.activate += waited,
         }
     }
 
