@@ -1,1 +1,5 @@
-fn main() {}
+//! The `tilewright` binary: everything is in [`tilewright::cli`].
+
+fn main() -> std::process::ExitCode {
+    tilewright::cli::main()
+}

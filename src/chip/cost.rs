@@ -69,17 +69,35 @@ pub fn operand_block_bytes(chip: &Chip, ta: Dtype, tb: Dtype) -> (u64, u64) {
 /// `ttu.operand_hold` each step reads both. With it the inner loop keeps one of them: per step A + B/mb where B stays, or
 /// B + A/nb where A stays; the cheaper order is taken.
 pub fn mm_operand_bytes(chip: &Chip, ta: Dtype, tb: Dtype, m: u64, n: u64, k: u64) -> u64 {
+    let (a, b) = mm_operand_bytes_each(chip, ta, tb, m, n, k);
+    a.saturating_add(b)
+}
+
+/// [`mm_operand_bytes`] of A and of B apart.
+pub fn mm_operand_bytes_each(
+    chip: &Chip,
+    ta: Dtype,
+    tb: Dtype,
+    m: u64,
+    n: u64,
+    k: u64,
+) -> (u64, u64) {
     let (mb, nb) = result_blocks(chip, m, n);
     let (a, b) = operand_block_bytes(chip, ta, tb);
     let k_steps = k.div_ceil(ttu_k(chip, ta, tb));
     let all_a = product(&[k_steps, mb, nb, a]);
     let all_b = product(&[k_steps, mb, nb, b]);
     if !chip.ttu.operand_hold {
-        return all_a.saturating_add(all_b);
+        return (all_a, all_b);
     }
-    let hold_b = all_a.saturating_add(product(&[k_steps, nb, b]));
-    let hold_a = all_b.saturating_add(product(&[k_steps, mb, a]));
-    hold_a.min(hold_b)
+    let hold_b = (all_a, product(&[k_steps, nb, b]));
+    let hold_a = (product(&[k_steps, mb, a]), all_b);
+    let sum = |(a, b): (u64, u64)| a.saturating_add(b);
+    if sum(hold_a) < sum(hold_b) {
+        hold_a
+    } else {
+        hold_b
+    }
 }
 
 /// [`mm_operand_bytes`] per step of [`mm_steps`], rounded up; 0 where there is no step.

@@ -13,6 +13,11 @@ use serde::Serialize;
 /// Why an instruction or an operation failed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum TrapKind {
+    /// A processor that only runs: a loop that never ends.
+    #[error(
+        "ran {limit} instructions without a push, a semaphore or a memory access: it loops forever"
+    )]
+    Spin { limit: u64 },
     #[error("the program ends at word {len} without `halt`")]
     PastEnd { len: u32 },
     #[error("target {target} outside the program of {len} words")]
@@ -285,6 +290,9 @@ pub enum RunError {
     /// The run took more cycles than it was given.
     #[error("the program did not end within {0} cycles")]
     CycleLimit(u64),
+    /// A processor runs without ever doing anything that others can see.
+    #[error("{0}")]
+    Spin(Box<Trap>),
     /// The program touched more memory than the host may give.
     #[error("the program needs more than {limit} bytes of host memory")]
     MemoryLimit { limit: u64 },

@@ -1,3 +1,5 @@
+//! All integration tests, in one binary.
 
-mod machine;
 mod asm;
+mod compiler;
+mod machine;

@@ -1,0 +1,191 @@
+//! Flags that every subcommand takes, and the two streams.
+
+use super::CliError;
+use crate::chip::Chip;
+use clap::{ArgAction, ValueEnum};
+use serde_json::{Value, json};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::process::ExitCode;
+
+/// The version of every JSON object on stdout; it grows when a key changes its meaning or goes away.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// When to colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ColorWhen {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Flags of every subcommand.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Global {
+    /// Print one JSON object instead of text
+    #[arg(long, global = true)]
+    json: bool,
+    /// When to colour diagnostics
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "auto",
+        value_name = "WHEN"
+    )]
+    color: ColorWhen,
+    /// Say nothing on stderr but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say more; tables list every engine
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// Host threads, 1 to 1024; never changes a result [default: all]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: Option<u32>,
+    /// Chip: a preset (see `chip list`) or a TOML file
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME|FILE.toml",
+        default_value = "maia-200"
+    )]
+    chip: String,
+    /// Change a number of the chip, such as clock="2.15 GHz"; repeatable
+    #[arg(long, global = true, value_name = "KEY=VALUE", action = ArgAction::Append)]
+    set: Vec<String>,
+}
+
+impl Global {
+    /// What holds when the command line itself is wrong and JSON was asked for.
+    pub(super) fn for_json() -> Global {
+        Global {
+            json: true,
+            color: ColorWhen::Never,
+            quiet: false,
+            verbose: 0,
+            threads: None,
+            chip: String::new(),
+            set: Vec::new(),
+        }
+    }
+}
+
+/// The flags of every subcommand, resolved.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Print one JSON object.
+    pub json: bool,
+    /// Colour on stderr.
+    pub color: bool,
+    /// 0 with `-q`, 1 by default, then one more per `-v`.
+    pub verbosity: u8,
+    /// Host threads.
+    pub threads: usize,
+    chip: String,
+    set: Vec<String>,
+}
+
+impl Context {
+    /// Resolves the flags against the terminal and the host.
+    pub fn new(global: &Global) -> Context {
+        let color = match global.color {
+            ColorWhen::Always => true,
+            ColorWhen::Never => false,
+            ColorWhen::Auto => {
+                std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+            }
+        };
+        let all = || std::thread::available_parallelism().map_or(1, usize::from);
+        Context {
+            json: global.json,
+            color,
+            verbosity: if global.quiet {
+                0
+            } else {
+                global.verbose.saturating_add(1)
+            },
+            threads: global.threads.map_or_else(all, |n| n as usize),
+            chip: global.chip.clone(),
+            set: global.set.clone(),
+        }
+    }
+
+    /// The chip of `--chip` with every `--set`.
+    pub fn chip(&self) -> Result<Chip, CliError> {
+        self.chip_named(None)
+    }
+
+    /// The chip of that name (of `--chip` if there is none) with every `--set`.
+    pub fn chip_named(&self, name: Option<&str>) -> Result<Chip, CliError> {
+        let mut chip = Chip::find(name.unwrap_or(&self.chip))?;
+        chip.set_all(&self.set)?;
+        Ok(chip)
+    }
+
+    /// Writes data to stdout.
+    pub fn print(&self, text: &str) -> Result<(), CliError> {
+        self.print_bytes(text.as_bytes())
+    }
+
+    /// Writes bytes to stdout.
+    pub fn print_bytes(&self, bytes: &[u8]) -> Result<(), CliError> {
+        let mut out = std::io::stdout().lock();
+        match out.write_all(bytes).and_then(|()| out.flush()) {
+            Ok(()) => Ok(()),
+            Err(e) if e.kind() == ErrorKind::BrokenPipe => Err(CliError::StdoutClosed),
+            Err(e) => Err(CliError::usage(format!("cannot write to stdout: {e}"))),
+        }
+    }
+
+    /// Writes an object to stdout, with `schema_version` first.
+    pub fn print_json(&self, value: Value) -> Result<(), CliError> {
+        let mut object = json!({ "schema_version": SCHEMA_VERSION });
+        if let (Value::Object(object), Value::Object(value)) = (&mut object, value) {
+            object.extend(value);
+        }
+        self.print(&format!("{object:#}\n"))
+    }
+
+    /// Talk for whoever watches; silent with `-q` and with `--json`.
+    pub fn note(&self, text: &str) {
+        if self.verbosity > 0 && !self.json && !text.is_empty() {
+            // Talk that nobody hears is no failure.
+            let _ = writeln!(std::io::stderr(), "{text}");
+        }
+    }
+
+    /// A warning: silent with `-q` only.
+    pub fn warn(&self, text: &str) {
+        if self.verbosity > 0 {
+            let _ = writeln!(std::io::stderr(), "warning: {text}");
+        }
+    }
+
+    /// Shows an error and gives the exit code. A failed check has its result on stdout already.
+    pub fn fail(&self, error: &CliError) -> ExitCode {
+        let stderr = |text: &str| {
+            let _ = write!(std::io::stderr(), "{text}");
+        };
+        match error {
+            CliError::StdoutClosed | CliError::Reported { .. } => {}
+            CliError::Check { message } if self.json => stderr(&format!("error: {message}\n")),
+            _ if self.json => {
+                // If stdout is closed too, the exit code is all that is left.
+                let _ = self.print_json(json!({ "error": error.json() }));
+            }
+            CliError::Source { rendered, .. } => stderr(&rendered.render(self.color)),
+            _ => stderr(&format!("{}: {error}\n", self.paint("error"))),
+        }
+        ExitCode::from(error.exit_code())
+    }
+
+    fn paint(&self, word: &str) -> String {
+        match self.color {
+            true => format!("\u{1b}[1;31m{word}\u{1b}[0m"),
+            false => word.to_owned(),
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Errors of the command line, with the exit codes of the contract.
+
+use crate::asm::Diagnostics;
+use crate::chip::ChipError;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// Why a command failed. The exit code follows from the kind.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// A flag's value is out of range, flags contradict each other, or a named file cannot be opened or written: exit 2.
+    #[error("{message}")]
+    Usage { message: String },
+    /// The content of a file is bad: exit 3.
+    #[error("{place}: {message}")]
+    File {
+        /// The file, with line or byte where known.
+        place: String,
+        message: String,
+    },
+    /// A source or object file has errors: exit 3. They carry their places themselves.
+    #[error("{message}")]
+    Source {
+        /// All errors, to be shown with source lines and carets.
+        rendered: Diagnostics,
+        /// The first error.
+        message: String,
+        /// Place of the first error.
+        place: String,
+        /// All errors.
+        list: Value,
+    },
+    /// The run ended early: exit 1 for a trap, 4 for a deadlock or a limit.
+    #[error("{message}")]
+    Run {
+        code: &'static str,
+        exit: u8,
+        place: Option<String>,
+        message: String,
+        /// The trap or the deadlock report in full.
+        detail: Option<Value>,
+    },
+    /// The result is out, and it says that a check failed: exit 1.
+    #[error("{message}")]
+    Check { message: String },
+    /// The errors are on stdout already.
+    #[error("the errors were printed")]
+    Reported { exit: u8 },
+    /// Nobody reads stdout any more: no failure.
+    #[error("stdout is closed")]
+    StdoutClosed,
+}
+
+impl CliError {
+    /// A usage error.
+    pub fn usage(message: impl Into<String>) -> CliError {
+        CliError::Usage {
+            message: message.into(),
+        }
+    }
+
+    /// A file with bad content.
+    pub fn file(place: impl Into<String>, message: impl Into<String>) -> CliError {
+        CliError::File {
+            place: place.into(),
+            message: message.into(),
+        }
+    }
+
+    /// A file that cannot be opened, read or written.
+    pub fn io(doing: &str, path: &Path, error: &std::io::Error) -> CliError {
+        CliError::usage(format!("cannot {doing} {}: {error}", path.display()))
+    }
+
+    /// The exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            CliError::StdoutClosed => 0,
+            CliError::Check { .. } => 1,
+            CliError::Usage { .. } => 2,
+            CliError::File { .. } | CliError::Source { .. } => 3,
+            CliError::Run { exit, .. } | CliError::Reported { exit } => *exit,
+        }
+    }
+
+    /// The word for the kind in JSON.
+    pub fn code(&self) -> &'static str {
+        match self {
+            CliError::Usage { .. } => "usage",
+            CliError::File { .. } => "file",
+            CliError::Source { .. } => "source",
+            CliError::Run { code, .. } => code,
+            CliError::Check { .. } => "check",
+            CliError::Reported { .. } => "reported",
+            CliError::StdoutClosed => "stdout_closed",
+        }
+    }
+
+    /// The value of `error` in JSON: `code`, `message`, `where` (null if there is no place); for sources
+    /// `list`, for traps and deadlocks `detail`.
+    pub fn json(&self) -> Value {
+        let (message, place) = match self {
+            CliError::File { place, message } | CliError::Source { place, message, .. } => {
+                (message.clone(), Some(place.clone()))
+            }
+            CliError::Run { message, place, .. } => (message.clone(), place.clone()),
+            other => (other.to_string(), None),
+        };
+        let mut error = json!({ "code": self.code(), "message": message, "where": place });
+        if let CliError::Source { list, .. } = self {
+            error["list"] = list.clone();
+        }
+        if let CliError::Run {
+            detail: Some(detail),
+            ..
+        } = self
+        {
+            error["detail"] = detail.clone();
+        }
+        error
+    }
+}
+
+impl From<ChipError> for CliError {
+    fn from(error: ChipError) -> CliError {
+        match error.is_usage() {
+            true => CliError::usage(error.to_string()),
+            false => CliError::file(
+                error.place.to_string().trim_end_matches(": "),
+                error.problem.to_string(),
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_follow_the_contract() {
+        let run = |exit| CliError::Run {
+            code: "trap",
+            exit,
+            place: None,
+            message: String::new(),
+            detail: None,
+        };
+        for (error, code) in [
+            (CliError::StdoutClosed, 0),
+            (run(1), 1),
+            (
+                CliError::Check {
+                    message: String::new(),
+                },
+                1,
+            ),
+            (CliError::usage("x"), 2),
+            (CliError::file("a", "b"), 3),
+            (run(4), 4),
+        ] {
+            assert_eq!(error.exit_code(), code, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn json_separates_place_and_message() {
+        let error = CliError::file("a.npy", "shape [1], wanted [2]");
+        let want = json!({ "code": "file", "message": "shape [1], wanted [2]", "where": "a.npy" });
+        assert_eq!(error.json(), want);
+        assert_eq!(CliError::usage("x").json()["where"], Value::Null);
+    }
+
+    #[test]
+    fn chip_errors_are_split_by_whose_fault_they_are() {
+        let set = crate::chip::Chip::preset("mini").and_then(|mut c| c.set("clock=3 bananas"));
+        assert_eq!(CliError::from(set.unwrap_err()).exit_code(), 2);
+        let file = crate::chip::Chip::from_toml("name = 3", "x.toml").unwrap_err();
+        let error = CliError::from(file);
+        assert_eq!(error.exit_code(), 3);
+        assert!(
+            error.json()["where"]
+                .as_str()
+                .unwrap()
+                .starts_with("x.toml")
+        );
+    }
+}

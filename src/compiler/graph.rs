@@ -1,0 +1,482 @@
+//! Operations as the user states them: shapes, element types, their tensors and their least work.
+//!
+//! Models: a matrix product C[m,n] = A[m,k] B[k,n] and attention O = softmax(Q K^T / sqrt(dim)) V, with validation, the names and
+//! shapes of their tensors, FLOP counts, compulsory bytes and the roofline bound. Leaves out: how they are computed
+//! ([`super::plan`] and the lowerings). Invariant: an operation that [`Op::validate`] accepts has no product of extents that
+//! overflows, and its tensors fit in HBM.
+
+use crate::chip::{Chip, cost};
+use crate::num::Dtype;
+use serde::Serialize;
+
+/// Largest extent of any dimension: counts and row lengths of a transfer end at 2^32.
+pub const MAX_EXTENT: u64 = 1 << 32;
+
+/// Arithmetic slots that one unmasked attention score needs: scale and subtract, maximum, sum, convert.
+const SLOTS_PER_SCORE: u64 = 4;
+
+/// C[m,n] = A[m,k] B[k,n].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Matmul {
+    pub m: u64,
+    pub n: u64,
+    pub k: u64,
+    /// Element type of A and B; C is BF16.
+    pub dtype: Dtype,
+}
+
+/// O[batch,q,heads,dim] from Q like O and K, V[batch,kv,kv_heads,dim]. Query i of a causal operation sees keys
+/// 0 ..= kv - q + i; a query that sees none gives zeros. Scores are scaled by 1 / sqrt(dim).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Attention {
+    pub batch: u64,
+    pub heads: u64,
+    /// Heads of K and V; divides `heads`.
+    pub kv_heads: u64,
+    pub head_dim: u64,
+    pub q_len: u64,
+    pub kv_len: u64,
+    pub causal: bool,
+    /// Element type of Q, K and V; O is BF16.
+    pub dtype: Dtype,
+}
+
+/// An operation to compile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Op {
+    Matmul(Matmul),
+    Attention(Attention),
+}
+
+/// An operation that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GraphError {
+    /// An extent is zero or too large.
+    #[error("{name} is {value}; it must be 1 to {MAX_EXTENT}")]
+    Extent {
+        /// As on the command line.
+        name: &'static str,
+        value: u64,
+    },
+    /// Query heads cannot be shared out over the K and V heads.
+    #[error("heads is {heads}, which is no multiple of kv-heads {kv_heads}")]
+    Heads { heads: u64, kv_heads: u64 },
+    /// The tensors do not fit.
+    #[error("the tensors take {bytes} bytes; the chip's HBM holds {limit}")]
+    Hbm { bytes: u128, limit: u64 },
+    /// An element type that the operation does not take.
+    #[error("dtype `{name}` is not one of {allowed}")]
+    Dtype { name: String, allowed: &'static str },
+}
+
+/// Element types of `--dtype` that compile today.
+pub const DTYPES: &str = "bf16, fp8";
+
+/// The operand type of a `--dtype` value: `bf16` or `fp8` (E4M3).
+pub fn parse_dtype(name: &str) -> Result<Dtype, GraphError> {
+    match name {
+        "bf16" => Ok(Dtype::Bf16),
+        "fp8" | "e4m3" => Ok(Dtype::E4m3),
+        _ => Err(GraphError::Dtype {
+            name: name.to_owned(),
+            allowed: DTYPES,
+        }),
+    }
+}
+
+/// A tensor of an operation, in HBM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    pub name: &'static str,
+    pub dtype: Dtype,
+    /// Outermost first.
+    pub shape: Vec<u64>,
+    pub output: bool,
+}
+
+impl TensorSpec {
+    /// Size in bytes; wide, because it is asked before the operation is known to fit.
+    pub fn bytes(&self) -> u128 {
+        let elements = self.shape.iter().map(|d| u128::from(*d)).product::<u128>();
+        (elements * u128::from(self.dtype.bits())).div_ceil(8)
+    }
+}
+
+/// What limits an operation, in the words of `bound`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BoundUnit {
+    Tensor,
+    Vector,
+    Hbm,
+    Noc,
+}
+
+impl BoundUnit {
+    /// The word in JSON and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            BoundUnit::Tensor => "tensor",
+            BoundUnit::Vector => "vector",
+            BoundUnit::Hbm => "hbm",
+            BoundUnit::Noc => "noc",
+        }
+    }
+}
+
+/// The roofline of an operation: over units, the least work that it needs / the unit's peak.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Bound {
+    /// The unit with the largest time.
+    pub unit: BoundUnit,
+    /// That time, in seconds.
+    pub time_s: f64,
+    /// Every unit with its time in seconds.
+    pub units: Vec<(BoundUnit, f64)>,
+}
+
+impl Matmul {
+    fn extents(&self) -> [(&'static str, u64); 3] {
+        [("m", self.m), ("n", self.n), ("k", self.k)]
+    }
+}
+
+impl Attention {
+    fn extents(&self) -> [(&'static str, u64); 6] {
+        [
+            ("batch", self.batch),
+            ("heads", self.heads),
+            ("kv-heads", self.kv_heads),
+            ("head-dim", self.head_dim),
+            ("q-len", self.q_len),
+            ("kv-len", self.kv_len),
+        ]
+    }
+
+    /// Scores that the mask leaves in one head: all q x kv, or the sum over queries i of max(0, min(kv, kv - q + i + 1)).
+    pub fn scores_per_head(&self) -> u128 {
+        let (q, kv) = (u128::from(self.q_len), u128::from(self.kv_len));
+        if !self.causal {
+            return q * kv;
+        }
+        // The last query sees kv keys, the one before kv - 1, ... down to 1 or to the first query.
+        let seeing = q.min(kv);
+        seeing * kv - seeing * (seeing - 1) / 2
+    }
+
+    /// Scores that the mask leaves, over batch and heads.
+    pub fn scores(&self) -> u128 {
+        u128::from(self.batch) * u128::from(self.heads) * self.scores_per_head()
+    }
+}
+
+impl Op {
+    /// Checks extents, head counts, the element type and HBM capacity.
+    pub fn validate(&self, chip: &Chip) -> Result<(), GraphError> {
+        let extents: &[(&'static str, u64)] = match self {
+            Op::Matmul(op) => &op.extents(),
+            Op::Attention(op) => &op.extents(),
+        };
+        if let Some(&(name, value)) = extents.iter().find(|(_, v)| *v == 0 || *v > MAX_EXTENT) {
+            return Err(GraphError::Extent { name, value });
+        }
+        if let Op::Attention(op) = self
+            && !op.heads.is_multiple_of(op.kv_heads)
+        {
+            return Err(GraphError::Heads {
+                heads: op.heads,
+                kv_heads: op.kv_heads,
+            });
+        }
+        if !matches!(self.dtype(), Dtype::Bf16 | Dtype::E4m3) {
+            return Err(GraphError::Dtype {
+                name: self.dtype().name().to_owned(),
+                allowed: DTYPES,
+            });
+        }
+        // Six extents of 2^32 pass 2^128; capacity is far below, so saturate.
+        let bytes = self.tensors().iter().fold(0u128, |sum, t| {
+            let elements = t
+                .shape
+                .iter()
+                .fold(1u128, |n, d| n.saturating_mul(u128::from(*d)));
+            // Tensors lie on 256-byte boundaries.
+            sum.saturating_add(elements.saturating_mul(u128::from(t.dtype.bits())) / 8 + 256)
+        });
+        let limit = chip.hbm_bytes();
+        if bytes > u128::from(limit) {
+            return Err(GraphError::Hbm { bytes, limit });
+        }
+        Ok(())
+    }
+
+    /// Operand element type.
+    pub fn dtype(&self) -> Dtype {
+        match self {
+            Op::Matmul(op) => op.dtype,
+            Op::Attention(op) => op.dtype,
+        }
+    }
+
+    /// `matmul` or `attention`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Matmul(_) => "matmul",
+            Op::Attention(_) => "attention",
+        }
+    }
+
+    /// The tensors in the order of their places in HBM: inputs, then the output.
+    pub fn tensors(&self) -> Vec<TensorSpec> {
+        let tensor = |name, dtype, shape: &[u64], output| TensorSpec {
+            name,
+            dtype,
+            shape: shape.to_vec(),
+            output,
+        };
+        match self {
+            Op::Matmul(op) => vec![
+                tensor("A", op.dtype, &[op.m, op.k], false),
+                tensor("B", op.dtype, &[op.k, op.n], false),
+                tensor("C", Dtype::Bf16, &[op.m, op.n], true),
+            ],
+            Op::Attention(op) => {
+                let q = [op.batch, op.q_len, op.heads, op.head_dim];
+                let kv = [op.batch, op.kv_len, op.kv_heads, op.head_dim];
+                vec![
+                    tensor("Q", op.dtype, &q, false),
+                    tensor("K", op.dtype, &kv, false),
+                    tensor("V", op.dtype, &kv, false),
+                    tensor("O", Dtype::Bf16, &q, true),
+                ]
+            }
+        }
+    }
+
+    /// Floating-point operations of the matrix products, a multiply-add counting 2; causal attention counts what the mask
+    /// leaves. Exact: 2 m n k, or 4 x head_dim per score.
+    pub fn flops(&self) -> u128 {
+        match self {
+            Op::Matmul(op) => 2 * u128::from(op.m) * u128::from(op.n) * u128::from(op.k),
+            Op::Attention(op) => 4 * u128::from(op.head_dim) * op.scores(),
+        }
+    }
+
+    /// Bytes that must cross HBM at least: every input read once, the output written once.
+    pub fn compulsory_bytes(&self) -> (u64, u64) {
+        let sum = |output| {
+            let bytes = self
+                .tensors()
+                .iter()
+                .filter(|t| t.output == output)
+                .map(TensorSpec::bytes)
+                .sum::<u128>();
+            u64::try_from(bytes).unwrap_or(u64::MAX)
+        };
+        (sum(false), sum(true))
+    }
+
+    /// The largest over units of least work / peak: tensor FLOP, for attention one exp2 and four arithmetic slots per score,
+    /// compulsory bytes over HBM, and over the clusters' ports in each direction.
+    pub fn bound(&self, chip: &Chip) -> Bound {
+        let (read, written) = self.compulsory_bytes();
+        let dtype = self.dtype();
+        let per = |work: f64, rate: u64| work / (rate.max(1) as f64);
+        let tensor = per(self.flops() as f64, cost::peak_flops(chip, dtype, dtype));
+        let hbm = per(
+            read as f64 + written as f64,
+            cost::hbm_peak_bytes_per_s(chip),
+        );
+        let ports =
+            u64::from(chip.clusters) * u64::from(chip.noc.cluster_port_bytes) * chip.clock_hz;
+        let noc = per(read.max(written) as f64, ports);
+        let mut units = vec![
+            (BoundUnit::Tensor, tensor),
+            (BoundUnit::Hbm, hbm),
+            (BoundUnit::Noc, noc),
+        ];
+        if let Op::Attention(op) = self {
+            let scores = op.scores() as f64;
+            let exp2 = per(scores, cost::exp2_rate(chip));
+            let slots = per(
+                scores * SLOTS_PER_SCORE as f64,
+                cost::arithmetic_slots_rate(chip),
+            );
+            units.insert(1, (BoundUnit::Vector, exp2.max(slots)));
+        }
+        let (unit, time_s) = units
+            .iter()
+            .copied()
+            .fold((BoundUnit::Tensor, 0.0), |best, u| {
+                if u.1 > best.1 { u } else { best }
+            });
+        Bound {
+            unit,
+            time_s,
+            units,
+        }
+    }
+}
+
+impl std::fmt::Display for Op {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Op::Matmul(op) => write!(
+                f,
+                "matmul C[{m},{n}] = A[{m},{k}] B[{k},{n}], {dt}",
+                m = op.m,
+                n = op.n,
+                k = op.k,
+                dt = op.dtype
+            ),
+            Op::Attention(op) => write!(
+                f,
+                "attention batch {}, heads {}, kv-heads {}, head-dim {}, q {}, kv {}{}, {}",
+                op.batch,
+                op.heads,
+                op.kv_heads,
+                op.head_dim,
+                op.q_len,
+                op.kv_len,
+                if op.causal { ", causal" } else { "" },
+                op.dtype
+            ),
+        }
+    }
+}
+
+impl std::fmt::Display for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {:.3} us (", self.unit.name(), self.time_s * 1e6)?;
+        for (i, (unit, time)) in self.units.iter().enumerate() {
+            let sep = if i == 0 { "" } else { ", " };
+            write!(f, "{sep}{} {:.3}", unit.name(), time * 1e6)?;
+        }
+        f.write_str(")")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attention(q_len: u64, kv_len: u64, causal: bool) -> Attention {
+        Attention {
+            batch: 2,
+            heads: 8,
+            kv_heads: 2,
+            head_dim: 128,
+            q_len,
+            kv_len,
+            causal,
+            dtype: Dtype::Bf16,
+        }
+    }
+
+    #[test]
+    fn causal_scores_match_a_count() {
+        for q in 1..12 {
+            for kv in 1..12 {
+                let seen: i64 = (0..q).map(|i| (kv - q + i + 1).clamp(0, kv)).sum();
+                assert_eq!(
+                    attention(q as u64, kv as u64, true).scores_per_head(),
+                    seen as u128,
+                    "q {q} kv {kv}"
+                );
+                assert_eq!(
+                    attention(q as u64, kv as u64, false).scores_per_head(),
+                    (q * kv) as u128
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn errors_name_value_and_limit() {
+        let chip = Chip::preset("maia-200").unwrap();
+        let matmul = |m, n, k| {
+            Op::Matmul(Matmul {
+                m,
+                n,
+                k,
+                dtype: Dtype::Bf16,
+            })
+            .validate(&chip)
+            .map_err(|e| e.to_string())
+        };
+        assert_eq!(matmul(1, 1, 1), Ok(()));
+        assert_eq!(
+            matmul(1, 0, 1),
+            Err("n is 0; it must be 1 to 4294967296".into())
+        );
+        assert_eq!(
+            matmul(1, 1, 1 << 33),
+            Err("k is 8589934592; it must be 1 to 4294967296".into())
+        );
+        let error = matmul(1 << 32, 1 << 32, 1 << 32).unwrap_err();
+        assert!(
+            error.starts_with("the tensors take 110680464442257310464")
+                && error.ends_with("holds 231928233984"),
+            "{error}"
+        );
+        let huge = Attention {
+            batch: MAX_EXTENT,
+            heads: MAX_EXTENT,
+            kv_heads: MAX_EXTENT,
+            head_dim: MAX_EXTENT,
+            q_len: MAX_EXTENT,
+            ..attention(1, MAX_EXTENT, true)
+        };
+        assert!(matches!(
+            Op::Attention(huge).validate(&chip),
+            Err(GraphError::Hbm { .. })
+        ));
+        let odd = Attention {
+            kv_heads: 3,
+            ..attention(1, 1, false)
+        };
+        assert_eq!(
+            Op::Attention(odd).validate(&chip).unwrap_err().to_string(),
+            "heads is 8, which is no multiple of kv-heads 3"
+        );
+        assert_eq!(
+            parse_dtype("int3").unwrap_err().to_string(),
+            "dtype `int3` is not one of bf16, fp8"
+        );
+    }
+
+    #[test]
+    fn bounds_of_known_operations() {
+        let chip = Chip::preset("maia-200-2ghz").unwrap();
+        let large = Op::Matmul(Matmul {
+            m: 8192,
+            n: 8192,
+            k: 8192,
+            dtype: Dtype::E4m3,
+        });
+        let bound = large.bound(&chip);
+        assert_eq!(bound.unit, BoundUnit::Tensor);
+        // 2 x 8192^3 / 4,718.592 TFLOP/s, worked by hand.
+        assert!(
+            (bound.time_s - 233.016_889e-6).abs() < 1e-11,
+            "{}",
+            bound.time_s
+        );
+        let thin = Op::Matmul(Matmul {
+            m: 1,
+            n: 8192,
+            k: 8192,
+            dtype: Dtype::E4m3,
+        });
+        assert_eq!(thin.bound(&chip).unit, BoundUnit::Hbm);
+        assert_eq!(thin.compulsory_bytes(), (8192 * 8192 + 8192, 2 * 8192));
+        assert_eq!(
+            Op::Attention(attention(1, 4096, true)).bound(&chip).unit,
+            BoundUnit::Hbm
+        );
+        assert_eq!(
+            Op::Attention(attention(1, 4096, true)).flops(),
+            4 * 128 * 16 * 4096
+        );
+    }
+}

@@ -1,0 +1,177 @@
+//! The compiler: from an operation and a chip description to a program, by way of a plan that it can print.
+//!
+//! Models: tiling, SRAM allocation and the schedule of one operation on all tiles. Leaves out: execution and timing; it knows
+//! the machine only by the ISA and by the formulas of [`crate::chip::cost`]. Invariants: the same input gives the same text;
+//! program size does not grow with the problem; the image is what the assembler makes of the text.
+//!
+//! Reading order: [`graph`] (operations, bounds), [`plan`] (the search), [`matmul`], [`attention`] (the schedules), [`emit`].
+
+pub mod emit;
+pub mod graph;
+pub mod matmul;
+pub mod plan;
+
+use crate::asm;
+use crate::chip::Chip;
+use crate::isa::image::Image;
+
+pub use graph::{Attention, Bound, BoundUnit, GraphError, Matmul, Op, TensorSpec, parse_dtype};
+
+/// Why an operation does not compile.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CompileError {
+    /// The operation itself is wrong (a usage error).
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// A buffer does not fit the tile.
+    #[error(
+        "buffer `{name}` of {bytes} bytes ends at {end}, past the tile's {limit} bytes of SRAM"
+    )]
+    Tsram {
+        name: String,
+        bytes: u64,
+        end: u64,
+        limit: u64,
+    },
+    /// The emitted text did not assemble: the compiler is wrong.
+    #[error("the program compiled for {op} does not assemble: {diagnostics}")]
+    Assembly { op: String, diagnostics: String },
+    /// No plan fits this chip.
+    #[error("no plan for {op} on chip `{chip}`: {reason}")]
+    NoPlan {
+        op: String,
+        chip: String,
+        reason: String,
+    },
+}
+
+/// A compiled operation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Compiled {
+    /// Readable, commented assembly.
+    pub text: String,
+    /// What it assembles to.
+    pub image: Image,
+    /// The decisions in it.
+    pub plan: Plan,
+}
+
+/// Compiles an operation for a chip.
+///
+/// # Errors
+/// An operation that is wrong or does not fit; a chip too small for any plan.
+pub fn compile(op: &Op, chip: &Chip) -> Result<Compiled, CompileError> {
+    op.validate(chip)?;
+    let lowered = match op {
+        Op::Matmul(matmul) => matmul::lower(matmul, chip)?,
+        Op::Attention(_) => {
+            let (op, chip) = (op.to_string(), chip.name.clone());
+            return Err(CompileError::NoPlan {
+                op,
+                chip,
+                reason: "attention".to_owned(),
+            });
+        }
+    };
+    assemble(op, lowered)
+}
+
+/// Assembles what a lowering made.
+pub fn assemble(op: &Op, lowered: Lowered) -> Result<Compiled, CompileError> {
+    let no_includes = |path: &str| Err(std::io::Error::other(format!("no include of {path}")));
+    let name = format!("{}.s", op.name());
+    match asm::assemble_text(&name, &lowered.text, &no_includes) {
+        Ok(image) => Ok(Compiled {
+            text: lowered.text,
+            image,
+            plan: lowered.plan,
+        }),
+        Err(diagnostics) => {
+            let diagnostics = diagnostics.render(false);
+            Err(CompileError::Assembly {
+                op: op.to_string(),
+                diagnostics,
+            })
+        }
+    }
+}
+
+/// The decisions taken for an operation, in words: what `--explain` prints and what the program's header says.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Plan {
+    /// The operation.
+    pub op: String,
+    /// Decision and its value, in the order to read them.
+    pub facts: Vec<(String, String)>,
+    /// Parts in which K is summed separately; 1: one sum.
+    pub split_k: u64,
+    /// Cycles that the cost formulas predict, without queueing.
+    pub predicted_cycles: u64,
+}
+
+impl Plan {
+    /// Appends a decision.
+    pub fn fact(&mut self, name: &str, value: impl std::fmt::Display) {
+        self.facts.push((name.to_owned(), value.to_string()));
+    }
+}
+
+impl std::fmt::Display for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "{}", self.op)?;
+        let width = self
+            .facts
+            .iter()
+            .map(|(name, _)| name.len())
+            .max()
+            .unwrap_or(0)
+            .max(16);
+        for (name, value) in &self.facts {
+            writeln!(f, "  {name:<width$}  {value}")?;
+        }
+        writeln!(f, "  {:<width$}  {}", "split_k", self.split_k)?;
+        writeln!(
+            f,
+            "  {:<width$}  {}",
+            "predicted cycles", self.predicted_cycles
+        )
+    }
+}
+
+/// What a lowering returns: the program text without the parts that every program shares (see [`prologue`]), and the plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lowered {
+    /// Readable, commented assembly.
+    pub text: String,
+    /// The decisions in it.
+    pub plan: Plan,
+}
+
+/// Starts a program's text: header comment from the plan, notes that a later `run` of the object reads, and the operation's
+/// tensors in HBM from address 0, 256-byte aligned. A lowering calls it first.
+pub fn prologue(text: &mut emit::Text, op: &Op, chip: &Chip, plan: &Plan) {
+    text.comment(&format!("Compiled for chip `{}`.\n\n{plan}", chip.name));
+    text.blank();
+    let bound = op.bound(chip);
+    text.note("op", op.name());
+    text.note("op_json", &serde_json::to_string(op).unwrap_or_default());
+    text.note("chip", &chip.name);
+    text.note("flops", &op.flops().to_string());
+    text.note("bound", bound.unit.name());
+    text.note("bound_time_s", &format!("{:e}", bound.time_s));
+    text.note("split_k", &plan.split_k.to_string());
+    text.note("plan", &serde_json::to_string(plan).unwrap_or_default());
+    text.blank();
+    let mut offset = 0u64;
+    for t in op.tensors() {
+        let dims: Vec<String> = t.shape.iter().map(u64::to_string).collect();
+        text.directive(&format!(
+            ".tensor {}, hbm, {}, [{}], payload, at {offset:#x}",
+            t.name,
+            t.dtype,
+            dims.join(", ")
+        ));
+        // The operation was validated, so sizes and their sum fit HBM.
+        offset = (offset + t.bytes() as u64).next_multiple_of(256);
+    }
+}

@@ -1,0 +1,544 @@
+//! The tiling of a matrix product: the search over grids of tiles, pass shapes, chunk depths and what stays in SRAM.
+//!
+//! Models: the tiles form a grid; tile (r, c) owns a strip of rows and a strip of columns of C, walked in passes that fill the
+//! accumulators; K is cut in chunks that come through a ring of SRAM slots, or, for one operand, lie in SRAM for a whole pass
+//! of the outer loop. Each candidate is scored with the formulas of [`crate::chip::cost`]: the busiest unit, plus ramps. Leaves
+//! out: queueing, which exists only in timing, and the program ([`super::matmul`]). Invariants: every pass of every strip holds
+//! at least one row and column; all buffers fit the TSRAM, all semaphores their count; the search is deterministic.
+
+use super::{CompileError, Matmul};
+use crate::chip::{Chip, bank, cost};
+use crate::num::Dtype;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// One of the two operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    A,
+    B,
+}
+
+/// A strip's cut: `extent` elements in `units` of `unit`, shared out over `parts` strips of `passes` passes each. Strip s has
+/// units floor(s units / parts) up to floor((s + 1) units / parts), and its passes are cut in the same way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    pub extent: u64,
+    pub unit: u64,
+    pub units: u64,
+    pub parts: u64,
+    pub passes: u64,
+}
+
+impl Cut {
+    /// Units of the longest strip.
+    pub fn strip_units(&self) -> u64 {
+        self.units.div_ceil(self.parts)
+    }
+
+    /// Elements of the longest strip.
+    pub fn strip(&self) -> u64 {
+        (self.strip_units() * self.unit).min(self.extent)
+    }
+
+    /// Elements of the longest pass.
+    pub fn pass(&self) -> u64 {
+        (self.strip_units().div_ceil(self.passes) * self.unit).min(self.extent)
+    }
+
+    /// Blocks of `block` elements over the passes of the longest strip.
+    fn blocks(&self, block: u64) -> u64 {
+        let (short, long) = (
+            self.strip_units() / self.passes,
+            self.strip_units() % self.passes,
+        );
+        let of = |units: u64| (units * self.unit).min(self.extent).div_ceil(block);
+        long * of(short + 1) + (self.passes - long) * of(short)
+    }
+
+    /// The cut with as few passes as keep each within `most` elements; none if a unit is longer, or if the shortest strip has
+    /// fewer units than passes.
+    fn new(extent: u64, unit: u64, parts: u64, most: u64) -> Option<Cut> {
+        let units = extent.div_ceil(unit);
+        let passes = units.div_ceil(parts).div_ceil((most / unit).max(1));
+        (most >= unit && passes <= units / parts).then_some(Cut {
+            extent,
+            unit,
+            units,
+            parts,
+            passes,
+        })
+    }
+}
+
+/// The grid of tiles.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grid {
+    pub rows: u64,
+    pub cols: u64,
+    /// Tile of (r, c) at r x cols + c.
+    pub tiles: Vec<u64>,
+    /// For the cluster that meets most: grid rows and columns with a tile in it.
+    pub met: (u64, u64),
+}
+
+impl Grid {
+    /// A grid whose blocks of neighbouring tiles lie in one cluster, so that few clusters receive a row's or column's stream.
+    pub fn new(chip: &Chip, rows: u64, cols: u64) -> Grid {
+        let (clusters, per) = (u64::from(chip.clusters), u64::from(chip.tiles_per_cluster));
+        let blocks = (1..=per.min(rows)).map(|h| (h, (per / h).min(cols)));
+        let fitting = blocks.filter(|(h, w)| rows.div_ceil(*h) * cols.div_ceil(*w) <= clusters);
+        let place: Box<dyn Fn(u64, u64) -> u64> = match fitting.min_by_key(|(h, w)| (h + w, *h)) {
+            Some((h, w)) => {
+                let across = cols.div_ceil(w);
+                Box::new(move |r, c| (r / h * across + c / w) * per + r % h * w + c % w)
+            }
+            None => Box::new(move |r, c| r * cols + c),
+        };
+        let tiles: Vec<u64> = (0..rows * cols)
+            .map(|i| place(i / cols, i % cols))
+            .collect();
+        let met = (0..clusters).map(|cluster| {
+            let inside = |r: u64, c: u64| tiles[(r * cols + c) as usize] / per == cluster;
+            let met_rows = (0..rows)
+                .filter(|r| (0..cols).any(|c| inside(*r, c)))
+                .count() as u64;
+            let met_cols = (0..cols)
+                .filter(|c| (0..rows).any(|r| inside(r, *c)))
+                .count() as u64;
+            (met_rows, met_cols)
+        });
+        let met = met.max_by_key(|(r, c)| r + c).unwrap_or((rows, cols));
+        Grid {
+            rows,
+            cols,
+            tiles,
+            met,
+        }
+    }
+}
+
+/// A complete tiling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tiling {
+    pub op: Matmul,
+    pub grid: Arc<Grid>,
+    pub rows: Cut,
+    pub cols: Cut,
+    /// Elements of K in a chunk, and the number of chunks.
+    pub kc: u64,
+    pub chunks: u64,
+    /// The operand of the outer pass loop.
+    pub outer: Side,
+    /// Whether the outer operand stays in SRAM for a whole outer pass.
+    pub resident: bool,
+    /// Slots of the ring, which is also the distance of loads ahead of products.
+    pub ring: u64,
+    /// Bytes between rows of A, B and C in SRAM.
+    pub lda: u64,
+    pub ldb: u64,
+    pub ldc: u64,
+    /// Bytes of a ring slot (or of the resident matrix) of A and of B, and of a C buffer.
+    pub a_bytes: u64,
+    pub b_bytes: u64,
+    pub c_bytes: u64,
+    /// Staging buffers of C; with two the accumulators alternate too where both passes fit.
+    pub c_buffers: u64,
+    /// Predicted cycles: unit, or ramp.
+    pub costs: Vec<(&'static str, u64)>,
+    /// The largest unit's plus the ramp's.
+    pub cycles: u64,
+    /// What the search minimises: `cycles`, and a part of the other units' work, which gets in the way of the busiest.
+    pub score: u64,
+    /// Bytes read from HBM by all tiles.
+    pub hbm_bytes: u64,
+}
+
+impl Tiling {
+    /// Size of an operand's element.
+    pub fn element(&self) -> u64 {
+        u64::from(self.op.dtype.bits() / 8)
+    }
+
+    /// Whether this operand lies in SRAM for a whole outer pass.
+    pub fn is_resident(&self, side: Side) -> bool {
+        self.resident && self.outer == side
+    }
+
+    /// Blocks of accumulators between the bases of alternate passes; 0: all passes use the same.
+    pub fn acc_step(&self, chip: &Chip) -> u64 {
+        let (mb, nb) = (
+            self.rows.pass().div_ceil(BLOCK),
+            self.cols.pass().div_ceil(BLOCK),
+        );
+        if self.c_buffers == 2 && 2 * mb * nb <= u64::from(chip.ttu.accumulator_blocks) {
+            mb * nb
+        } else {
+            0
+        }
+    }
+}
+
+/// Rows and columns of an accumulator block: part of the instruction set.
+pub const BLOCK: u64 = 32;
+/// Most slots of a ring: as deep as the queues, beyond which loads cannot be pushed ahead.
+const MAX_RING: u64 = 16;
+/// Most chunks of a resident operand: each has two semaphores.
+const MAX_RESIDENT_CHUNKS: u64 = 96;
+/// Waits, and signals, that one product stages.
+const CLAUSES: u32 = 2;
+/// Control instructions per chunk, counted in the programs that [`super::matmul`] emits.
+const CONTROL_PER_CHUNK: u64 = 110;
+/// Share of the HBM's peak that streams reach, in percent: refresh, turnaround and row misses take the rest.
+const HBM_REACHED: u64 = 92;
+
+/// One part in this many of all units' work counts as delay of the busiest unit.
+const INTERFERENCE: u64 = 32;
+
+/// The best tiling of a validated operation.
+pub fn search(op: &Matmul, chip: &Chip) -> Result<Tiling, CompileError> {
+    let no_plan = |reason: String| {
+        let (op, chip) = (super::Op::Matmul(*op).to_string(), chip.name.clone());
+        CompileError::NoPlan { op, chip, reason }
+    };
+    if chip.semaphores.per_op < CLAUSES {
+        return Err(no_plan(format!(
+            "semaphores.per_op is {}, and products need {CLAUSES}",
+            chip.semaphores.per_op
+        )));
+    }
+    let mut best: Option<Tiling> = None;
+    visit(op, chip, &mut |t| {
+        if best
+            .as_ref()
+            .is_none_or(|b| (t.score, t.hbm_bytes) < (b.score, b.hbm_bytes))
+        {
+            best = Some(t.clone());
+        }
+    });
+    best.ok_or_else(|| {
+        let (bytes, count) = (chip.tsram.size_bytes, chip.semaphores.count);
+        no_plan(format!(
+            "no tiling fits {bytes} bytes of tile SRAM and {count} semaphores"
+        ))
+    })
+}
+
+/// Calls `each` with every candidate, in a fixed order.
+pub fn visit(op: &Matmul, chip: &Chip, each: &mut dyn FnMut(&Tiling)) {
+    // Masks of tiles have 64 bits.
+    let tiles = u64::from(chip.tiles()).min(64);
+    let mut search = Search::new(op, chip);
+    let acc = u64::from(chip.ttu.accumulator_blocks);
+    // Passes of all accumulators, of half of them (so that passes can alternate), and less where the SRAM is small.
+    let halves = |n: u64| (0..n.max(1).ilog2() + 1).map(move |i| n >> i);
+    let shapes: Vec<(u64, u64)> = halves(acc)
+        .flat_map(|bm| halves(acc / bm).take(4).map(move |bn| (bm, bn)))
+        .collect();
+    for gm in 1..=tiles.min(op.m.div_ceil(BLOCK)) {
+        let mut grids: BTreeMap<u64, Arc<Grid>> = BTreeMap::new();
+        for unit in [16, 32, 64, 128, 256] {
+            let gn = (tiles / gm).min(op.n.div_ceil(unit));
+            let grid = grids
+                .entry(gn)
+                .or_insert_with(|| Arc::new(Grid::new(chip, gm, gn)));
+            for (bm, bn) in &shapes {
+                let rows = Cut::new(op.m, BLOCK, gm, bm * BLOCK);
+                let cols = Cut::new(op.n, unit, gn, bn * BLOCK);
+                if let (Some(rows), Some(cols)) = (rows, cols) {
+                    search.chunks(grid, rows, cols, each);
+                }
+            }
+        }
+    }
+}
+
+struct Search<'a> {
+    op: &'a Matmul,
+    chip: &'a Chip,
+    element: u64,
+    /// Good row strides, by row bytes and what reads the rows.
+    strides: BTreeMap<(u64, u32, u32), u64>,
+    /// Cycles from a request to its data, and bytes per cycle of HBM.
+    latency: u64,
+    hbm_per_cycle: u64,
+}
+
+impl Search<'_> {
+    fn new<'a>(op: &'a Matmul, chip: &'a Chip) -> Search<'a> {
+        let t = &chip.hbm.timing;
+        let device_ps = u64::from(t.tck_ps) * u64::from(t.rcdrd_ck + t.cl_ck + t.bl_ck);
+        let latency_ps = u64::from(chip.hbm.path.total_ns()) * 1000 + device_ps;
+        let latency =
+            latency_ps * (chip.clock_hz / 1_000_000) / 1_000_000 + u64::from(chip.dma.setup_cycles);
+        let hbm_per_cycle = (cost::hbm_peak_bytes_per_s(chip) / chip.clock_hz).max(1);
+        Search {
+            op,
+            chip,
+            element: u64::from(op.dtype.bits() / 8),
+            strides: BTreeMap::new(),
+            latency,
+            hbm_per_cycle,
+        }
+    }
+
+    /// Tries chunk depths and modes for a grid and its cuts.
+    fn chunks(&mut self, grid: &Arc<Grid>, rows: Cut, cols: Cut, each: &mut dyn FnMut(&Tiling)) {
+        let dtype = self.op.dtype;
+        let step = cost::kblock(dtype, dtype).max(cost::ttu_k(self.chip, dtype, dtype));
+        let whole = self.op.k.next_multiple_of(step);
+        let mut tried = 0;
+        for bytes in [256, 512, 1024, 2048] {
+            let kc = (bytes / self.element).next_multiple_of(step).min(whole);
+            if kc == tried {
+                break;
+            }
+            tried = kc;
+            for (outer, resident) in [(Side::A, false), (Side::A, true), (Side::B, true)] {
+                if let Some(t) = self.fit(grid, rows, cols, kc, outer, resident) {
+                    each(&t);
+                }
+            }
+        }
+    }
+
+    /// Lays out the SRAM with the deepest ring that fits, and scores.
+    fn fit(
+        &mut self,
+        grid: &Arc<Grid>,
+        rows: Cut,
+        cols: Cut,
+        kc: u64,
+        outer: Side,
+        resident: bool,
+    ) -> Option<Tiling> {
+        let (op, chip, element) = (*self.op, self.chip, self.element);
+        let chunks = op.k.div_ceil(kc);
+        if resident && chunks > MAX_RESIDENT_CHUNKS {
+            return None;
+        }
+        let (block_m, k_step) = (
+            chip.ttu.block_rows,
+            cost::ttu_k(chip, op.dtype, op.dtype) as u32,
+        );
+        let (mi, nj) = (rows.pass(), cols.pass());
+        let a_row = if resident && outer == Side::A {
+            chunks * kc
+        } else {
+            kc
+        } * element;
+        let lda = self.stride(a_row, block_m, k_step * element as u32);
+        let ldb = self.stride(nj * element, k_step, chip.ttu.block_cols * element as u32);
+        let ldc = self.stride(nj * 2, block_m, chip.ttu.block_cols * 2);
+        let a_bytes = (mi * lda).next_multiple_of(256);
+        let b_rows = if resident && outer == Side::B {
+            chunks * kc
+        } else {
+            kc
+        };
+        let b_bytes = (b_rows * ldb).next_multiple_of(256);
+        let c_bytes = (mi * ldc).next_multiple_of(256);
+        let slot = match (resident, outer) {
+            (false, _) => a_bytes + b_bytes,
+            (true, Side::A) => b_bytes,
+            (true, Side::B) => a_bytes,
+        };
+        let fixed = if resident {
+            a_bytes + b_bytes - slot
+        } else {
+            0
+        };
+        let total = rows.passes * cols.passes * chunks;
+        let free = chip.tsram.size_bytes.checked_sub(fixed + c_bytes)?;
+        // A second C buffer, where it does not cost the ring its depth.
+        let c_buffers = if rows.passes * cols.passes > 1 && free >= c_bytes + 4 * slot {
+            2
+        } else {
+            1
+        };
+        let ring = ((free - (c_buffers - 1) * c_bytes) / slot)
+            .min(MAX_RING)
+            .min(total.max(1));
+        if ring == 0 || (ring < 2 && total > 1) {
+            return None;
+        }
+        let semaphores = if resident {
+            2 * chunks + 2 * ring
+        } else {
+            4 * ring
+        } + 4;
+        let widest = grid.rows.max(grid.cols);
+        if semaphores > u64::from(chip.semaphores.count)
+            || widest >= 1 << chip.semaphores.bits.min(32)
+        {
+            return None;
+        }
+        let mut tiling = Tiling {
+            op,
+            grid: grid.clone(),
+            rows,
+            cols,
+            kc,
+            chunks,
+            outer,
+            resident,
+            ring,
+            lda,
+            ldb,
+            ldc,
+            a_bytes,
+            b_bytes,
+            c_bytes,
+            c_buffers,
+            costs: Vec::new(),
+            cycles: 0,
+            score: 0,
+            hbm_bytes: 0,
+        };
+        self.score(&mut tiling, slot);
+        Some(tiling)
+    }
+
+    /// The stride of rows of `bytes` that the banks serve best when a block of `rows` x `piece` bytes is read; a multiple of
+    /// the bank's width, a few of them wider at most.
+    fn stride(&mut self, bytes: u64, rows: u32, piece: u32) -> u64 {
+        let chip = self.chip;
+        *self.strides.entry((bytes, rows, piece)).or_insert_with(|| {
+            let word = u64::from(chip.tsram.bank_bytes);
+            let least = bytes.next_multiple_of(word);
+            let candidates = (0..6).map(|i| least + i * word);
+            let conflicts = |stride: u64| -> u32 {
+                let bases = (0..8).map(|i| i * 32 * stride + i * u64::from(piece));
+                bases
+                    .map(|base| bank::bank_cycles(chip, base, stride, rows, piece))
+                    .sum()
+            };
+            candidates
+                .min_by_key(|stride| (conflicts(*stride), *stride))
+                .unwrap_or(least)
+        })
+    }
+
+    /// Requests for a row of `len` bytes: as few as possible where rows start on request boundaries, else one more.
+    fn requests(&self, len: u64, aligned: bool) -> u64 {
+        let request = u64::from(self.chip.dma.request_bytes);
+        len.div_ceil(request) + u64::from(!aligned)
+    }
+
+    fn score(&self, t: &mut Tiling, slot: u64) {
+        let (op, chip, element) = (t.op, self.chip, self.element);
+        let request = u64::from(chip.dma.request_bytes);
+        let passes = t.rows.passes * t.cols.passes;
+        let (mb, nb) = (
+            t.rows.blocks(u64::from(chip.ttu.block_rows)),
+            t.cols.blocks(u64::from(chip.ttu.block_cols)),
+        );
+        let k_step = cost::ttu_k(chip, op.dtype, op.dtype);
+        let tail = op.k - (t.chunks - 1) * t.kc;
+        let k_steps = (t.chunks - 1) * t.kc.div_ceil(k_step) + tail.div_ceil(k_step);
+        let steps = mb.saturating_mul(nb).saturating_mul(k_steps);
+        let store = mb * nb * cost::store_cycles(chip, Dtype::Bf16, 1, 1);
+        let drains = if t.acc_step(chip) > 0 {
+            0
+        } else {
+            passes * u64::from(chip.ttu.latency_cycles)
+        };
+        // Streams of the longest strips: how often each operand is read, its bytes and its requests.
+        let a_times = if t.is_resident(Side::A) {
+            1
+        } else {
+            t.cols.passes
+        };
+        let b_times = if t.is_resident(Side::B) {
+            1
+        } else {
+            t.rows.passes
+        };
+        let a_stream = t.rows.strip() * op.k * element * a_times;
+        let b_stream = t.cols.strip() * op.k * element * b_times;
+        let a_aligned =
+            (op.k * element).is_multiple_of(request) && (t.kc * element).is_multiple_of(request);
+        let b_aligned = (op.n * element).is_multiple_of(request)
+            && (t.cols.unit * element).is_multiple_of(request);
+        let a_requests = t.rows.strip()
+            * a_times
+            * t.chunks
+            * self.requests(t.kc.min(op.k) * element, a_aligned);
+        let b_requests =
+            op.k * b_times * t.cols.passes * self.requests(t.cols.pass() * element, b_aligned);
+        let (gm, gn) = (t.grid.rows, t.grid.cols);
+        let c_strip = t.rows.strip() * t.cols.strip() * 2;
+        let c_bytes = op.m * op.n * 2;
+        t.hbm_bytes = op.m * op.k * element * a_times + op.k * op.n * element * b_times;
+        // Partial requests cost more than their bytes and less than whole ones; both ends count half.
+        let b_pieces = (gn * t.cols.passes).min(t.cols.units);
+        let b_line = if b_aligned {
+            (op.n * element).div_ceil(request)
+        } else {
+            op.n * element / request + 2 * b_pieces
+        };
+        let hbm_requests =
+            op.m * a_times * t.chunks * self.requests(t.kc.min(op.k) * element, a_aligned)
+                + op.k * b_times * b_line.max(b_pieces);
+        let hbm_effective = (t.hbm_bytes + hbm_requests * request) / 2 + c_bytes;
+        let operand_bytes = steps.saturating_mul(cost::mm_operand_bytes_per_step(
+            chip,
+            op.dtype,
+            op.dtype,
+            t.rows.pass(),
+            t.cols.pass(),
+            t.kc,
+        ));
+        let (met_rows, met_cols) = t.grid.met;
+        let port = u64::from(chip.noc.tile_port_bytes)
+            .min(u64::from(chip.tsram.dma_write_bytes))
+            .max(1);
+        let issued = a_requests / gn + b_requests / gm;
+        let units = [
+            ("tensor", steps + store + drains),
+            (
+                "hbm",
+                hbm_effective / HBM_REACHED * 100 / self.hbm_per_cycle,
+            ),
+            (
+                "tile port",
+                (a_stream + b_stream + (a_requests + b_requests) * request) / 2 / port,
+            ),
+            (
+                "cluster port",
+                (a_stream * met_rows + b_stream * met_cols)
+                    / u64::from(chip.noc.cluster_port_bytes).max(1),
+            ),
+            (
+                "tile sram",
+                (operand_bytes + a_stream + b_stream + 2 * c_strip)
+                    / cost::tsram_bytes_per_cycle(chip).max(1),
+            ),
+            (
+                "requests in flight",
+                issued.saturating_mul(self.latency) / u64::from(chip.dma.outstanding).max(1),
+            ),
+            (
+                "ring",
+                (passes * t.chunks).saturating_mul(self.latency) / t.ring,
+            ),
+            (
+                "control",
+                (passes * t.chunks).saturating_mul(CONTROL_PER_CHUNK),
+            ),
+        ];
+        // First chunk: its latency, and all tiles' first chunks through the HBM; last pass: its store and its way out.
+        let first = slot.max(t.kc * (t.rows.pass() + t.cols.pass()) * element);
+        let first_all = first * (gm + gn) / 2;
+        let last = cost::store_cycles(chip, Dtype::Bf16, t.rows.pass(), t.cols.pass())
+            + t.c_bytes / port
+            + self.latency;
+        let ramp = self.latency + (first / port).max(first_all / self.hbm_per_cycle) + last;
+        let most = units.iter().map(|u| u.1).max().unwrap_or(0);
+        let work = units.iter().fold(0u64, |sum, u| sum.saturating_add(u.1));
+        t.cycles = most.saturating_add(ramp);
+        t.score = t.cycles.saturating_add(work / INTERFERENCE);
+        t.costs = units.to_vec();
+        t.costs.push(("ramp", ramp));
+    }
+}

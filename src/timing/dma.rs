@@ -1,0 +1,441 @@
+//! A DMA engine: channels with in-order queues, a request port they share, a limit of outstanding requests.
+//!
+//! Models: per channel a queue, descriptor set-up (overlapped by other channels), issue in trains of up to `dma.train` bytes
+//! at the port's width, round robin over channels; credits of 256 B requests returned when a train is complete at its
+//! destination; retirement in order within a channel, then signals. The network queue is one more channel without set-up
+//! overlap rules of its own. Leaves out: where trains go (the components route them) and the order of requests in a train.
+//! Invariants: a train never holds more credits than the limit; the elements of the trains of an operation are exactly its
+//! elements; credits taken are returned once.
+
+use super::msg::{InFlight, Train};
+use super::world::World;
+use crate::chip;
+use crate::isa::image::Space;
+use crate::machine::op::{MacroOp, OpKind, Place, Post, Queue, Signal, Transfer, UnitId, Walk};
+use crate::sim::{Credits, Ps};
+use crate::trace::{Op, Reason, Recorder};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// A queued operation.
+#[derive(Clone, Debug)]
+pub struct Queued {
+    /// The operation.
+    pub op: Box<MacroOp>,
+    /// When it entered the queue.
+    pub pushed: Ps,
+    /// When it reached the head.
+    pub head: Option<Ps>,
+}
+
+/// A DMA engine with its channels; the last channel serves the network queue.
+#[derive(Clone, Debug)]
+pub struct DmaEngine {
+    unit: UnitId,
+    channels: Vec<Channel>,
+    credits: Credits,
+    port_bytes: u64,
+    parameters: chip::Dma,
+    port_free: Ps,
+    port_user: usize,
+    next_seq: u64,
+    /// Index of channel 0 in the component's recorder.
+    first_account: usize,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Channel {
+    queue: VecDeque<Queued>,
+    issuing: Option<Issuing>,
+    flying: VecDeque<Flying>,
+}
+
+#[derive(Clone, Debug)]
+struct Issuing {
+    op: Arc<InFlight>,
+    next: u64,
+    ready: Ps,
+}
+
+/// An operation until it retires.
+#[derive(Clone, Debug)]
+struct Flying {
+    seq: u64,
+    elements_left: u64,
+    destinations_left: u32,
+    signals: Vec<Signal>,
+    complete: Option<Ps>,
+    record: Op,
+}
+
+/// An operation that retired: its signals are due.
+#[derive(Debug)]
+pub struct Retired {
+    /// Increments by this unit.
+    pub signals: Vec<Signal>,
+}
+
+impl DmaEngine {
+    /// An idle engine with the chip's channels and one for the network.
+    pub fn new(unit: UnitId, chip: &chip::Chip, first_account: usize) -> DmaEngine {
+        let (parameters, port, channels) = match unit {
+            UnitId::Tile(_) => (&chip.dma, chip.noc.tile_port_bytes, chip.dma.channels),
+            UnitId::Cluster(_) => (&chip.cdma, chip.noc.cluster_port_bytes, chip.cdma.channels),
+            UnitId::Chip => (&chip.cdma, chip.noc.cluster_port_bytes, 0),
+        };
+        DmaEngine {
+            unit,
+            channels: vec![Channel::default(); channels as usize + 1],
+            credits: Credits::new(u64::from(parameters.outstanding)),
+            port_bytes: u64::from(port),
+            parameters: parameters.clone(),
+            port_free: Ps::ZERO,
+            port_user: 0,
+            next_seq: 0,
+            first_account,
+        }
+    }
+
+    /// Number of channels, the network's included.
+    pub fn channels(&self) -> usize {
+        self.channels.len()
+    }
+
+    fn index(&self, queue: Queue) -> usize {
+        match queue {
+            Queue::Dma(c) => usize::from(c),
+            _ => self.channels.len() - 1,
+        }
+    }
+
+    /// Whether a queue has room.
+    pub fn has_room(&self, queue: Queue, depth: u32) -> bool {
+        self.channels[self.index(queue)].queue.len() < depth as usize
+    }
+
+    /// Puts an operation into its queue.
+    pub fn push(&mut self, op: Box<MacroOp>, now: Ps) {
+        let channel = self.index(op.queue);
+        self.channels[channel].queue.push_back(Queued {
+            op,
+            pushed: now,
+            head: None,
+        });
+    }
+
+    /// The queued operation at the head of a channel that is free to start it.
+    pub fn head(&self, channel: usize) -> Option<&MacroOp> {
+        let c = &self.channels[channel];
+        if c.issuing.is_some() {
+            return None;
+        }
+        c.queue.front().map(|q| &*q.op)
+    }
+
+    /// Operations waiting or in flight, with whether each is still queued: for the deadlock report.
+    pub fn waiting_heads(&self) -> impl Iterator<Item = &MacroOp> {
+        self.channels
+            .iter()
+            .filter(|c| c.issuing.is_none())
+            .filter_map(|c| c.queue.front())
+            .map(|q| &*q.op)
+    }
+
+    /// All queued operations.
+    pub fn queued(&self) -> impl Iterator<Item = &MacroOp> {
+        self.channels.iter().flat_map(|c| &c.queue).map(|q| &*q.op)
+    }
+
+    /// Whether nothing is queued or in flight.
+    pub fn is_idle(&self) -> bool {
+        self.channels
+            .iter()
+            .all(|c| c.queue.is_empty() && c.issuing.is_none() && c.flying.is_empty())
+    }
+
+    /// Starts the head of a channel, whose waits have been taken; `transfer` has its gather offsets resolved. Gives the time
+    /// at which the channel can issue.
+    pub fn start(&mut self, channel: usize, transfer: Transfer, now: Ps, world: &World) -> Ps {
+        let Some(queued) = self.channels[channel].queue.pop_front() else {
+            return now;
+        };
+        let op = queued.op;
+        self.next_seq += 1;
+        let owners: Vec<UnitId> = transfer.destinations().map(|p| world.owner(p)).collect();
+        let acker = owners
+            .iter()
+            .copied()
+            .find(|u| *u == self.unit)
+            .unwrap_or(owners[0]);
+        let elements = transfer.elements();
+        let ready = now + world.cycles(self.parameters.setup_cycles);
+        let at_destination = op
+            .signals
+            .iter()
+            .filter_map(|s| match s {
+                Signal::Dest { sem, n } => Some((*sem, *n)),
+                _ => None,
+            })
+            .collect();
+        let inflight = Arc::new(InFlight {
+            transfer,
+            initiator: self.unit,
+            queue: op.queue,
+            seq: self.next_seq,
+            elements,
+            acker,
+            at_destination,
+        });
+        let milestones = vec![
+            (Reason::Queue, queued.head.unwrap_or(now)),
+            (Reason::Semaphore, now),
+            (Reason::Setup, ready),
+        ];
+        let engine = (self.first_account + channel) as u32;
+        let c = &mut self.channels[channel];
+        c.flying.push_back(Flying {
+            seq: self.next_seq,
+            elements_left: elements,
+            destinations_left: owners.len() as u32,
+            signals: op.signals,
+            complete: None,
+            record: Op {
+                engine,
+                pc: op.pc,
+                pushed: queued.pushed,
+                milestones,
+            },
+        });
+        c.issuing = Some(Issuing {
+            op: inflight,
+            next: 0,
+            ready,
+        });
+        ready
+    }
+
+    /// Starts a network post, whose waits have been taken: nothing to issue, complete when [`DmaEngine::post_done`] says so.
+    pub fn start_post(&mut self, now: Ps) -> Option<Post> {
+        let channel = self.channels.len() - 1;
+        let queued = self.channels[channel].queue.pop_front()?;
+        let OpKind::NetSignal(post) = queued.op.kind else {
+            return None;
+        };
+        self.next_seq += 1;
+        let milestones = vec![
+            (Reason::Queue, queued.head.unwrap_or(now)),
+            (Reason::Semaphore, now),
+        ];
+        let record = Op {
+            engine: (self.first_account + channel) as u32,
+            pc: queued.op.pc,
+            pushed: queued.pushed,
+            milestones,
+        };
+        self.channels[channel].flying.push_back(Flying {
+            seq: self.next_seq,
+            elements_left: 0,
+            destinations_left: 0,
+            signals: queued.op.signals,
+            complete: Some(now),
+            record,
+        });
+        Some(post)
+    }
+
+    /// Marks heads that have just reached the front of their queue.
+    pub fn note_heads(&mut self, now: Ps) {
+        for c in self.channels.iter_mut().filter(|c| c.issuing.is_none()) {
+            if let Some(head) = c.queue.front_mut() {
+                head.head.get_or_insert(now);
+            }
+        }
+    }
+
+    /// The next train to issue at `now`, or when to ask again.
+    pub fn issue(&mut self, now: Ps, world: &World) -> Issue {
+        if self.port_free > now {
+            return Issue::At(self.port_free);
+        }
+        let count = self.channels.len();
+        let mut later = None;
+        for i in 1..=count {
+            let channel = (self.port_user + i) % count;
+            let Some(issuing) = &mut self.channels[channel].issuing else {
+                continue;
+            };
+            if issuing.ready > now {
+                later = Some(later.map_or(issuing.ready, |t: Ps| t.min(issuing.ready)));
+                continue;
+            }
+            let mut train = next_train(&issuing.op, issuing.next, &self.parameters);
+            train.requests = train.requests.min(self.parameters.outstanding);
+            if !self.credits.take(u64::from(train.requests)) {
+                continue;
+            }
+            issuing.next += train.len;
+            let port = u64::from(train.requests) * u64::from(self.parameters.request_bytes);
+            self.port_free = now + world.clock.bytes(port, self.port_bytes);
+            self.port_user = channel;
+            if issuing.next == issuing.op.elements {
+                self.channels[channel].issuing = None;
+                if let Some(f) = self.channels[channel].flying.back_mut() {
+                    f.record.milestones.push((Reason::Busy, self.port_free));
+                }
+            }
+            return Issue::Train(train);
+        }
+        later.map_or(Issue::Nothing, Issue::At)
+    }
+
+    /// A train is complete at its acknowledging destination.
+    pub fn acknowledge(&mut self, queue: Queue, seq: u64, elements: u64, requests: u32, now: Ps) {
+        self.credits.give(u64::from(requests));
+        let f = self.flying(queue, seq);
+        f.elements_left -= elements;
+        if f.elements_left == 0 {
+            f.destinations_left -= 1;
+        }
+        if f.destinations_left == 0 {
+            f.complete = Some(now);
+        }
+    }
+
+    /// An operation is complete at a destination that does not acknowledge trains.
+    pub fn done(&mut self, queue: Queue, seq: u64, now: Ps) {
+        let f = self.flying(queue, seq);
+        f.destinations_left -= 1;
+        if f.destinations_left == 0 {
+            f.complete = Some(now);
+        }
+    }
+
+    fn flying(&mut self, queue: Queue, seq: u64) -> &mut Flying {
+        let channel = self.index(queue);
+        let found = self.channels[channel]
+            .flying
+            .iter_mut()
+            .find(|f| f.seq == seq);
+        found.unwrap_or_else(|| panic!("{}: acknowledgement of unknown operation {seq}", self.unit))
+    }
+
+    /// The next operation of a channel to retire, if its oldest is complete.
+    pub fn retire(&mut self, channel: usize, now: Ps, rec: &mut Recorder) -> Option<Retired> {
+        let c = &mut self.channels[channel];
+        let front = c.flying.front()?;
+        let complete = front.complete?;
+        if c.issuing.as_ref().is_some_and(|i| i.op.seq == front.seq) {
+            return None;
+        }
+        let mut flying = c.flying.pop_front()?;
+        if rec.tracing {
+            flying.record.milestones.push((Reason::Drain, complete));
+            flying.record.milestones.push((Reason::Order, now));
+            rec.ops.push(flying.record);
+        }
+        Some(Retired {
+            signals: flying.signals,
+        })
+    }
+
+    /// Brings the accounts up to `now`: what each channel does from now on.
+    pub fn account(&self, now: Ps, rec: &mut Recorder) {
+        for (i, c) in self.channels.iter().enumerate() {
+            let state = match &c.issuing {
+                Some(issuing) if issuing.ready > now => Reason::Setup,
+                Some(_) if self.port_free > now && self.port_user == i => Reason::Busy,
+                Some(issuing) => {
+                    let train = next_train(&issuing.op, issuing.next, &self.parameters);
+                    let needs = u64::from(train.requests.min(self.parameters.outstanding));
+                    if self.credits.available() < needs {
+                        Reason::Outstanding
+                    } else {
+                        Reason::IssuePort
+                    }
+                }
+                None if self.port_free > now && self.port_user == i => Reason::Busy,
+                None if !c.queue.is_empty() => Reason::Semaphore,
+                None if !c.flying.is_empty() => Reason::Drain,
+                None => Reason::Idle,
+            };
+            let engine = self.first_account + i;
+            if rec.accounts[engine].state != state {
+                rec.set(engine, now, state);
+            }
+        }
+    }
+}
+
+/// What [`DmaEngine::issue`] found.
+#[derive(Debug)]
+pub enum Issue {
+    /// This train leaves now.
+    Train(Train),
+    /// Nothing before this time.
+    At(Ps),
+    /// Nothing until something changes.
+    Nothing,
+}
+
+/// The train of a transfer that starts at element `start`: up to `train_bytes`, whole rows where rows are shorter, and no more
+/// requests than a train of whole requests has.
+fn next_train(op: &Arc<InFlight>, start: u64, parameters: &chip::Dma) -> Train {
+    let t = &op.transfer;
+    let run = match t.walk {
+        Walk::Rows { row, .. } => row,
+        Walk::Transpose { rows, .. } => rows,
+    };
+    let train_bytes = u64::from(parameters.train_bytes);
+    let request = u64::from(parameters.request_bytes);
+    let bits = t.sdt.bits().max(t.ddt.bits()) as u64;
+    let row_bytes = (run * bits).div_ceil(8).max(1);
+    let len = if row_bytes >= train_bytes {
+        // Cut at multiples of a train within the row; a multiple of 8 elements is whole bytes for every type.
+        let step = (train_bytes * 8 / bits / 8 * 8).max(8);
+        let within = start % run;
+        (step - within % step).min(run - within)
+    } else {
+        let rows = (train_bytes / row_bytes)
+            .min((train_bytes / request).max(1))
+            .max(1);
+        rows * run - start % run
+    };
+    let len = len.min(op.elements - start);
+    let requests = requests(t, start, len, request);
+    Train {
+        op: op.clone(),
+        start,
+        len,
+        bytes: wire_bytes(t, len),
+        requests,
+        data: None,
+    }
+}
+
+/// Requests of a range of elements: aligned blocks of HBM that its pieces touch, or blocks of bytes between SRAMs.
+fn requests(t: &Transfer, start: u64, len: u64, request: u64) -> u32 {
+    let blocks = |from: u64, bytes: u64| (from + bytes).div_ceil(request) - from / request;
+    let count: u64 = t
+        .pieces(start, len)
+        .map(|p| {
+            if t.src.place == Place::Hbm && p.src_step == 0 {
+                blocks(p.src, t.sdt.bytes_for(p.elements))
+            } else if t.dst.place == Place::Hbm {
+                blocks(p.dst, t.ddt.bytes_for(p.elements))
+            } else {
+                t.ddt.bytes_for(p.elements).div_ceil(request)
+            }
+        })
+        .sum();
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// Bytes on the wire: the tile's DMA converts, so data leaves a tile converted and enters it unconverted.
+fn wire_bytes(t: &Transfer, len: u64) -> u64 {
+    let dtype = if t.src.place.space() == Space::Tsram {
+        t.ddt
+    } else {
+        t.sdt
+    };
+    dtype.bytes_for(len).max(1)
+}

@@ -1,0 +1,149 @@
+//! The interface between the chip and its HBM: runs in, completion schedules out.
+//!
+//! Models: [`Run`]s of lines on one channel, answered with a [`Schedule`] that the model may revise until its first beat;
+//! the spread of addresses over channels. Leaves out: latency outside the DRAM (`hbm.path` in the chip description, added by the
+//! caller). Invariants: times never decrease from call to call; a revision never moves a schedule whose first beat has
+//! passed, and never before the time at which it is announced.
+//! Who may call it: the chip's global component only. Implementations: [`first_order::FirstOrder`].
+
+pub mod first_order;
+
+use crate::chip::Chip;
+use crate::sim::Ps;
+
+/// Bytes of a line: one burst of one pseudo channel.
+pub const LINE_BYTES: u64 = 32;
+
+/// Which way data goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Out of the DRAM.
+    Read,
+    /// Into the DRAM.
+    Write,
+}
+
+/// Consecutive lines of one channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Channel of the chip, 0 to stacks x channels - 1.
+    pub channel: u32,
+    /// First 32 B line within the channel.
+    pub line: u64,
+    /// Number of lines.
+    pub lines: u32,
+    /// Read or write.
+    pub direction: Direction,
+    /// The caller's name for it, returned with revisions.
+    pub tag: u64,
+}
+
+/// When a run's data moves. Reads: on the data bus; writes: when the controller has taken them (they are posted).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// First beat.
+    pub first: Ps,
+    /// End of the last beat.
+    pub last: Ps,
+}
+
+/// A model of all channels of the chip.
+pub trait HbmModel: Send {
+    /// Accepts a run at `now`.
+    fn submit(&mut self, now: Ps, run: Run) -> Schedule;
+
+    /// The earliest time at which the model may revise a schedule it gave; none if it never will.
+    fn next_revision(&self) -> Option<Ps>;
+
+    /// Advances to `now` and appends the schedules that changed, by tag.
+    fn revise(&mut self, now: Ps, revised: &mut Vec<(u64, Schedule)>);
+
+    /// Totals per channel for the report.
+    fn totals(&self) -> Vec<ChannelTotals>;
+}
+
+/// Where a channel's time went, and what it moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChannelTotals {
+    /// Data bus moving data.
+    pub data: Ps,
+    /// Data bus idle with work waiting for a row.
+    pub activate: Ps,
+    /// Data bus idle with work waiting for a bank under refresh.
+    pub refresh: Ps,
+    /// Data bus turning around.
+    pub turnaround: Ps,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes written.
+    pub write_bytes: u64,
+    /// Row activations.
+    pub activations: u64,
+}
+
+/// How HBM addresses spread over channels: blocks of `interleave` bytes go round the channels, each round starting at a
+/// channel picked by a hash of the round's number, so that no power-of-two stride stays on few channels.
+#[derive(Clone, Copy, Debug)]
+pub struct Interleave {
+    channels: u64,
+    bytes: u64,
+}
+
+impl Interleave {
+    /// The chip's interleave.
+    pub fn new(chip: &Chip) -> Interleave {
+        Interleave {
+            channels: u64::from(chip.hbm_channels()),
+            bytes: u64::from(chip.hbm.interleave_bytes),
+        }
+    }
+
+    /// Bytes of a block.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Channel and byte offset within it.
+    pub fn locate(&self, offset: u64) -> (u32, u64) {
+        let block = offset / self.bytes;
+        let (round, place) = (block / self.channels, block % self.channels);
+        let channel = (place + scatter(round) % self.channels) % self.channels;
+        (channel as u32, round * self.bytes + offset % self.bytes)
+    }
+}
+
+/// A fixed mix of all bits of `x` (the finaliser of splitmix64).
+fn scatter(x: u64) -> u64 {
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_block_has_its_own_place() {
+        let chip = Chip::preset("maia-200").unwrap();
+        let interleave = Interleave::new(&chip);
+        let places: HashSet<(u32, u64)> = (0..9600)
+            .map(|block| interleave.locate(block * interleave.bytes()))
+            .collect();
+        assert_eq!(places.len(), 9600);
+    }
+
+    #[test]
+    fn power_of_two_strides_use_most_channels() {
+        let interleave = Interleave::new(&Chip::preset("maia-200").unwrap());
+        for stride in [8192, 65536, 1 << 20] {
+            let used: HashSet<u32> = (0..1024).map(|i| interleave.locate(i * stride).0).collect();
+            assert!(
+                used.len() >= 90,
+                "stride {stride} uses {} channels",
+                used.len()
+            );
+        }
+    }
+}

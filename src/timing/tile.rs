@@ -1,0 +1,442 @@
+//! A tile: processor, DMA engine, tensor unit, vector processor and the TSRAM they share.
+//!
+//! Models: the tile's side of every transfer (reading its TSRAM out through its port, writing what arrives), the order in
+//! which TSRAM ports are served (DMA, then vector processor, then tensor unit, which gets the bytes the others leave).
+//! Leaves out: routes between tiles ([`super::cluster`]). Invariant: data becomes visible in TSRAM at the time its transfer,
+//! product or kernel ends, through the machine's one executor.
+
+use super::dma::Queued;
+use super::msg::{Leg, Msg, Train};
+use super::processor::Processor;
+use super::tensor::{self, TensorUnit};
+use super::unit::{self, Engines, Unit};
+use super::vector::KernelTime;
+use super::world::World;
+use super::{dma::DmaEngine, inbox::Inbox};
+use crate::isa::image::Space;
+use crate::machine::exec::{tensor as tensor_exec, transfer, vector as vector_exec};
+use crate::machine::op::{Launch, MacroOp, OpKind, Place, Queue, UnitId};
+use crate::machine::trap::{RunError, Trap};
+use crate::machine::{self, Accumulators, Blocked, Memory};
+use crate::sim::{Outbox, Ps, Server};
+use crate::trace::{Op, Reason, Recorder};
+use rustc_hash::FxHashSet;
+use std::collections::VecDeque;
+
+/// Index of the tensor unit in a tile's recorder.
+pub const TTU: usize = 1;
+/// Index of the vector processor.
+pub const TVP: usize = 2;
+/// Index of DMA channel 0.
+pub const DMA: usize = 3;
+
+/// A tile in time.
+#[derive(Clone, Debug)]
+pub struct Tile {
+    /// Processor, semaphores, DMA.
+    pub unit: Unit,
+    id: u16,
+    tsram: Memory,
+    acc: Accumulators,
+    engines: TileEngines,
+    /// Port towards the cluster.
+    pub egress: Server,
+    inbox: Inbox,
+    /// Real multiply-accumulates done: m x n x k of every product.
+    pub macs: u64,
+}
+
+/// Tensor unit, vector processor and what the TSRAM's banks have moved.
+#[derive(Clone, Debug)]
+struct TileEngines {
+    ttu: TensorUnit,
+    ttu_wake: Option<Ps>,
+    vector_queue: VecDeque<Queued>,
+    kernel: Option<Kernel>,
+    /// Launches whose addresses have been checked, in runs without data.
+    checked: FxHashSet<Launch>,
+    /// Bytes that DMA, vector processor and result ports have moved, finished kernels only.
+    moved: u64,
+}
+
+/// The kernel that runs.
+#[derive(Clone, Debug)]
+struct Kernel {
+    op: Box<MacroOp>,
+    start: Ps,
+    end: Ps,
+    time: KernelTime,
+    record: Op,
+}
+
+impl Engines for TileEngines {
+    fn has_room(&self, queue: Queue, depth: u32) -> bool {
+        let queue = if queue == Queue::Ttu {
+            &self.ttu.queue
+        } else {
+            &self.vector_queue
+        };
+        queue.len() < depth as usize
+    }
+
+    fn push(&mut self, op: Box<MacroOp>, now: Ps) {
+        let queue = if op.queue == Queue::Ttu {
+            &mut self.ttu.queue
+        } else {
+            &mut self.vector_queue
+        };
+        queue.push_back(Queued {
+            op,
+            pushed: now,
+            head: None,
+        });
+    }
+}
+
+impl TileEngines {
+    /// TSRAM bytes moved by ports other than the operands' until `now`, a running kernel in proportion.
+    fn others(&self, now: Ps) -> u64 {
+        let running = self.kernel.as_ref().map_or(0, |k| {
+            let bytes = u128::from(k.time.load_bytes + k.time.store_bytes);
+            let (done, all) = (now.saturating_sub(k.start).0, (k.end - k.start).0.max(1));
+            (bytes * u128::from(done.min(all)) / u128::from(all)) as u64
+        });
+        self.moved + running
+    }
+}
+
+impl Tile {
+    /// A tile at reset, from its architectural state.
+    pub fn new(tile: machine::Tile, world: &World) -> Tile {
+        let id = UnitId::Tile(tile.id);
+        let processor = Processor::new(tile.core, id);
+        let dma = DmaEngine::new(id, &world.chip, DMA);
+        let mut states = vec![processor.initial_reason(), Reason::Idle, Reason::Idle];
+        states.resize(DMA + dma.channels(), Reason::Idle);
+        let rec = Recorder::new(&states, world.tracing);
+        Tile {
+            unit: Unit::new(processor, tile.sems, dma, rec),
+            id: tile.id,
+            tsram: tile.tsram,
+            acc: tile.acc,
+            engines: TileEngines {
+                ttu: TensorUnit::new(&world.chip, TTU),
+                ttu_wake: None,
+                vector_queue: VecDeque::new(),
+                kernel: None,
+                checked: FxHashSet::default(),
+                moved: 0,
+            },
+            egress: Server::default(),
+            inbox: Inbox::default(),
+            macs: 0,
+        }
+    }
+
+    /// The architectural state at the end.
+    pub fn into_machine(self) -> machine::Tile {
+        machine::Tile {
+            id: self.id,
+            tsram: self.tsram,
+            core: self.unit.processor.core,
+            sems: self.unit.sems,
+            acc: self.acc,
+        }
+    }
+
+    /// Handles one event.
+    pub fn handle(&mut self, now: Ps, msg: Msg, world: &World, out: &mut Outbox<Msg>) {
+        match msg {
+            Msg::Step => self.unit.stepped(now),
+            Msg::Pump => self.unit.pumped(now),
+            Msg::Ttu => self.engines.ttu_wake = self.engines.ttu_wake.filter(|t| *t > now),
+            Msg::Tvp => self.end_kernel(now, world, out),
+            Msg::Post { sem, n } => self.unit.posted(sem, n, world, out),
+            Msg::Read(train) => {
+                self.read_out(train, now, world, out);
+                return;
+            }
+            Msg::Data { train, .. } => {
+                self.write_in(train, now, world, out);
+                return;
+            }
+            msg @ (Msg::Ack { .. } | Msg::Done { .. }) => {
+                self.unit.acknowledged(&msg, now, world, out)
+            }
+            other => panic!("tile {} got {other:?}", self.id),
+        }
+        self.react(now, world, out);
+    }
+
+    /// Lets everything that can go on go on.
+    fn react(&mut self, now: Ps, world: &World, out: &mut Outbox<Msg>) {
+        loop {
+            let mut again =
+                self.unit
+                    .react(now, world, Some(&mut self.tsram), &mut self.engines, out);
+            again |= self.advance_tensor(now, world, out);
+            again |= self.start_kernel(now, world, out);
+            if !again || self.unit.fault.is_some() {
+                break;
+            }
+        }
+        while let Some(train) = self.unit.issue(now, world, out) {
+            self.launch(train, now, world, out);
+        }
+        self.unit.dma.account(now, &mut self.unit.rec);
+    }
+
+    /// Sends a train on its way: reads it here, or asks the memory that holds its source.
+    fn launch(&mut self, train: Train, now: Ps, world: &World, out: &mut Outbox<Msg>) {
+        match train.op.transfer.src.place {
+            Place::Tsram(t) if t == self.id => self.read_out(train, now, world, out),
+            place => unit::request(self.unit.id, place, train, now, world, out),
+        }
+    }
+
+    /// Reads a train from TSRAM and sends it out through the tile's port.
+    fn read_out(&mut self, mut train: Train, now: Ps, world: &World, out: &mut Outbox<Msg>) {
+        let t = &train.op.transfer;
+        match transfer::read(t, train.start, train.len, &self.tsram) {
+            Ok(data) => train.data = data.map(Into::into),
+            Err(kind) => return self.unit.trap(world, 0, kind, out),
+        }
+        let noc = &world.chip.noc;
+        let width = u64::from(noc.tile_port_bytes.min(world.chip.tsram.dma_read_bytes));
+        self.engines.moved += t.sdt.bytes_for(train.len);
+        let (_, done) = self
+            .egress
+            .serve(now, world.clock.bytes(train.bytes, width));
+        self.egress.bytes += train.bytes;
+        let inside = t.dst.place.space() == Space::Tsram && t.mask == 1 << self.id && !t.network;
+        if inside {
+            out.send(
+                out.component(),
+                done,
+                Msg::Data {
+                    train,
+                    leg: Leg::In,
+                },
+            );
+        } else {
+            let cluster = UnitId::Cluster(world.cluster_of(self.unit.id).unwrap_or(0));
+            let at = done + world.cycles(noc.cluster_cycles).max(Ps(1));
+            out.send(
+                world.component(cluster),
+                at,
+                Msg::Data {
+                    train,
+                    leg: Leg::Out,
+                },
+            );
+        }
+    }
+
+    /// Writes an arriving train.
+    fn write_in(&mut self, train: Train, now: Ps, world: &World, out: &mut Outbox<Msg>) {
+        let t = &train.op.transfer;
+        self.engines.moved += t.ddt.bytes_for(train.len);
+        let data = train.data.as_deref();
+        if let Err(kind) = transfer::write(t, train.start, train.len, &mut self.tsram, data) {
+            return self.unit.trap(world, 0, kind, out);
+        }
+        let last = self.inbox.arrive(&train);
+        unit::arrived(self.unit.id, &train, last, now, world, out);
+    }
+
+    /// Takes the waits of the tensor unit's head and drives the unit; true if an operation retired or left the queue.
+    fn advance_tensor(&mut self, now: Ps, world: &World, out: &mut Outbox<Msg>) -> bool {
+        let mut changed = false;
+        loop {
+            let ttu = &mut self.engines.ttu;
+            if let Some(head) = ttu.queue.front_mut() {
+                head.head.get_or_insert(now);
+            }
+            let ready = ttu
+                .wanting()
+                .is_some_and(|op| self.unit.sems.try_take_all(&op.waits));
+            if ready {
+                ttu.taken = Some(now);
+            }
+            let others = self.engines.others(now);
+            match self
+                .engines
+                .ttu
+                .advance(now, world, others, &mut self.unit.rec)
+            {
+                tensor::Event::Retire(op, record) => {
+                    self.retire_tensor(*op, record, now, world, out);
+                    changed = true;
+                }
+                tensor::Event::Started => changed = true,
+                tensor::Event::At(t) => {
+                    if self.engines.ttu_wake.is_none_or(|w| w > t) {
+                        self.engines.ttu_wake = Some(t);
+                        out.send(out.component(), t, Msg::Ttu);
+                    }
+                    break;
+                }
+                tensor::Event::Nothing => break,
+            }
+        }
+        self.engines.ttu.waiting(now, &mut self.unit.rec);
+        changed
+    }
+
+    fn retire_tensor(
+        &mut self,
+        op: MacroOp,
+        record: Op,
+        now: Ps,
+        world: &World,
+        out: &mut Outbox<Msg>,
+    ) {
+        self.engines.moved += TensorUnit::port_bytes(&op.kind);
+        if let OpKind::Mm(mm) = &op.kind {
+            self.macs += u64::from(mm.m) * u64::from(mm.n) * u64::from(mm.k);
+        }
+        if world.data {
+            let done = match &op.kind {
+                OpKind::Mm(mm) => tensor_exec::mm(mm, &self.tsram, &mut self.acc),
+                OpKind::MmStore(a) => tensor_exec::mm_store(a, &mut self.tsram, &self.acc),
+                OpKind::MmLoad(a) => tensor_exec::mm_load(a, &self.tsram, &mut self.acc),
+                _ => Ok(()),
+            };
+            if let Err(kind) = done {
+                return self.unit.trap(world, op.pc, kind, out);
+            }
+        }
+        if self.unit.rec.tracing {
+            self.unit.rec.ops.push(record);
+        }
+        self.unit.signal(&op.signals, now, world, out);
+    }
+
+    /// Starts the next kernel if the vector processor is free and its waits hold.
+    fn start_kernel(&mut self, now: Ps, world: &World, out: &mut Outbox<Msg>) -> bool {
+        let e = &mut self.engines;
+        if e.kernel.is_some() {
+            return false;
+        }
+        let Some(head) = e.vector_queue.front_mut() else {
+            self.unit.rec.set(TVP, now, Reason::Idle);
+            return false;
+        };
+        head.head.get_or_insert(now);
+        if !self.unit.sems.try_take_all(&head.op.waits) {
+            self.unit.rec.set(TVP, now, Reason::Semaphore);
+            return false;
+        }
+        let Some(queued) = e.vector_queue.pop_front() else {
+            return false;
+        };
+        let OpKind::Vector(launch) = &queued.op.kind else {
+            panic!("vector processor given {:?}", queued.op.kind)
+        };
+        let time = match &*world.kernels.time(launch, &world.image, &world.chip) {
+            Ok(time) => *time,
+            Err(fault) => {
+                let trap = Trap::in_kernel(&world.image, self.unit.id, fault.clone());
+                self.unit.fail(trap, out);
+                return false;
+            }
+        };
+        let clock = world.clock;
+        let setup = clock.after(now, u64::from(world.chip.tvp.launch_cycles));
+        let end = clock.after(setup, time.cycles);
+        let milestones = vec![
+            (Reason::Queue, queued.head.unwrap_or(now)),
+            (Reason::Semaphore, now),
+            (Reason::Setup, setup),
+        ];
+        let record = Op {
+            engine: TVP as u32,
+            pc: queued.op.pc,
+            pushed: queued.pushed,
+            milestones,
+        };
+        self.unit.rec.set(TVP, now, Reason::Busy);
+        e.kernel = Some(Kernel {
+            op: queued.op,
+            start: setup,
+            end,
+            time,
+            record,
+        });
+        out.send(out.component(), end, Msg::Tvp);
+        true
+    }
+
+    /// The running kernel ends: its stores become visible.
+    fn end_kernel(&mut self, now: Ps, world: &World, out: &mut Outbox<Msg>) {
+        let e = &mut self.engines;
+        let Some(mut kernel) = e.kernel.take() else {
+            return;
+        };
+        e.moved += kernel.time.load_bytes + kernel.time.store_bytes;
+        let issued = world
+            .clock
+            .after(kernel.start, kernel.time.issue_cycles)
+            .min(now);
+        let phases = [
+            (Reason::Setup, kernel.start),
+            (Reason::Busy, issued),
+            (Reason::Dependency, now),
+        ];
+        for (reason, until) in phases {
+            self.unit.rec.until(TVP, until, reason);
+        }
+        if let OpKind::Vector(launch) = &kernel.op.kind
+            && (world.data || e.checked.insert(launch.clone()))
+        {
+            let done = vector_exec::run(
+                launch,
+                &world.image,
+                &world.chip,
+                self.unit.id,
+                &mut self.tsram,
+            );
+            if let Err(fault) = done {
+                let trap = Trap::in_kernel(&world.image, self.unit.id, fault);
+                return self.unit.fail(trap, out);
+            }
+        }
+        if self.unit.rec.tracing {
+            kernel.record.milestones.extend(&phases[1..]);
+            self.unit.rec.ops.push(kernel.record);
+        }
+        self.unit.signal(&kernel.op.signals, now, world, out);
+    }
+
+    /// Whether processor, queues and engines are all done.
+    pub fn is_done(&self) -> bool {
+        let e = &self.engines;
+        self.unit.is_done() && e.ttu.is_idle() && e.vector_queue.is_empty() && e.kernel.is_none()
+    }
+
+    /// What is blocked here, and the operations still queued.
+    pub fn blocked(&self) -> (Vec<Blocked>, Vec<MacroOp>) {
+        let (mut blocked, mut queued) = self.unit.blocked();
+        let e = &self.engines;
+        let heads = [e.ttu.queue.front(), e.vector_queue.front()];
+        blocked.extend(
+            heads
+                .into_iter()
+                .flatten()
+                .map(|q| unit::blocked_head(&q.op, &self.unit.sems)),
+        );
+        queued.extend(
+            e.ttu
+                .queue
+                .iter()
+                .chain(&e.vector_queue)
+                .map(|q| (*q.op).clone()),
+        );
+        (blocked, queued)
+    }
+
+    /// The error that ended the run here.
+    pub fn fault(&self) -> Option<&RunError> {
+        self.unit.fault.as_ref()
+    }
+}

@@ -1,0 +1,117 @@
+//! What every component may read and none may change: the chip, the program, latencies, component numbers.
+
+use crate::chip::Chip;
+use crate::isa::image::Image;
+use crate::machine::op::{Place, UnitId};
+use crate::sim::{Clock, ComponentId, Ps};
+use crate::timing::vector::KernelTimes;
+use std::sync::Arc;
+
+/// Shared, constant facts of a run.
+#[derive(Debug)]
+pub struct World {
+    /// The chip.
+    pub chip: Arc<Chip>,
+    /// The program.
+    pub image: Arc<Image>,
+    /// Whether tensor payloads are stored and computed.
+    pub data: bool,
+    /// The chip clock.
+    pub clock: Clock,
+    /// Record spans and operations.
+    pub tracing: bool,
+    /// Time of each kernel launch met so far; a pure function, so sharing it orders nothing.
+    pub kernels: KernelTimes,
+    /// HBM path outside the DRAM, towards it.
+    pub hbm_request: Ps,
+    /// HBM path outside the DRAM, back.
+    pub hbm_return: Ps,
+}
+
+impl World {
+    /// The facts of a chip and a program.
+    pub fn new(chip: Arc<Chip>, image: Arc<Image>, data: bool, tracing: bool) -> World {
+        let ns = |ns: u32| Ps(u64::from(ns) * 1000);
+        World {
+            clock: Clock::new(chip.clock_hz),
+            hbm_request: ns(chip.hbm.path.request_ns()),
+            hbm_return: ns(chip.hbm.path.return_ns()),
+            kernels: KernelTimes::default(),
+            chip,
+            image,
+            data,
+            tracing,
+        }
+    }
+
+    /// Component of a unit: tiles first, then clusters, then the chip level.
+    pub fn component(&self, unit: UnitId) -> ComponentId {
+        let tiles = self.chip.tiles();
+        ComponentId(match unit {
+            UnitId::Tile(t) => u32::from(t),
+            UnitId::Cluster(c) => tiles + u32::from(c),
+            UnitId::Chip => tiles + self.chip.clusters,
+        })
+    }
+
+    /// The unit of a component.
+    pub fn unit(&self, component: ComponentId) -> UnitId {
+        let tiles = self.chip.tiles();
+        match component.0 {
+            c if c < tiles => UnitId::Tile(c as u16),
+            c if c < tiles + self.chip.clusters => UnitId::Cluster((c - tiles) as u16),
+            _ => UnitId::Chip,
+        }
+    }
+
+    /// The unit that owns a memory.
+    pub fn owner(&self, place: Place) -> UnitId {
+        match place {
+            Place::Hbm => UnitId::Chip,
+            Place::Csram(c) => UnitId::Cluster(c),
+            Place::Tsram(t) => UnitId::Tile(t),
+        }
+    }
+
+    /// The cluster of a unit, if it is in one.
+    pub fn cluster_of(&self, unit: UnitId) -> Option<u16> {
+        match unit {
+            UnitId::Tile(t) => Some(t / self.chip.tiles_per_cluster as u16),
+            UnitId::Cluster(c) => Some(c),
+            UnitId::Chip => None,
+        }
+    }
+
+    /// Tiles of a cluster as a mask of global tile indices.
+    pub fn tiles_of(&self, cluster: u16) -> u64 {
+        let per = self.chip.tiles_per_cluster;
+        (u64::MAX >> (64 - per)) << (u32::from(cluster) * per)
+    }
+
+    /// Latency of an 8 B message on the control plane.
+    pub fn control_latency(&self, from: UnitId, to: UnitId) -> Ps {
+        let control = &self.chip.control;
+        let cycles = if from == to {
+            control.tile_signal_cycles
+        } else if self.cluster_of(from).is_some() && self.cluster_of(from) == self.cluster_of(to) {
+            control.cluster_signal_cycles
+        } else {
+            control.chip_signal_cycles
+        };
+        self.clock.span(u64::from(cycles.max(1)))
+    }
+
+    /// A number of chip cycles as time.
+    pub fn cycles(&self, cycles: u32) -> Ps {
+        self.clock.span(u64::from(cycles))
+    }
+
+    /// The least latency of any message between a cluster and the chip level or another cluster.
+    pub fn lookahead(&self) -> Ps {
+        self.cycles(self.chip.noc.global_cycles)
+            .min(self.cycles(self.chip.control.chip_signal_cycles))
+            .min(self.hbm_request)
+            .min(self.hbm_return)
+            .max(Ps(1))
+    }
+}

@@ -1,0 +1,242 @@
+//! Compiled programs against references written apart from the executor; size and limits of what the compiler emits.
+
+use proptest::prelude::*;
+use std::sync::Arc;
+use tilewright::asm::assemble_text;
+use tilewright::chip::Chip;
+use tilewright::compiler::{self, CompileError, Compiled, Matmul, Op, plan};
+use tilewright::isa::image::Space;
+use tilewright::machine::{LoadOptions, Machine, UntimedLimits, run_untimed};
+use tilewright::num::{Dtype, Overflow, Rounding, decode, encode, random};
+use tilewright::report::reference;
+
+fn chip(name: &str) -> Chip {
+    Chip::preset(name).unwrap()
+}
+
+fn matmul(m: u64, n: u64, k: u64, dtype: Dtype) -> Op {
+    Op::Matmul(Matmul { m, n, k, dtype })
+}
+
+/// N(0,1) rounded to the type: codes as bytes, and values.
+fn data(dtype: Dtype, seed: u64, len: u64) -> (Vec<u8>, Vec<f32>) {
+    let codes = (0..len).map(|i| {
+        encode(
+            dtype,
+            random::normal(seed, i),
+            Rounding::Rne,
+            Overflow::Saturate,
+        )
+    });
+    let codes: Vec<u32> = codes.collect();
+    let width = dtype.bits() as usize / 8;
+    let bytes = codes
+        .iter()
+        .flat_map(|c| c.to_le_bytes().into_iter().take(width))
+        .collect();
+    (bytes, codes.iter().map(|c| decode(dtype, *c)).collect())
+}
+
+/// Runs a compiled matmul untimed and compares every bit.
+fn check(compiled: Compiled, op: &Matmul, chip: &Chip, order_seed: u64) -> Result<(), String> {
+    let options = LoadOptions::default();
+    let mut machine = Machine::load(Arc::new(chip.clone()), Arc::new(compiled.image), &options)
+        .map_err(|e| e.to_string())?;
+    let (a_codes, a) = data(op.dtype, 1, op.m * op.k);
+    let (b_codes, b) = data(op.dtype, 2, op.k * op.n);
+    machine
+        .set_tensor("A", &a_codes)
+        .map_err(|e| e.to_string())?;
+    machine
+        .set_tensor("B", &b_codes)
+        .map_err(|e| e.to_string())?;
+    let limits = UntimedLimits {
+        order_seed,
+        ..UntimedLimits::default()
+    };
+    run_untimed(&mut machine, &limits).map_err(|e| e.to_string())?;
+    let bytes = machine.tensor_bytes("C").map_err(|e| e.to_string())?;
+    let got: Vec<u16> = bytes
+        .chunks_exact(2)
+        .map(|c| u16::from_le_bytes([c[0], c[1]]))
+        .collect();
+    let [m, n, k] = [op.m, op.n, op.k].map(|x| x as usize);
+    let kblock = if op.dtype == Dtype::Bf16 { 8 } else { 32 };
+    let result = reference::compare_bits(&got, &reference::matmul(&a, &b, m, n, k, kblock));
+    if result.passed {
+        Ok(())
+    } else {
+        Err(format!("{op:?} on {}: {result:?}", chip.name))
+    }
+}
+
+fn check_op(op: &Op, chip: &Chip, order_seed: u64) -> Result<(), String> {
+    let Op::Matmul(matmul) = op else {
+        unreachable!("only matmuls are checked here")
+    };
+    let compiled = compiler::compile(op, chip).map_err(|e| e.to_string())?;
+    check(compiled, matmul, chip, order_seed)
+}
+
+const SHAPES: &[(u64, u64, u64)] = &[
+    (1, 1, 1),
+    (1, 1, 700),
+    (1, 513, 1),
+    (700, 1, 3),
+    (31, 33, 65),
+    (32, 32, 32),
+    (1, 640, 512),
+    (64, 300, 77),
+    (257, 255, 129),
+    (333, 222, 1111),
+    (600, 520, 300),
+];
+
+#[test]
+fn matmuls_match_the_reference_on_mini() {
+    for dtype in [Dtype::E4m3, Dtype::Bf16] {
+        for (i, (m, n, k)) in SHAPES.iter().enumerate() {
+            check_op(&matmul(*m, *n, *k, dtype), &chip("mini"), i as u64).unwrap();
+        }
+    }
+}
+
+#[test]
+fn matmuls_match_the_reference_on_maia_200() {
+    for dtype in [Dtype::E4m3, Dtype::Bf16] {
+        for (i, (m, n, k)) in SHAPES.iter().enumerate() {
+            check_op(&matmul(*m, *n, *k, dtype), &chip("maia-200"), i as u64).unwrap();
+        }
+        check_op(&matmul(1000, 777, 513, dtype), &chip("maia-200"), 7).unwrap();
+        check_op(&matmul(1600, 1500, 640, dtype), &chip("maia-200"), 8).unwrap();
+    }
+}
+
+/// Every kind of schedule, not only those that the search prefers for small shapes.
+#[test]
+fn every_kind_of_tiling_is_right() {
+    for (preset, m, n, k, dtype) in [
+        ("mini", 400, 300, 500, Dtype::E4m3),
+        ("mini", 400, 300, 500, Dtype::Bf16),
+        ("maia-200", 700, 900, 600, Dtype::E4m3),
+    ] {
+        let chip = chip(preset);
+        let op = Matmul { m, n, k, dtype };
+        let mut kinds = std::collections::BTreeMap::new();
+        plan::visit(&op, &chip, &mut |t| {
+            let grid = (t.grid.rows > 1, t.grid.cols > 1);
+            let loops = (t.rows.passes > 1, t.cols.passes > 1, t.chunks > 1);
+            let kind = (
+                t.outer == plan::Side::A,
+                t.resident,
+                grid,
+                loops,
+                t.c_buffers,
+            );
+            kinds.entry(kind).or_insert_with(|| t.clone());
+        });
+        assert!(kinds.len() >= 16, "{} kinds", kinds.len());
+        for (i, tiling) in kinds.into_values().enumerate() {
+            let lowered = compiler::matmul::lower_tiling(&tiling, &chip).unwrap();
+            let compiled = compiler::assemble(&Op::Matmul(op), lowered).unwrap();
+            check(compiled, &op, &chip, i as u64).unwrap_or_else(|e| panic!("{e}\n{tiling:#?}"));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #[test]
+    fn random_matmuls_match(m in 1u64..200, n in 1u64..200, k in 1u64..300, fp8: bool, big: bool, seed: u64) {
+        let dtype = if fp8 { Dtype::E4m3 } else { Dtype::Bf16 };
+        let chip = chip(if big { "maia-200" } else { "mini" });
+        check_op(&matmul(m, n, k, dtype), &chip, seed).unwrap();
+    }
+}
+
+#[test]
+fn programs_stay_small_and_inside_limits() {
+    let shapes = [
+        (1, 1, 1),
+        (4096, 4096, 4096),
+        (1, 1 << 20, 1 << 12),
+        (100_000, 1000, 30_000),
+        (1 << 15, 1 << 15, 7),
+    ];
+    for preset in ["mini", "maia-200", "maia-200-full"] {
+        let chip = chip(preset);
+        for (m, n, k) in shapes {
+            let op = matmul(m, n, k, Dtype::E4m3);
+            let Compiled { text, image, plan } = match compiler::compile(&op, &chip) {
+                Ok(compiled) => compiled,
+                Err(e) => panic!("{op}: {e}"),
+            };
+            assert!(
+                image.program_bytes() < 4096,
+                "{op}: {} bytes",
+                image.program_bytes()
+            );
+            assert_eq!(plan.split_k, 1);
+            for t in &image.tensors {
+                let size = if t.space == Space::Hbm {
+                    chip.hbm_bytes()
+                } else {
+                    chip.tsram.size_bytes
+                };
+                assert!(t.offset + t.bytes() <= size, "{op}: {t:?}");
+            }
+            let mut places: Vec<_> = image
+                .tensors
+                .iter()
+                .map(|t| (t.space, t.offset, t.offset + t.bytes()))
+                .collect();
+            places.sort();
+            for pair in places.windows(2) {
+                assert!(
+                    pair[0].0 != pair[1].0 || pair[0].2 <= pair[1].1,
+                    "{op}: tensors overlap: {pair:?}"
+                );
+            }
+            let none = |_: &str| Err(std::io::Error::other("no includes"));
+            assert!(assemble_text("matmul.s", &text, &none).unwrap() == image);
+            assert_eq!(
+                compiler::compile(&op, &chip).unwrap().text,
+                text,
+                "compilation is deterministic"
+            );
+        }
+    }
+}
+
+#[test]
+fn hostile_operations_are_refused() {
+    let mut small = chip("mini");
+    for (m, n, k) in [
+        (0, 1, 1),
+        (1, u64::MAX, 1),
+        (1 << 32, 1 << 32, 1),
+        (1, 1, (1 << 32) + 1),
+    ] {
+        let error = compiler::compile(&matmul(m, n, k, Dtype::Bf16), &small).unwrap_err();
+        assert!(matches!(error, CompileError::Graph(_)), "{error}");
+    }
+    let error = compiler::compile(&matmul(8, 8, 8, Dtype::F32), &small).unwrap_err();
+    assert_eq!(error.to_string(), "dtype `f32` is not one of bf16, fp8");
+    small.tsram.size_bytes = 4096;
+    let error = compiler::compile(&matmul(512, 512, 512, Dtype::Bf16), &small)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.ends_with("no tiling fits 4096 bytes of tile SRAM and 256 semaphores"),
+        "{error}"
+    );
+    small = chip("mini");
+    small.semaphores.per_op = 1;
+    let error = compiler::compile(&matmul(8, 8, 8, Dtype::Bf16), &small)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.ends_with("semaphores.per_op is 1, and products need 2"),
+        "{error}"
+    );
+}
