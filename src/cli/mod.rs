@@ -4,13 +4,13 @@
 //! stdout is data and stderr is talk; with `--json` stdout holds exactly one object, also for an error; the exit code
 //! follows from [`CliError`] alone; a closed stdout ends the command quietly.
 
-mod asm;
+pub mod asm;
 mod bench;
 mod check;
 mod chip;
 mod compile;
 mod context;
-mod disasm;
+pub mod disasm;
 mod error;
 mod generate;
 mod isa;

@@ -183,7 +183,8 @@ impl Global {
                     let schedule = self.model.submit(now, run);
                     slot.runs.push(schedule.last);
                     let stack = (channel / channels_per_stack) as usize;
-                    let service = Ps(((next - at) * 1_000_000_000_000).div_ceil(width * world.chip.clock_hz));
+                    let service =
+                        Ps(((next - at) * 1_000_000_000_000).div_ceil(width * world.chip.clock_hz));
                     let done = match direction {
                         Direction::Read => {
                             self.stack_out[stack].serve_ready(now, schedule.first, service)

@@ -557,7 +557,11 @@ fn tilewright(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> (i32, String, String
     }
     let output = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    (
+        output.status.code().unwrap(),
+        text(output.stdout),
+        text(output.stderr),
+    )
 }
 
 #[test]
@@ -584,7 +588,11 @@ fn the_commands_write_list_and_fail_as_the_contract_says() {
     std::fs::write(&bad, ".tile\n bogus\n halt 3\n").unwrap();
     let (code, out, err) = tilewright(&[&"asm", &bad, &"--message-format", &"json"]);
     assert_eq!(code, 3);
-    let messages = out.lines().chain(err.lines()).filter(|l| l.starts_with('{')).count();
+    let messages = out
+        .lines()
+        .chain(err.lines())
+        .filter(|l| l.starts_with('{'))
+        .count();
     assert_eq!(messages, 2, "{out}{err}");
     assert!(!dir.join("bad.elf").exists());
     assert_eq!(tilewright(&[&"asm", &dir.join("none.s")]).0, 2);

@@ -12,7 +12,12 @@ fn data(dtype: Dtype, seed: u64, len: u64) -> (Vec<u8>, Vec<f64>) {
     let width = dtype.bits() as usize / 8;
     let (mut bytes, mut values) = (Vec::new(), Vec::new());
     for i in 0..len {
-        let code = encode(dtype, random::normal(seed, i), Rounding::Rne, Overflow::Saturate);
+        let code = encode(
+            dtype,
+            random::normal(seed, i),
+            Rounding::Rne,
+            Overflow::Saturate,
+        );
         bytes.extend(&code.to_le_bytes()[..width]);
         values.push(f64::from(decode(dtype, code)));
     }
@@ -32,13 +37,22 @@ fn reference(op: &Attention, q: &[f64], k: &[f64], v: &[f64]) -> Vec<f64> {
         };
         let of = |key: usize| ((batch * kv_len + key) * kv_heads + head / (heads / kv_heads)) * dim;
         let scores: Vec<f64> = (0..seen)
-            .map(|key| (0..dim).map(|d| q[row * dim + d] * k[of(key) + d]).sum::<f64>() / (dim as f64).sqrt())
+            .map(|key| {
+                (0..dim)
+                    .map(|d| q[row * dim + d] * k[of(key) + d])
+                    .sum::<f64>()
+                    / (dim as f64).sqrt()
+            })
             .collect();
         let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let powers: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
         let sum: f64 = powers.iter().sum();
         for d in 0..dim {
-            let y: f64 = powers.iter().enumerate().map(|(key, p)| p * v[of(key) + d]).sum();
+            let y: f64 = powers
+                .iter()
+                .enumerate()
+                .map(|(key, p)| p * v[of(key) + d])
+                .sum();
             out.push(if seen == 0 { 0.0 } else { y / sum });
         }
     }
@@ -47,8 +61,12 @@ fn reference(op: &Attention, q: &[f64], k: &[f64], v: &[f64]) -> Vec<f64> {
 
 fn run(op: &Attention, compiled: Compiled, chip: &Chip, order_seed: u64) -> Result<(), String> {
     let text = |e: &dyn std::fmt::Display| e.to_string();
-    let mut machine = Machine::load(Arc::new(chip.clone()), Arc::new(compiled.image), &LoadOptions::default())
-        .map_err(|e| text(&e))?;
+    let mut machine = Machine::load(
+        Arc::new(chip.clone()),
+        Arc::new(compiled.image),
+        &LoadOptions::default(),
+    )
+    .map_err(|e| text(&e))?;
     let rows = op.batch * op.q_len * op.heads * op.head_dim;
     let keys = op.batch * op.kv_len * op.kv_heads * op.head_dim;
     let (q_codes, q) = data(op.dtype, 1, rows);
@@ -57,12 +75,17 @@ fn run(op: &Attention, compiled: Compiled, chip: &Chip, order_seed: u64) -> Resu
     for (name, codes) in [("Q", q_codes), ("K", k_codes), ("V", v_codes)] {
         machine.set_tensor(name, &codes).map_err(|e| text(&e))?;
     }
-    let limits = UntimedLimits { order_seed, ..UntimedLimits::default() };
+    let limits = UntimedLimits {
+        order_seed,
+        ..UntimedLimits::default()
+    };
     run_untimed(&mut machine, &limits).map_err(|e| text(&e))?;
     let bytes = machine.tensor_bytes("O").map_err(|e| text(&e))?;
-    let got = bytes
-        .chunks_exact(2)
-        .map(|c| f64::from(f32::from_bits(u32::from(u16::from_le_bytes([c[0], c[1]])) << 16)));
+    let got = bytes.chunks_exact(2).map(|c| {
+        f64::from(f32::from_bits(
+            u32::from(u16::from_le_bytes([c[0], c[1]])) << 16,
+        ))
+    });
     let want = reference(op, &q, &k, &v);
     let max_v = v.iter().fold(0f64, |m, x| m.max(x.abs()));
     let (tolerance, least) = match op.dtype {
@@ -77,17 +100,33 @@ fn run(op: &Attention, compiled: Compiled, chip: &Chip, order_seed: u64) -> Resu
             worst = ((y - r).abs(), i);
         }
     }
-    let cosine = if rr == 0.0 { 1.0 - yy } else { dot / (yy * rr).sqrt() };
+    let cosine = if rr == 0.0 {
+        1.0 - yy
+    } else {
+        dot / (yy * rr).sqrt()
+    };
     if worst.0 <= tolerance && cosine >= least {
         Ok(())
     } else {
-        Err(format!("worst error {} at {} of {tolerance}, cosine {cosine} of {least}", worst.0, worst.1))
+        Err(format!(
+            "worst error {} at {} of {tolerance}, cosine {cosine} of {least}",
+            worst.0, worst.1
+        ))
     }
 }
 
 fn attention(shape: [u64; 6], causal: bool, dtype: Dtype) -> Attention {
     let [batch, heads, kv_heads, head_dim, q_len, kv_len] = shape;
-    Attention { batch, heads, kv_heads, head_dim, q_len, kv_len, causal, dtype }
+    Attention {
+        batch,
+        heads,
+        kv_heads,
+        head_dim,
+        q_len,
+        kv_len,
+        causal,
+        dtype,
+    }
 }
 
 /// Compiles by every schedule that fits, runs in shuffled orders and compares.
@@ -98,7 +137,8 @@ fn check(chip: &str, schedules: usize, shape: [u64; 6], causal: bool, dtype: Dty
     assert_eq!(found.len(), schedules, "{op:?}: {found:?}");
     for schedule in found {
         let lowered = lowering::lower_as(&op, &chip, &schedule).unwrap();
-        let compiled = compiler::assemble(&Op::Attention(op), lowered).unwrap_or_else(|e| panic!("{e}"));
+        let compiled =
+            compiler::assemble(&Op::Attention(op), lowered).unwrap_or_else(|e| panic!("{e}"));
         let seed = shape.iter().fold(1, |s, x| s * 31 + x);
         run(&op, compiled, &chip, seed).unwrap_or_else(|e| panic!("{op:?}: {e}\n{schedule:?}"));
     }
@@ -173,12 +213,20 @@ fn program_size_does_not_grow_with_the_problem() {
 #[test]
 fn what_does_not_compile_says_why() {
     let error = |chip: &Chip, shape| {
-        compiler::compile(&Op::Attention(attention(shape, false, BF16)), chip).map(|_| ()).unwrap_err()
+        compiler::compile(&Op::Attention(attention(shape, false, BF16)), chip)
+            .map(|_| ())
+            .unwrap_err()
     };
     let chip = Chip::preset("maia-200").unwrap();
     for (shape, reason) in [
-        ([1, 1, 1, 48, 1, 1], "head-dim 48 is no multiple of 32 up to 256"),
-        ([1, 1, 1, 288, 1, 1], "head-dim 288 is no multiple of 32 up to 256"),
+        (
+            [1, 1, 1, 48, 1, 1],
+            "head-dim 48 is no multiple of 32 up to 256",
+        ),
+        (
+            [1, 1, 1, 288, 1, 1],
+            "head-dim 288 is no multiple of 32 up to 256",
+        ),
     ] {
         let CompileError::NoPlan { reason: got, .. } = error(&chip, shape) else {
             panic!("another error");
@@ -188,5 +236,8 @@ fn what_does_not_compile_says_why() {
     let mut tiny = Chip::preset("mini").unwrap();
     tiny.set("tsram.size=32 KiB").unwrap();
     let message = error(&tiny, [1, 1, 1, 256, 256, 256]).to_string();
-    assert!(message.ends_with("no tiling fits 32768 bytes of tile SRAM"), "{message}");
+    assert!(
+        message.ends_with("no tiling fits 32768 bytes of tile SRAM"),
+        "{message}"
+    );
 }

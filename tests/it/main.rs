@@ -2,5 +2,7 @@
 
 mod asm;
 mod attention;
+mod cli;
 mod compiler;
+mod layers;
 mod machine;

@@ -151,8 +151,13 @@ fn predict(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
     let request = f64::from(chip.dma.request_bytes);
     let piece = (t.line_heads * op.head_dim * g.element) as f64;
     // Rows that are no whole requests waste the rest of one.
-    let waste = if t.line_heads == op.kv_heads { 1.0 } else { (piece / request).ceil() * request / piece };
-    let per_tile = cost::hbm_peak_bytes_per_s(chip) as f64 * 0.93 / (chip.clock_hz as f64 * tiles as f64);
+    let waste = if t.line_heads == op.kv_heads {
+        1.0
+    } else {
+        (piece / request).ceil() * request / piece
+    };
+    let per_tile =
+        cost::hbm_peak_bytes_per_s(chip) as f64 * 0.93 / (chip.clock_hz as f64 * tiles as f64);
     // Little's law: what is in flight, over the latency.
     let flight = (bytes * (t.slots as f64 - 1.0)).min(f64::from(chip.dma.outstanding) * request);
     let latency = (f64::from(chip.hbm.path.total_ns()) + 100.0) * chip.clock_hz as f64 * 1e-9;
@@ -178,22 +183,44 @@ fn predict(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
 pub fn explain(t: &Tiling, g: &Geometry, chip: &Chip) -> Vec<(&'static str, String)> {
     let bytes = t.block_bytes(g) / 1024;
     vec![
-        ("schedule", "decode: all keys in one line, an equal run of blocks for every tile".into()),
+        (
+            "schedule",
+            "decode: all keys in one line, an equal run of blocks for every tile".into(),
+        ),
         (
             "lines",
-            format!("{} of {} blocks, {} K/V heads each", t.lines(g), t.line_blocks(g), t.line_heads),
+            format!(
+                "{} of {} blocks, {} K/V heads each",
+                t.lines(g),
+                t.line_blocks(g),
+                t.line_heads
+            ),
         ),
         (
             "blocks",
-            format!("{} of {} keys over {} tiles", t.blocks(g), t.keys, chip.tiles()),
+            format!(
+                "{} of {} keys over {} tiles",
+                t.blocks(g),
+                t.keys,
+                chip.tiles()
+            ),
         ),
         ("rows", format!("{} lanes", t.lanes(g))),
-        ("buffers", format!("{} blocks of K and of V, {bytes} KiB each", t.slots)),
+        (
+            "buffers",
+            format!("{} blocks of K and of V, {bytes} KiB each", t.slots),
+        ),
     ]
 }
 
 /// Emits the tile program. `scratch` is the HBM offset where partial results may lie.
-pub fn emit(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip, scratch: u64) -> Result<(), CompileError> {
+pub fn emit(
+    text: &mut Text,
+    t: &Tiling,
+    g: &Geometry,
+    chip: &Chip,
+    scratch: u64,
+) -> Result<(), CompileError> {
     let layout = t.layout(g, chip)?;
     let tiles = u64::from(chip.tiles());
     text.directive(&format!(
@@ -257,8 +284,26 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip) {
     let columns = t.rows(g).div_ceil(32);
     text.comment("Semaphores: data there (full), room there (free).");
     let names = [
-        "q_full", "q_free", "k_full", "k_free", "v_full", "v_free", "s_full", "s_free", "p_full", "p_free",
-        "part_full", "part_free", "o_done", "o_free", "out_full", "out_free", "sent", "joined", "in_full", "in_free",
+        "q_full",
+        "q_free",
+        "k_full",
+        "k_free",
+        "v_full",
+        "v_free",
+        "s_full",
+        "s_free",
+        "p_full",
+        "p_free",
+        "part_full",
+        "part_free",
+        "o_done",
+        "o_free",
+        "out_full",
+        "out_free",
+        "sent",
+        "joined",
+        "in_full",
+        "in_free",
     ];
     for (index, name) in names.iter().enumerate() {
         text.equ(name, index as u64, "");
@@ -270,7 +315,11 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip) {
         ("share", t.blocks(g) / tiles, "blocks of every tile"),
         ("one_more", t.blocks(g) % tiles, "tiles that have one more"),
         ("last_tile", tiles - 1, ""),
-        ("parts", op.kv_heads / t.line_heads, "lines of a batch element"),
+        (
+            "parts",
+            op.kv_heads / t.line_heads,
+            "lines of a batch element",
+        ),
         ("line_heads", t.line_heads, "K/V heads of a line"),
         ("q_len", op.q_len, ""),
         ("kv_len", op.kv_len, ""),
@@ -282,20 +331,44 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip) {
         ("keys", t.keys, "of a block"),
         ("slots", t.slots, "blocks of K, and of V"),
         ("slot", t.block_bytes(g), "bytes"),
-        ("s_batch", t.batch[0], "heads whose scores are in the accumulators at once"),
-        ("s_acc_step", t.keys.div_ceil(32) * columns, "accumulator blocks of a head's scores"),
-        ("o_batch", t.batch[1], "heads whose output is in the accumulators at once"),
+        (
+            "s_batch",
+            t.batch[0],
+            "heads whose scores are in the accumulators at once",
+        ),
+        (
+            "s_acc_step",
+            t.keys.div_ceil(32) * columns,
+            "accumulator blocks of a head's scores",
+        ),
+        (
+            "o_batch",
+            t.batch[1],
+            "heads whose output is in the accumulators at once",
+        ),
         ("o_acc", half, "first accumulator block of the output"),
-        ("o_acc_step", op.head_dim.div_ceil(32) * columns, "accumulator blocks of a head's output"),
+        (
+            "o_acc_step",
+            op.head_dim.div_ceil(32) * columns,
+            "accumulator blocks of a head's output",
+        ),
         ("row", row, "bytes of a head's row of Q, K or V"),
-        ("key_row", t.line_heads * row, "bytes from key to key in SRAM"),
+        (
+            "key_row",
+            t.line_heads * row,
+            "bytes from key to key in SRAM",
+        ),
         ("kv_row", op.kv_heads * row, "bytes from key to key in HBM"),
         ("s_row", t.s_row(g), "bytes of a row of S and of O"),
         ("p_row", t.p_row(g), "bytes of a row of P"),
         ("s_slot", t.keys * t.s_row(g), "bytes of S of a block"),
         ("p_slot", t.keys * t.p_row(g), ""),
         ("q_slot", t.lanes(g) * row, "bytes of Q of a line"),
-        ("s_head", t.rows(g) * 4, "bytes from head to head in a row of S and of O"),
+        (
+            "s_head",
+            t.rows(g) * 4,
+            "bytes from head to head in a row of S and of O",
+        ),
         ("p_head", t.rows(g) * g.element, "in a row of P"),
         ("q_head", t.rows(g) * row, "in Q"),
         ("partial", t.partial_bytes(g), "bytes of a partial result"),
@@ -336,7 +409,10 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip) {
         &[
             ("e_next", "next descriptor"),
             ("e_n", "keys; 0: no block"),
-            ("e_flags", "1 first of its segment, 2 last, 4 first of its line, 8 last of its line"),
+            (
+                "e_flags",
+                "1 first of its segment, 2 last, 4 first of its line, 8 last of its line",
+            ),
             ("e_line", "line"),
             ("e_k", "K in HBM"),
             ("e_v", "V in HBM"),
@@ -345,9 +421,15 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip) {
             ("e_stat", "statistics"),
             ("e_alpha", "alpha"),
             ("e_mask", "first masked row"),
-            ("e_key", "key of row 0, counted from the last that the first query sees"),
+            (
+                "e_key",
+                "key of row 0, counted from the last that the first query sees",
+            ),
             ("e_out", "O in HBM"),
-            ("e_whole", "1: the segment is a line, 0: it began in another tile, 2: it goes on in the next"),
+            (
+                "e_whole",
+                "1: the segment is a line, 0: it began in another tile, 2: it goes on in the next",
+            ),
         ],
         0,
     );
@@ -728,7 +810,9 @@ fn write_out(text: &mut Text, g: &Geometry) {
 fn push_update(text: &mut Text, g: &Geometry) {
     text.blank();
     text.comment("O^T of block upd takes in its product. A whole line is divided and written; a line that began in another");
-    text.comment("tile goes to its owner; a line that goes on takes in what the other tiles made of it.");
+    text.comment(
+        "tile goes to its owner; a line that goes on takes in what the other tiles made of it.",
+    );
     text.block(&format!(
         "take_product:
         ld t0, e_flags(upd)
@@ -763,7 +847,9 @@ fn push_update(text: &mut Text, g: &Geometry) {
         li t1, 2
         beq t5, t1, join_line"
     ));
-    text.comment("Send m, l and O^T to HBM and tell the owner, the tile of the line's first block.");
+    text.comment(
+        "Send m, l and O^T to HBM and tell the owner, the tile of the line's first block.",
+    );
     text.block(
         "ld t0, e_line(upd)
         muli t0, t0, line_blocks
@@ -858,7 +944,13 @@ fn push_update(text: &mut Text, g: &Geometry) {
         vrun merge, a0, 6"
     ));
     bump(text, "t5", "t3", "o_bytes", "in_o");
-    bump(text, "t4", "t3", &format!("{}", 2 * VECTOR_BYTES), "in_stat");
+    bump(
+        text,
+        "t4",
+        "t3",
+        &format!("{}", 2 * VECTOR_BYTES),
+        "in_stat",
+    );
     text.block(&format!(
         "jal r0, next_part
         joined_all:

@@ -185,14 +185,25 @@ fn mask(text: &mut Text, s: &Shape) {
     let rows = Rows {
         interval: 1,
         unroll: PASS as usize,
-        pointers: vec![Pointer { register: "s1", step: s.s_row }],
+        pointers: vec![Pointer {
+            register: "s1",
+            step: s.s_row,
+        }],
         steps: vec![
-            access(0, 0, move |r, at| format!("vld.f32 v{}, {at}(s1) ?p1", score(r))),
+            access(0, 0, move |r, at| {
+                format!("vld.f32 v{}, {at}(s1) ?p1", score(r))
+            }),
             // Predicates repeat every four rows: this read comes before the compare of the same cycle.
-            compute(5, move |r| format!("vsel.f32 v{0}, p{1}, v{0}, v29", score(r), 2 + r % 4)),
-            compute(1, |r| format!("vcmp.le.i32 p{}, v{}, v28", 2 + r % 4, 9 + r % 8)),
+            compute(5, move |r| {
+                format!("vsel.f32 v{0}, p{1}, v{0}, v29", score(r), 2 + r % 4)
+            }),
+            compute(1, |r| {
+                format!("vcmp.le.i32 p{}, v{}, v28", 2 + r % 4, 9 + r % 8)
+            }),
             compute(2, |r| format!("vadd.i32 v{0}, v{0}, v30", 9 + r % 8)),
-            access(9, 0, move |r, at| format!("vst.f32 v{}, {at}(s1) ?p1", score(r))),
+            access(9, 0, move |r, at| {
+                format!("vst.f32 v{}, {at}(s1) ?p1", score(r))
+            }),
         ],
     };
     // One pointer serves the load and the later store: each has its own offset.
@@ -211,13 +222,24 @@ fn mask(text: &mut Text, s: &Shape) {
 }
 
 /// Steps of the maximum: four accumulators v25..v28, rows in `first`, `first` + 1, ..
-fn max_steps(first: usize, registers: usize, pointer: usize, name: &'static str, p: &'static str, cycle: usize) -> [Step; 2] {
+fn max_steps(
+    first: usize,
+    registers: usize,
+    pointer: usize,
+    name: &'static str,
+    p: &'static str,
+    cycle: usize,
+) -> [Step; 2] {
     [
         access(cycle, pointer, move |r, at| {
             format!("vld.f32 v{}, {at}({name}) ?{p}", first + r % registers)
         }),
         compute(cycle + 5, move |r| {
-            format!("vmax.f32 v{0}, v{0}, v{1}", 25 + r % 4, first + r % registers)
+            format!(
+                "vmax.f32 v{0}, v{0}, v{1}",
+                25 + r % 4,
+                first + r % registers
+            )
         }),
     ]
 }
@@ -248,7 +270,10 @@ fn max_rows(text: &mut Text, s: &Shape) {
     let rows = Rows {
         interval: 1,
         unroll: 8,
-        pointers: vec![Pointer { register: "s1", step: s.s_row }],
+        pointers: vec![Pointer {
+            register: "s1",
+            step: s.s_row,
+        }],
         steps: max_steps(1, 8, 0, "s1", "p1", 0).into(),
     };
     rows.emit(text, "s6", "s8");
@@ -319,12 +344,22 @@ fn rescale(text: &mut Text, s: &Shape) {
 fn exp_steps(s: &Shape) -> Vec<Step> {
     let dtype = s.dtype;
     vec![
-        access(0, 0, |r, at| format!("vld.f32 v{}, {at}(s1) ?p1", 1 + r % 4)),
-        compute(5, |r| format!("vfma.f32 v{}, v{}, v30, v29", 5 + r % 8, 1 + r % 4)),
+        access(0, 0, |r, at| {
+            format!("vld.f32 v{}, {at}(s1) ?p1", 1 + r % 4)
+        }),
+        compute(5, |r| {
+            format!("vfma.f32 v{}, v{}, v30, v29", 5 + r % 8, 1 + r % 4)
+        }),
         compute(10, |r| format!("vexp2.f32 v{0}, v{0}", 5 + r % 8)),
-        compute(19, |r| format!("vadd.f32 v{0}, v{0}, v{1}", 21 + r % 4, 5 + r % 8)),
-        compute(19, move |r| format!("vcvt.{dtype}.f32 v{}, v{}, 0, 0", 13 + r % 4, 5 + r % 8)),
-        access(24, 1, move |r, at| format!("vst.{dtype} v{}, {at}(s5) ?p1", 13 + r % 4)),
+        compute(19, |r| {
+            format!("vadd.f32 v{0}, v{0}, v{1}", 21 + r % 4, 5 + r % 8)
+        }),
+        compute(19, move |r| {
+            format!("vcvt.{dtype}.f32 v{}, v{}, 0, 0", 13 + r % 4, 5 + r % 8)
+        }),
+        access(24, 1, move |r, at| {
+            format!("vst.{dtype} v{}, {at}(s5) ?p1", 13 + r % 4)
+        }),
     ]
 }
 
@@ -347,7 +382,13 @@ fn exp_rows(text: &mut Text, s: &Shape) {
         text,
         "exp_rows",
         "P = 2^(S scale + negm) in the operand type, l += P before rounding.",
-        &["first row of S", "rows", "statistics", "lanes", "first row of P"],
+        &[
+            "first row of S",
+            "rows",
+            "statistics",
+            "lanes",
+            "first row of P",
+        ],
     );
     lane_predicate(text, "s4", "p1");
     split_rows(text, "s2", "s6", "s7", PASS);
@@ -356,8 +397,14 @@ fn exp_rows(text: &mut Text, s: &Shape) {
         interval: 2,
         unroll: PASS as usize,
         pointers: vec![
-            Pointer { register: "s1", step: s.s_row },
-            Pointer { register: "s5", step: s.p_row },
+            Pointer {
+                register: "s1",
+                step: s.s_row,
+            },
+            Pointer {
+                register: "s5",
+                step: s.p_row,
+            },
         ],
         steps: exp_steps(s),
     };
@@ -404,9 +451,18 @@ fn fused(text: &mut Text, s: &Shape) {
         interval: 2,
         unroll: PASS as usize,
         pointers: vec![
-            Pointer { register: "s1", step: s.s_row },
-            Pointer { register: "s5", step: s.p_row },
-            Pointer { register: "s6", step: s.s_row },
+            Pointer {
+                register: "s1",
+                step: s.s_row,
+            },
+            Pointer {
+                register: "s5",
+                step: s.p_row,
+            },
+            Pointer {
+                register: "s6",
+                step: s.s_row,
+            },
         ],
         steps,
     };
@@ -429,7 +485,13 @@ fn update_first(text: &mut Text, s: &Shape) {
         text,
         "update_first",
         "First partial product of a set of rows: O^T = PV^T / divisor. In place where s1 = s3.",
-        &["PV^T", "rows: head_dim", "O^T", "lanes", "divisor of each lane"],
+        &[
+            "PV^T",
+            "rows: head_dim",
+            "O^T",
+            "lanes",
+            "divisor of each lane",
+        ],
     );
     lane_predicate(text, "s4", "p1");
     reciprocal(text);
@@ -437,13 +499,23 @@ fn update_first(text: &mut Text, s: &Shape) {
         interval: 1,
         unroll: 16,
         pointers: vec![
-            Pointer { register: "s1", step: s.o_row },
-            Pointer { register: "s3", step: s.o_row },
+            Pointer {
+                register: "s1",
+                step: s.o_row,
+            },
+            Pointer {
+                register: "s3",
+                step: s.o_row,
+            },
         ],
         steps: vec![
-            access(0, 0, |r, at| format!("vld.f32 v{}, {at}(s1) ?p1", 1 + r % 16)),
+            access(0, 0, |r, at| {
+                format!("vld.f32 v{}, {at}(s1) ?p1", 1 + r % 16)
+            }),
             compute(5, |r| format!("vmul.f32 v{0}, v{0}, v30", 1 + r % 16)),
-            access(10, 1, |r, at| format!("vst.f32 v{}, {at}(s3) ?p1", 1 + r % 16)),
+            access(10, 1, |r, at| {
+                format!("vst.f32 v{}, {at}(s3) ?p1", 1 + r % 16)
+            }),
         ],
     };
     text.inst("sshri s6, s2, 4");
@@ -454,11 +526,21 @@ fn update_first(text: &mut Text, s: &Shape) {
 /// Steps of x = x a + y b: x through pointer 0 and back through pointer 2, y through pointer 1; a in v29, b in v30.
 fn blend_steps() -> Vec<Step> {
     vec![
-        access(0, 0, |r, at| format!("vld.f32 v{}, {at}(s3) ?p1", 1 + r % 4)),
-        access(1, 1, |r, at| format!("vld.f32 v{}, {at}(s1) ?p1", 5 + r % 8)),
-        compute(5, |r| format!("vmul.f32 v{}, v{}, v29", 13 + r % 8, 1 + r % 4)),
-        compute(10, |r| format!("vfma.f32 v{0}, v{1}, v30, v{0}", 13 + r % 8, 5 + r % 8)),
-        access(15, 0, |r, at| format!("vst.f32 v{}, {at}(s3) ?p1", 13 + r % 8)),
+        access(0, 0, |r, at| {
+            format!("vld.f32 v{}, {at}(s3) ?p1", 1 + r % 4)
+        }),
+        access(1, 1, |r, at| {
+            format!("vld.f32 v{}, {at}(s1) ?p1", 5 + r % 8)
+        }),
+        compute(5, |r| {
+            format!("vmul.f32 v{}, v{}, v29", 13 + r % 8, 1 + r % 4)
+        }),
+        compute(10, |r| {
+            format!("vfma.f32 v{0}, v{1}, v30, v{0}", 13 + r % 8, 5 + r % 8)
+        }),
+        access(15, 0, |r, at| {
+            format!("vst.f32 v{}, {at}(s3) ?p1", 13 + r % 8)
+        }),
     ]
 }
 
@@ -467,8 +549,14 @@ fn blend(text: &mut Text, s: &Shape) {
         interval: 2,
         unroll: 8,
         pointers: vec![
-            Pointer { register: "s3", step: s.o_row },
-            Pointer { register: "s1", step: s.o_row },
+            Pointer {
+                register: "s3",
+                step: s.o_row,
+            },
+            Pointer {
+                register: "s1",
+                step: s.o_row,
+            },
         ],
         steps: blend_steps(),
     };
@@ -503,7 +591,14 @@ fn merge(text: &mut Text, s: &Shape) {
         text,
         "merge",
         "Joins the result of another part of the keys: m' = max(m, m2), O^T = O^T 2^(m - m') + O2^T 2^(m2 - m'), l alike.",
-        &["O2^T", "rows: head_dim", "O^T", "lanes", "statistics", "statistics of O2: m, l"],
+        &[
+            "O2^T",
+            "rows: head_dim",
+            "O^T",
+            "lanes",
+            "statistics",
+            "statistics of O2: m, l",
+        ],
     );
     lane_predicate(text, "s4", "p1");
     text.inst(&format!("vld.f32 v29, {STAT_M}(s5) ?p1"));

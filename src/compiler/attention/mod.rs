@@ -34,13 +34,18 @@ pub struct Geometry {
 impl Geometry {
     /// Derives the numbers of a validated operation.
     pub fn new(op: &Attention) -> Geometry {
-        Geometry { op: *op, element: u64::from(op.dtype.bits()) / 8 }
+        Geometry {
+            op: *op,
+            element: u64::from(op.dtype.bits()) / 8,
+        }
     }
 
     /// First byte of HBM behind the operation's tensors.
     pub fn hbm_end(&self) -> u64 {
         let tensors = Op::Attention(self.op).tensors();
-        tensors.iter().fold(0u64, |end, t| (end + t.bytes() as u64).next_multiple_of(256))
+        tensors.iter().fold(0u64, |end, t| {
+            (end + t.bytes() as u64).next_multiple_of(256)
+        })
     }
 
     /// Query heads of a K/V head.
@@ -51,7 +56,9 @@ impl Geometry {
     /// Query heads in a set of rows: the group, or its largest divisor up to the 128 lanes of a vector.
     pub fn heads_of_a_set(&self) -> Option<u64> {
         let group = self.group();
-        (1..=group.min(128)).rev().find(|h| group.is_multiple_of(*h))
+        (1..=group.min(128))
+            .rev()
+            .find(|h| group.is_multiple_of(*h))
     }
 }
 
@@ -91,7 +98,11 @@ pub fn schedules(op: &Attention, chip: &Chip) -> Result<Vec<Schedule>, CompileEr
         )));
     }
     let stride = op.heads.saturating_mul(2 * op.head_dim);
-    for (name, value) in [("q-len", op.q_len), ("kv-len", op.kv_len), ("bytes of a query's heads", stride)] {
+    for (name, value) in [
+        ("q-len", op.q_len),
+        ("kv-len", op.kv_len),
+        ("bytes of a query's heads", stride),
+    ] {
         if value > MAX_STRIDE {
             return Err(refuse(format!("{name} is {value}, past {MAX_STRIDE}")));
         }
@@ -133,11 +144,22 @@ pub fn lower_as(op: &Attention, chip: &Chip, chosen: &Schedule) -> Result<Lowere
         Schedule::Decode(t) => decode::explain(t, &g, chip),
         Schedule::Prefill(t) => prefill::explain(t, &g, chip),
     };
-    let mut plan = Plan { op: whole.to_string(), facts: Vec::new(), split_k: 1, predicted_cycles: chosen.cycles() };
+    let mut plan = Plan {
+        op: whole.to_string(),
+        facts: Vec::new(),
+        split_k: 1,
+        predicted_cycles: chosen.cycles(),
+    };
     for (name, value) in facts {
         plan.fact(name, value);
     }
-    plan.fact("P", format!("{} after a scale of 2^{bias}; sums and maxima in FP32", op.dtype));
+    plan.fact(
+        "P",
+        format!(
+            "{} after a scale of 2^{bias}; sums and maxima in FP32",
+            op.dtype
+        ),
+    );
     let mut text = Text::default();
     prologue(&mut text, &whole, chip, &plan);
     let scale = std::f64::consts::LOG2_E / (op.head_dim as f64).sqrt();
@@ -161,17 +183,30 @@ pub fn lower_as(op: &Attention, chip: &Chip, chosen: &Schedule) -> Result<Lowere
         }
         Schedule::Prefill(t) => {
             prefill::emit(&mut text, t, &g, chip)?;
-            kernels::emit(&mut text, &shape(t.s_row(), t.p_row(&g), t.set_queries), false);
+            kernels::emit(
+                &mut text,
+                &shape(t.s_row(), t.p_row(&g), t.set_queries),
+                false,
+            );
         }
     }
-    Ok(Lowered { text: text.finish(), plan })
+    Ok(Lowered {
+        text: text.finish(),
+        plan,
+    })
 }
 
 /// Declares buffers as byte tensors; those in `control` hold what control code reads.
 fn declare(text: &mut Text, layout: &TsramLayout, control: &[&str]) {
     for (name, offset, bytes) in &layout.buffers {
-        let class = if control.contains(&name.as_str()) { "control" } else { "payload" };
-        text.directive(&format!(".tensor {name}, tsram, u8, [{bytes}], {class}, at {offset:#x}"));
+        let class = if control.contains(&name.as_str()) {
+            "control"
+        } else {
+            "payload"
+        };
+        text.directive(&format!(
+            ".tensor {name}, tsram, u8, [{bytes}], {class}, at {offset:#x}"
+        ));
     }
 }
 

@@ -203,15 +203,32 @@ fn predict(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
 /// Facts for the plan.
 pub fn explain(t: &Tiling, g: &Geometry, chip: &Chip) -> Vec<(&'static str, String)> {
     vec![
-        ("schedule", "prefill: units of (batch, K/V head, block of queries), longest first".into()),
-        ("units", format!("{} over {} tiles", t.units(g), chip.tiles())),
+        (
+            "schedule",
+            "prefill: units of (batch, K/V head, block of queries), longest first".into(),
+        ),
+        (
+            "units",
+            format!("{} over {} tiles", t.units(g), chip.tiles()),
+        ),
         (
             "rows of a unit",
-            format!("{} sets of {} lanes = {} queries x {} heads", t.sets, t.lanes(), t.set_queries, t.heads),
+            format!(
+                "{} sets of {} lanes = {} queries x {} heads",
+                t.sets,
+                t.lanes(),
+                t.set_queries,
+                t.heads
+            ),
         ),
         (
             "keys",
-            format!("blocks of {} = {} chunks of {}", t.chunk * t.chunks, t.chunks, t.chunk),
+            format!(
+                "blocks of {} = {} chunks of {}",
+                t.chunk * t.chunks,
+                t.chunks,
+                t.chunk
+            ),
         ),
     ]
 }
@@ -273,8 +290,21 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip) {
     let virtual_heads = op.heads / t.heads;
     text.comment("Semaphores: data there (full), room there (free).");
     let names = [
-        "q_full", "q_free", "k_full", "k_free", "v_full", "v_free", "s_full", "s_free", "p_full", "p_free",
-        "part_full", "part_free", "o_done", "out_full", "out_free",
+        "q_full",
+        "q_free",
+        "k_full",
+        "k_free",
+        "v_full",
+        "v_free",
+        "s_full",
+        "s_free",
+        "p_full",
+        "p_free",
+        "part_full",
+        "part_free",
+        "o_done",
+        "out_full",
+        "out_free",
     ];
     for (index, name) in names.iter().enumerate() {
         text.equ(name, index as u64, "");
@@ -285,10 +315,22 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip) {
         ("head_dim", op.head_dim, ""),
         ("tiles", u64::from(chip.tiles()), ""),
         ("units", t.units(g), ""),
-        ("unit_heads", op.batch * virtual_heads, "units per block of queries"),
+        (
+            "unit_heads",
+            op.batch * virtual_heads,
+            "units per block of queries",
+        ),
         ("query_blocks", op.q_len.div_ceil(unit_queries), ""),
-        ("heads_per_batch", virtual_heads, "sets of query heads that share K and V"),
-        ("sets_per_kv", virtual_heads / op.kv_heads, "of them per K/V head"),
+        (
+            "heads_per_batch",
+            virtual_heads,
+            "sets of query heads that share K and V",
+        ),
+        (
+            "sets_per_kv",
+            virtual_heads / op.kv_heads,
+            "of them per K/V head",
+        ),
         ("q_len", op.q_len, ""),
         ("kv_len", op.kv_len, ""),
         ("heads", op.heads, ""),
@@ -299,7 +341,11 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip) {
         ("chunk", t.chunk, "keys"),
         ("block", t.chunk * t.chunks, "keys between rescales"),
         ("piece", t.piece, "rows of S per product"),
-        ("s_acc", t.acc[0], "accumulator block of the first piece of S; O' is before it"),
+        (
+            "s_acc",
+            t.acc[0],
+            "accumulator block of the first piece of S; O' is before it",
+        ),
         ("s_acc_step", t.acc[1], "accumulator blocks of a piece"),
         ("s_acc_end", t.acc[0] + t.regions * t.acc[1], ""),
         ("row", row, "bytes of a row of Q, K or V in SRAM"),
@@ -359,7 +405,10 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip) {
             ("e_next", "next descriptor"),
             ("e_n", "keys; 0: no step"),
             ("e_lanes", "rows"),
-            ("e_flags", "1 first of its rows, 2 final, 4 last set, 8 first set, 16 first of its unit, 32 last"),
+            (
+                "e_flags",
+                "1 first of its rows, 2 final, 4 last set, 8 first set, 16 first of its unit, 32 last",
+            ),
             ("e_q", "Q in SRAM"),
             ("e_slot", "ring slot of the block"),
             ("e_stat", "statistics"),
@@ -367,7 +416,10 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip) {
             ("e_o", "O^T"),
             ("e_set", "number of the set"),
             ("e_mask", "first masked row"),
-            ("e_key", "key of row 0, counted from the last that the first query sees"),
+            (
+                "e_key",
+                "key of row 0, counted from the last that the first query sees",
+            ),
             ("e_out", "O in HBM"),
             ("e_queries", "queries"),
         ],
@@ -388,7 +440,11 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip) {
         ],
         0,
     );
-    text.equ("step_ring", VARIABLES, "descriptors after the variables; the first stands before step 0");
+    text.equ(
+        "step_ring",
+        VARIABLES,
+        "descriptors after the variables; the first stands before step 0",
+    );
     text.equ("block_ring", VARIABLES + (RING + 1) * ENTRY, "");
     text.equ("entry", ENTRY, "bytes");
     text.blank();
@@ -432,7 +488,15 @@ fn start(text: &mut Text, t: &Tiling) {
         sd t0, q_room(st)"
     ));
     for v in [
-        "blocks_made", "k_blocks", "v_blocks", "k_row_next", "v_row_next", "g_round", "g_live", "g_slot", "g_parity",
+        "blocks_made",
+        "k_blocks",
+        "v_blocks",
+        "k_row_next",
+        "v_row_next",
+        "g_round",
+        "g_live",
+        "g_slot",
+        "g_parity",
     ] {
         text.inst(&format!("sd r0, {v}(st)"));
     }

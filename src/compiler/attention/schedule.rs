@@ -38,11 +38,7 @@ pub fn compute(cycle: usize, text: impl Fn(usize) -> String + 'static) -> Step {
 }
 
 /// A load or store through a pointer.
-pub fn access(
-    cycle: usize,
-    pointer: usize,
-    text: impl Fn(usize, i64) -> String + 'static,
-) -> Step {
+pub fn access(cycle: usize, pointer: usize, text: impl Fn(usize, i64) -> String + 'static) -> Step {
     Step {
         cycle,
         pointer: Some(pointer),
@@ -165,7 +161,11 @@ mod tests {
             .position(|l| *l == format!("{label}:"))
             .expect("the label");
         let mut order: Vec<usize> = (0..inner).collect();
-        let turns = if rows.stages() == 1 { passes } else { passes - 1 };
+        let turns = if rows.stages() == 1 {
+            passes
+        } else {
+            passes - 1
+        };
         for _ in 0..turns {
             order.extend(inner + 1..end);
         }
@@ -176,10 +176,17 @@ mod tests {
                 "ld" | "st" => {
                     let p = usize::from(words[0] == "st");
                     let offset: i64 = words[1].parse().expect("an offset");
-                    seen.push((words[0].chars().next().expect("a letter"), pointer[p] + offset));
+                    seen.push((
+                        words[0].chars().next().expect("a letter"),
+                        pointer[p] + offset,
+                    ));
                 }
-                "saddi" if words[1] == "sa" => pointer[0] += words[5].parse::<i64>().expect("bytes"),
-                "saddi" if words[1] == "sb" => pointer[1] += words[5].parse::<i64>().expect("bytes"),
+                "saddi" if words[1] == "sa" => {
+                    pointer[0] += words[5].parse::<i64>().expect("bytes")
+                }
+                "saddi" if words[1] == "sb" => {
+                    pointer[1] += words[5].parse::<i64>().expect("bytes")
+                }
                 _ => {}
             }
         }
@@ -194,8 +201,14 @@ mod tests {
                 interval,
                 unroll: 8,
                 pointers: vec![
-                    Pointer { register: "sa", step: 10 },
-                    Pointer { register: "sb", step: 3 },
+                    Pointer {
+                        register: "sa",
+                        step: 10,
+                    },
+                    Pointer {
+                        register: "sb",
+                        step: 3,
+                    },
                 ],
                 steps: vec![
                     access(0, 0, |_, offset| format!("ld {offset}")),
@@ -206,8 +219,14 @@ mod tests {
                 let seen = walk(&rows, passes);
                 let of = |kind| seen.iter().filter(move |s| s.0 == kind).map(|s| s.1);
                 let count = 8 * passes as i64;
-                assert_eq!(of('l').collect::<Vec<_>>(), (0..count).map(|r| r * 10).collect::<Vec<_>>());
-                assert_eq!(of('s').collect::<Vec<_>>(), (0..count).map(|r| r * 3).collect::<Vec<_>>());
+                assert_eq!(
+                    of('l').collect::<Vec<_>>(),
+                    (0..count).map(|r| r * 10).collect::<Vec<_>>()
+                );
+                assert_eq!(
+                    of('s').collect::<Vec<_>>(),
+                    (0..count).map(|r| r * 3).collect::<Vec<_>>()
+                );
             }
         }
     }
