@@ -14,7 +14,12 @@ use tilewright::num::{Dtype, gemm};
 use tilewright::timing::{self, TimedOptions};
 
 fn matmul(edge: u64) -> Op {
-    Op::Matmul(Matmul { m: edge, n: edge, k: edge, dtype: Dtype::E4m3 })
+    Op::Matmul(Matmul {
+        m: edge,
+        n: edge,
+        k: edge,
+        dtype: Dtype::E4m3,
+    })
 }
 
 fn decode() -> Op {
@@ -48,25 +53,47 @@ fn simulate(c: &mut Criterion, name: &str, op: &Op, data: bool) {
     let chip = Arc::new(Chip::preset("maia-200").expect("a preset"));
     let Compiled { image, .. } = compiler::compile(op, &chip).expect("a valid operation");
     let image = Arc::new(image);
-    let options = LoadOptions { data, ..LoadOptions::default() };
+    let options = LoadOptions {
+        data,
+        ..LoadOptions::default()
+    };
     let load = || Machine::load(chip.clone(), image.clone(), &options).expect("it fits");
     c.bench_function(name, |b| {
         let run = |machine| timing::run(machine, &TimedOptions::default()).expect("it ends");
-        b.iter_batched(load, |machine| black_box(run(machine).cycles), BatchSize::PerIteration);
+        b.iter_batched(
+            load,
+            |machine| black_box(run(machine).cycles),
+            BatchSize::PerIteration,
+        );
     });
 }
 
 fn whole_chip(c: &mut Criterion) {
     simulate(c, "matmul 8192^3 FP8, no data", &matmul(8192), false);
-    simulate(c, "decode attention 32 x 8192, FP8, no data", &decode(), false);
-    simulate(c, "prefill attention 4 x 4096, FP8, no data", &prefill(), false);
+    simulate(
+        c,
+        "decode attention 32 x 8192, FP8, no data",
+        &decode(),
+        false,
+    );
+    simulate(
+        c,
+        "prefill attention 4 x 4096, FP8, no data",
+        &prefill(),
+        false,
+    );
     simulate(c, "matmul 1024^3 FP8, with data", &matmul(1024), true);
 }
 
 fn compile(c: &mut Criterion) {
     let chip = Chip::preset("maia-200").expect("a preset");
-    for (name, op) in [("compile matmul 8192^3", matmul(8192)), ("compile decode attention", decode())] {
-        c.bench_function(name, |b| b.iter(|| black_box(compiler::compile(&op, &chip).is_ok())));
+    for (name, op) in [
+        ("compile matmul 8192^3", matmul(8192)),
+        ("compile decode attention", decode()),
+    ] {
+        c.bench_function(name, |b| {
+            b.iter(|| black_box(compiler::compile(&op, &chip).is_ok()))
+        });
     }
 }
 
