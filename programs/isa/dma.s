@@ -1,4 +1,5 @@
-# dma: moves a row of elements between memories, with conversion.
+# dma: moves a row of elements between memories, with conversion. A channel starts its operations in order, but only semaphores
+# make one wait for another's data.
 .include "lib.inc"
 .tensor IN, hbm, f32, [8], payload, values(1, -2.5, 448, 1000, 1.0625, 1.1875, -0.0, 3)
 .tensor LOCAL, tsram, f32, [8], payload
@@ -22,22 +23,29 @@
 .tile
     only_tile_0
     li r4, 8
-    # Channel 0 is one queue: each finishes before the next begins.
     li r1, LOCAL
     li r2, IN
+    signal 0, 3                 # three transfers use what this one brings
     dma.f32.f32 0, r1, r2, r4
     li r2, LOCAL
     li r1, BF
+    wait 0, 1
     dma.f32.bf16 0, r1, r2, r4
     li r1, F8
+    wait 0, 1
+    signal 1, 1
     dma.f32.e4m3 0, r1, r2, r4
     li r1, I8
+    wait 0, 1
     dma.f32.i8 0, r1, r2, r4
     li r1, SHARED
     li r2, F8
+    wait 1, 1
+    signal 2, 1
     dma.e4m3.f32 0, r1, r2, r4
     li r1, BACK
     li r2, SHARED
+    wait 2, 1
     dma.f32.f32 0, r1, r2, r4
     # From HBM to HBM, a part.
     li r1, PART + 4

@@ -17,21 +17,26 @@
     li r3, 4
     li r4, 0b11                 # tiles 0 and 1
     mcast r4
+    signal 0, 2                 # both copies are complete
     dma.i32.i32 0, r1, r2, r3
-    # The other tile's copy, by its address in space 2, and the own one.
+    # The own copy, and the other tile's by its address in space 2.
     li r1, OUT
     li r2, COPY
+    wait 0, 1
     dma.i32.i32 0, r1, r2, r3
     li r1, OUT + 16
     li r2, COPY - OWN + TILE_0 + (1 << 32)
+    wait 0, 1
     dma.i32.i32 0, r1, r2, r3
     # A destination in CSRAM: bit c is cluster c.
     li r1, SHARED
     li r2, IN
     li r4, 0b1
     mcast r4
+    signal 1, 1
     dma.i32.i32 0, r1, r2, r3
     li r1, OUT + 32
     li r2, SHARED
+    wait 1, 1
     dma.i32.i32 0, r1, r2, r3
     halt

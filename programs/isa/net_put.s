@@ -11,9 +11,11 @@
     li r1, LOCAL + 1
     li r2, IN + 3
     li r3, 5
+    signal 0, 1
     net.put r0, r1, r2, r3      # from HBM into a tile's SRAM
     li r1, OUT
     li r2, LOCAL + 1
     li r3, 3
-    net.put r0, r1, r2, r3      # and back: operations of the network queue keep their order
+    wait 0, 1
+    net.put r0, r1, r2, r3      # and back
     halt

@@ -295,6 +295,7 @@ impl Ended {
             i => (EngineKind::Tdma, i - tile::DMA),
         };
         self.counters.macs += tile.macs;
+        tile.unit.settle(end);
         self.unit(tile.unit.id, &mut tile.unit.rec, kinds, end);
     }
 
@@ -304,13 +305,15 @@ impl Ended {
             i => (EngineKind::Cdma, i - cluster::DMA),
         };
         let id = cluster.unit.id;
+        cluster.unit.settle(end);
         self.unit(id, &mut cluster.unit.rec, kinds, end);
         let ports = &cluster.ports;
         let servers = std::iter::once(&ports.out)
             .chain(&ports.tile_in)
             .chain(tiles.iter().map(|t| &t.egress))
             .chain(&ports.mesh_up)
-            .chain(&ports.mesh_down);
+            .chain(&ports.mesh_down)
+            .chain([&ports.csram_read, &ports.csram_write]);
         self.servers(id, servers, end);
     }
 
@@ -322,12 +325,14 @@ impl Ended {
                 (EngineKind::Net, 0)
             }
         };
+        global.unit.settle(end);
         self.unit(UnitId::Chip, &mut global.unit.rec, kinds, end);
         let servers = global
             .cluster_in
             .iter()
             .chain(&global.stack_out)
-            .chain(&global.stack_in);
+            .chain(&global.stack_in)
+            .chain([&global.nic]);
         self.servers(UnitId::Chip, servers, end);
         for (index, c) in global.channels().iter().enumerate() {
             self.counters.hbm_read_bytes += c.read_bytes;
