@@ -287,10 +287,7 @@ impl DmaEngine {
             let port = requests * u64::from(self.parameters.request_bytes);
             self.port_free = now + world.clock.bytes(port, self.port_bytes);
             self.port_user = channel;
-            let (op, next) = (
-                &issuing.train.op,
-                issuing.train.start + issuing.train.len,
-            );
+            let (op, next) = (&issuing.train.op, issuing.train.start + issuing.train.len);
             if next < op.elements {
                 let after = next_train(op, next, &self.parameters);
                 return Issue::Train(std::mem::replace(&mut issuing.train, after));
@@ -298,7 +295,10 @@ impl DmaEngine {
             if let Some(f) = c.flying.back_mut() {
                 rec.mark(&mut f.record, &[(Reason::Busy, self.port_free)]);
             }
-            return c.issuing.take().map_or(Issue::Nothing, |i| Issue::Train(i.train));
+            return c
+                .issuing
+                .take()
+                .map_or(Issue::Nothing, |i| Issue::Train(i.train));
         }
         later.map_or(Issue::Nothing, Issue::At)
     }
@@ -366,7 +366,11 @@ impl DmaEngine {
             };
             let setup = c.issuing.as_ref().map_or(Ps::ZERO, |i| i.ready);
             let state = if port_busy && self.port_user == i {
-                let then = if setup > self.port_free { Reason::Setup } else { waiting };
+                let then = if setup > self.port_free {
+                    Reason::Setup
+                } else {
+                    waiting
+                };
                 c.foreseen = Some((self.port_free, then));
                 Reason::Busy
             } else if setup > now {

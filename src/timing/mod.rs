@@ -203,7 +203,7 @@ pub fn run(machine: Machine, options: &TimedOptions) -> Result<TimedRun, RunErro
     if let Some(report) = deadlock(&parts, &world) {
         return Err(RunError::Deadlock(Box::new(report)));
     }
-    let end = outcome.end;
+    let end = outcome.end.max(latest(&parts));
     let mut ended = Ended::default();
     let mut machine_clusters = Vec::new();
     let mut machine_global = None;
@@ -243,6 +243,18 @@ pub fn run(machine: Machine, options: &TimedOptions) -> Result<TimedRun, RunErro
         trace,
         counters,
     })
+}
+
+/// The latest time that an account reaches: a processor's last instructions take time after the last event.
+fn latest(parts: &[Part]) -> Ps {
+    let units = parts.iter().flat_map(|part| match part {
+        Part::Global(global, _) => vec![&global.unit],
+        Part::Cluster { cluster, tiles, .. } => std::iter::once(&cluster.unit)
+            .chain(tiles.iter().map(|t| &t.unit))
+            .collect(),
+    });
+    let lasts = units.flat_map(|unit| unit.rec.accounts.iter().map(|account| account.last));
+    lasts.max().unwrap_or(Ps::ZERO)
 }
 
 /// The error of the component that stopped the run first.
