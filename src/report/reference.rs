@@ -381,13 +381,17 @@ pub fn compare_bits(got: &[u16], want: &[u16]) -> Check {
     check
 }
 
+/// Whether two values differ by more than the limit; a NaN always does.
+fn apart(got: f64, want: f64, limit: f64) -> bool {
+    let difference = (got - want).abs();
+    difference > limit || difference.is_nan() || limit.is_nan()
+}
+
 /// Pass if |y - r| <= 2^-8 |r| + 2^-20 sum|a b| everywhere.
 pub fn compare_matmul(got: &[f64], sums: &[f64], abs: &[f64]) -> Check {
     let mut check = measure(got, sums, "f64: |y-r| <= 2^-8 |r| + 2^-20 sum|a b|");
     let limit = |i: usize| sums[i].abs() / 256.0 + abs[i] / f64::from(1 << 20);
-    // Written so that a NaN fails.
-    let wrong =
-        (0..got.len().min(sums.len())).filter(|i| !((got[*i] - sums[*i]).abs() <= limit(*i)));
+    let wrong = (0..got.len().min(sums.len())).filter(|i| apart(got[*i], sums[*i], limit(*i)));
     conclude(
         &mut check,
         wrong,
@@ -417,8 +421,8 @@ pub fn compare_attention(got: &[f64], want: &[f64], max_v: f64, fp8: bool) -> Ch
         true => dot(got, want) / norms,
         false => f64::from(dot(got, got) == dot(want, want)),
     };
-    let wrong = (0..got.len().min(want.len()))
-        .filter(|i| !((got[*i] - want[*i]).abs() <= tolerance * max_v));
+    let limit = tolerance * max_v;
+    let wrong = (0..got.len().min(want.len())).filter(|i| apart(got[*i], want[*i], limit));
     conclude(
         &mut check,
         wrong,
