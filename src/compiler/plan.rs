@@ -193,7 +193,7 @@ const CONTROL_PER_CHUNK: u64 = 110;
 const HBM_REACHED: u64 = 92;
 
 /// One part in this many of all units' work counts as delay of the busiest unit.
-const INTERFERENCE: u64 = 32;
+const INTERFERENCE: u64 = 64;
 
 /// The best tiling of a validated operation.
 pub fn search(op: &Matmul, chip: &Chip) -> Result<Tiling, CompileError> {
@@ -535,10 +535,49 @@ impl Search<'_> {
             + self.latency;
         let ramp = self.latency + (first / port).max(first_all / self.hbm_per_cycle) + last;
         let most = units.iter().map(|u| u.1).max().unwrap_or(0);
+        // Chunks arrive whole: with few slots the ring runs dry between two of them. The square is a fit to timed runs.
+        let grain = most / (t.ring * t.ring);
         let work = units.iter().fold(0u64, |sum, u| sum.saturating_add(u.1));
-        t.cycles = most.saturating_add(ramp);
+        let exposed = self.resident_loads(t, port);
+        t.cycles = most
+            .saturating_add(ramp)
+            .saturating_add(exposed)
+            .saturating_add(grain);
         t.score = t.cycles.saturating_add(work / INTERFERENCE);
         t.costs = units.to_vec();
+        t.costs.push(("resident loads", exposed));
+        t.costs.push(("ring grain", grain));
         t.costs.push(("ramp", ramp));
+    }
+
+    /// Cycles by which the first inner pass of each outer pass is late: a resident operand's pass arrives in that time, beside
+    /// the stream of the other, and the busiest port or the HBM may need longer for both than the tensor unit for its work.
+    fn resident_loads(&self, t: &Tiling, port: u64) -> u64 {
+        if !t.resident {
+            return 0;
+        }
+        let (op, chip) = (t.op, self.chip);
+        let (a, b) = (
+            t.rows.pass() * op.k * self.element,
+            t.cols.pass() * op.k * self.element,
+        );
+        let (met_rows, met_cols) = t.grid.met;
+        let cluster_port = u64::from(chip.noc.cluster_port_bytes).max(1);
+        let needed = ((a + b) / port)
+            .max((a * met_rows + b * met_cols) / cluster_port)
+            .max((a * t.grid.rows + b * t.grid.cols) / self.hbm_per_cycle);
+        let work = cost::mm_steps(
+            chip,
+            op.dtype,
+            op.dtype,
+            t.rows.pass(),
+            t.cols.pass(),
+            op.k,
+        );
+        let outer_passes = match t.outer {
+            Side::A => t.rows.passes,
+            Side::B => t.cols.passes,
+        };
+        needed.saturating_sub(work).saturating_mul(outer_passes)
     }
 }
