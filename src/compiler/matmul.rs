@@ -835,7 +835,8 @@ impl Emit<'_> {
             self.text.blank();
             self.text.block(&format!(
                 "# t0 = pass -> t0 = its first {one}, t1 = how many; clobbers t2 to t4. Returns to rc. The strip is units
-                 # {place} * {unit}_UNITS / {parts} up to ({place} + 1) * {unit}_UNITS / {parts}, cut in passes likewise.
+                 # {place} * {unit}_UNITS / {parts} up to ({place} + 1) * {unit}_UNITS / {parts}. Longer passes come first, so
+                 # that tiles which share chunks have theirs at the same time.
                  {what}_of_pass:
                  muli t1, {place}, {unit}_UNITS
                  li t4, {parts}
@@ -845,19 +846,20 @@ impl Emit<'_> {
                  divu t2, t2, t4
                  sub t2, t2, t1          # its units
                  li t4, {unit}_PASSES
-                 mul t3, t0, t2
-                 divu t3, t3, t4         # the pass begins here in it
-                 inc t0
-                 mul t0, t0, t2
-                 divu t0, t0, t4         # and ends here
-                 add t3, t3, t1
-                 add t0, t0, t1
-                 muli t3, t3, {unit}_UNIT
+                 divu t3, t2, t4         # units of a pass; the first ones have one more,
+                 remu t2, t2, t4         # so many
+                 slt t4, t0, t2          # and this one, or not
+                 min t2, t0, t2
+                 mul t0, t0, t3
+                 add t0, t0, t2
+                 add t0, t0, t1          # first unit
+                 add t1, t0, t3
+                 add t1, t1, t4          # past the last
                  muli t0, t0, {unit}_UNIT
+                 muli t1, t1, {unit}_UNIT
                  li t4, {extent}
-                 min t0, t0, t4
-                 sub t1, t0, t3
-                 mv t0, t3
+                 min t1, t1, t4
+                 sub t1, t1, t0
                  jalr r0, 0(rc)"
             ));
         }

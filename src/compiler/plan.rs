@@ -20,7 +20,7 @@ pub enum Side {
 }
 
 /// A strip's cut: `extent` elements in `units` of `unit`, shared out over `parts` strips of `passes` passes each. Strip s has
-/// units floor(s units / parts) up to floor((s + 1) units / parts), and its passes are cut in the same way.
+/// units floor(s units / parts) up to floor((s + 1) units / parts); its passes differ by one unit at most, the longer first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut {
     pub extent: u64,
@@ -253,6 +253,24 @@ pub fn visit(op: &Matmul, chip: &Chip, each: &mut dyn FnMut(&Tiling)) {
     }
 }
 
+/// What a tiling loads.
+struct Streams {
+    /// Into the busiest tile.
+    a_bytes: u64,
+    b_bytes: u64,
+    /// Of these, what the busiest member of its row and column loads; partial requests count as whole ones.
+    a_requested: u64,
+    b_requested: u64,
+    /// Out of HBM, for all tiles, and what partial requests lack to whole ones.
+    all_bytes: u64,
+    all_padding: u64,
+}
+
+/// Greatest common divisor; of 0 and b it is b.
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 struct Search<'a> {
     op: &'a Matmul,
     chip: &'a Chip,
@@ -395,7 +413,7 @@ impl Search<'_> {
             score: 0,
             hbm_bytes: 0,
         };
-        self.score(&mut tiling, slot);
+        self.score(&mut tiling);
         Some(tiling)
     }
 
@@ -419,15 +437,45 @@ impl Search<'_> {
         })
     }
 
-    /// Requests for a row of `len` bytes: as few as possible where rows start on request boundaries, else one more.
-    fn requests(&self, len: u64, aligned: bool) -> u64 {
-        let request = u64::from(self.chip.dma.request_bytes);
-        len.div_ceil(request) + u64::from(!aligned)
+    /// The loads of a tiling. A row of `len` bytes that starts on multiples of g bytes touches (len - g) / 256 + 1 blocks of
+    /// 256 B on average (g up to 256): as many requests.
+    fn streams(&self, t: &Tiling) -> Streams {
+        let (op, element) = (t.op, self.element);
+        let request = u64::from(self.chip.dma.request_bytes).max(1);
+        let aligned = |strides: [u64; 2]| strides.iter().fold(request, |g, s| gcd(g, s * element));
+        let a_pad = request - aligned([op.k, t.kc]);
+        let b_pad = request - aligned([op.n, t.cols.unit]);
+        let a_times = if t.is_resident(Side::A) {
+            1
+        } else {
+            t.cols.passes
+        };
+        let b_times = if t.is_resident(Side::B) {
+            1
+        } else {
+            t.rows.passes
+        };
+        let (a_strip, b_strip) = (t.rows.strip() * a_times, op.k * b_times);
+        let pieces = (t.grid.cols * t.cols.passes).min(t.cols.units);
+        let all_a = op.m * a_times;
+        // The members of a row or column load whole chunks in turn.
+        let depth = t.kc.min(op.k);
+        let a_loads = t.chunks * t.rows.passes * a_times;
+        let b_loads = t.chunks * t.cols.passes * b_times;
+        let a_load = t.rows.pass() * (depth * element + a_pad);
+        let b_load = depth * (t.cols.pass() * element + b_pad);
+        Streams {
+            a_bytes: a_strip * op.k * element,
+            b_bytes: b_strip * t.cols.strip() * element,
+            a_requested: a_loads.div_ceil(t.grid.cols) * a_load,
+            b_requested: b_loads.div_ceil(t.grid.rows) * b_load,
+            all_bytes: all_a * op.k * element + b_strip * op.n * element,
+            all_padding: all_a * t.chunks * a_pad + b_strip * pieces * b_pad,
+        }
     }
 
-    fn score(&self, t: &mut Tiling, slot: u64) {
+    fn score(&self, t: &mut Tiling) {
         let (op, chip, element) = (t.op, self.chip, self.element);
-        let request = u64::from(chip.dma.request_bytes);
         let passes = t.rows.passes * t.cols.passes;
         let (mb, nb) = (
             t.rows.blocks(u64::from(chip.ttu.block_rows)),
@@ -443,44 +491,13 @@ impl Search<'_> {
         } else {
             passes * u64::from(chip.ttu.latency_cycles)
         };
-        // Streams of the longest strips: how often each operand is read, its bytes and its requests.
-        let a_times = if t.is_resident(Side::A) {
-            1
-        } else {
-            t.cols.passes
-        };
-        let b_times = if t.is_resident(Side::B) {
-            1
-        } else {
-            t.rows.passes
-        };
-        let a_stream = t.rows.strip() * op.k * element * a_times;
-        let b_stream = t.cols.strip() * op.k * element * b_times;
-        let a_aligned =
-            (op.k * element).is_multiple_of(request) && (t.kc * element).is_multiple_of(request);
-        let b_aligned = (op.n * element).is_multiple_of(request)
-            && (t.cols.unit * element).is_multiple_of(request);
-        let a_requests = t.rows.strip()
-            * a_times
-            * t.chunks
-            * self.requests(t.kc.min(op.k) * element, a_aligned);
-        let b_requests =
-            op.k * b_times * t.cols.passes * self.requests(t.cols.pass() * element, b_aligned);
+        let streams = self.streams(t);
+        let (a_stream, b_stream) = (streams.a_bytes, streams.b_bytes);
         let (gm, gn) = (t.grid.rows, t.grid.cols);
         let c_strip = t.rows.strip() * t.cols.strip() * 2;
-        let c_bytes = op.m * op.n * 2;
-        t.hbm_bytes = op.m * op.k * element * a_times + op.k * op.n * element * b_times;
-        // Partial requests cost more than their bytes and less than whole ones; both ends count half.
-        let b_pieces = (gn * t.cols.passes).min(t.cols.units);
-        let b_line = if b_aligned {
-            (op.n * element).div_ceil(request)
-        } else {
-            op.n * element / request + 2 * b_pieces
-        };
-        let hbm_requests =
-            op.m * a_times * t.chunks * self.requests(t.kc.min(op.k) * element, a_aligned)
-                + op.k * b_times * b_line.max(b_pieces);
-        let hbm_effective = (t.hbm_bytes + hbm_requests * request) / 2 + c_bytes;
+        t.hbm_bytes = streams.all_bytes;
+        // A partial request moves only the bursts it needs, but costs row hits: a quarter of the rest, by timed runs.
+        let hbm = streams.all_bytes + streams.all_padding / 4 + op.m * op.n * 2;
         let operand_bytes = steps.saturating_mul(cost::mm_operand_bytes_per_step(
             chip,
             op.dtype,
@@ -493,17 +510,12 @@ impl Search<'_> {
         let port = u64::from(chip.noc.tile_port_bytes)
             .min(u64::from(chip.tsram.dma_write_bytes))
             .max(1);
-        let issued = a_requests / gn + b_requests / gm;
+        let issued = streams.a_requested + streams.b_requested;
+        let requests = issued / u64::from(chip.dma.request_bytes).max(1);
         let units = [
             ("tensor", steps + store + drains),
-            (
-                "hbm",
-                hbm_effective / HBM_REACHED * 100 / self.hbm_per_cycle,
-            ),
-            (
-                "tile port",
-                (a_stream + b_stream + (a_requests + b_requests) * request) / 2 / port,
-            ),
+            ("hbm", hbm / HBM_REACHED * 100 / self.hbm_per_cycle),
+            ("tile port", (a_stream + b_stream).max(issued) / port),
             (
                 "cluster port",
                 (a_stream * met_rows + b_stream * met_cols)
@@ -516,7 +528,7 @@ impl Search<'_> {
             ),
             (
                 "requests in flight",
-                issued.saturating_mul(self.latency) / u64::from(chip.dma.outstanding).max(1),
+                requests.saturating_mul(self.latency) / u64::from(chip.dma.outstanding).max(1),
             ),
             (
                 "ring",
@@ -527,13 +539,19 @@ impl Search<'_> {
                 (passes * t.chunks).saturating_mul(CONTROL_PER_CHUNK),
             ),
         ];
-        // First chunk: its latency, and all tiles' first chunks through the HBM; last pass: its store and its way out.
-        let first = slot.max(t.kc * (t.rows.pass() + t.cols.pass()) * element);
-        let first_all = first * (gm + gn) / 2;
-        let last = cost::store_cycles(chip, Dtype::Bf16, t.rows.pass(), t.cols.pass())
-            + t.c_bytes / port
-            + self.latency;
-        let ramp = self.latency + (first / port).max(first_all / self.hbm_per_cycle) + last;
+        // First products: the latency, and the HBM's time for the first chunk of every loader, which all arrive together.
+        let (a_chunk, b_chunk) = (
+            t.rows.pass() * t.kc * element,
+            t.cols.pass() * t.kc * element,
+        );
+        let first = gm * gn.min(t.chunks) * a_chunk + gn * gm.min(t.chunks) * b_chunk;
+        // Last pass: its store, and its way out with those of all tiles.
+        let out = t.rows.pass() * t.cols.pass() * 2;
+        let store_last = cost::store_cycles(chip, Dtype::Bf16, t.rows.pass(), t.cols.pass());
+        let ramp = 2 * self.latency
+            + ((a_chunk + b_chunk) / port).max(first / self.hbm_per_cycle)
+            + store_last
+            + (out / port).max(out * gm * gn / self.hbm_per_cycle);
         let most = units.iter().map(|u| u.1).max().unwrap_or(0);
         // Chunks arrive whole: with few slots the ring runs dry between two of them. The square is a fit to timed runs.
         let grain = most / (t.ring * t.ring);
@@ -566,14 +584,7 @@ impl Search<'_> {
         let needed = ((a + b) / port)
             .max((a * met_rows + b * met_cols) / cluster_port)
             .max((a * t.grid.rows + b * t.grid.cols) / self.hbm_per_cycle);
-        let work = cost::mm_steps(
-            chip,
-            op.dtype,
-            op.dtype,
-            t.rows.pass(),
-            t.cols.pass(),
-            op.k,
-        );
+        let work = cost::mm_steps(chip, op.dtype, op.dtype, t.rows.pass(), t.cols.pass(), op.k);
         let outer_passes = match t.outer {
             Side::A => t.rows.passes,
             Side::B => t.cols.passes,
