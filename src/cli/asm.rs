@@ -61,27 +61,6 @@ pub enum Failure {
     Usage(String),
 }
 
-impl Failure {
-    /// The exit code of the contract.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Failure::Source(..) => 3,
-            Failure::Load(LoadError::Io { .. }) | Failure::Write { .. } | Failure::Usage(_) => 2,
-            Failure::Load(_) => 3,
-        }
-    }
-
-    /// The text for stderr.
-    pub fn report(&self, color: bool) -> String {
-        match self {
-            Failure::Source(d, MessageFormat::Json) => d.json_lines(),
-            Failure::Source(d, MessageFormat::Text) => d.render(color),
-            Failure::Load(LoadError::Source(d)) => d.render(color),
-            other => format!("error: {other}\n"),
-        }
-    }
-}
-
 /// Assembles and writes the object, or gives the listing. Nothing is written if the source has errors.
 pub fn run(args: &Args) -> Result<Output, Failure> {
     if let Err(error) = std::fs::File::open(&args.source) {

@@ -145,7 +145,7 @@ pub enum TrapKind {
     #[error("{what} reads {name}, which is not stored without data; declare it `control`")]
     Payload { what: &'static str, name: String },
     #[error(
-        "payload `{from}` would be written to control tensor `{to}`: its contents are unknown without data"
+        "{from} would be written to control tensor `{to}`: its contents are unknown without data"
     )]
     PayloadToControl { from: String, to: String },
     #[error("the program needs more than {limit} bytes of host memory")]

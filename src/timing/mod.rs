@@ -182,7 +182,7 @@ pub fn run(machine: Machine, options: &TimedOptions) -> Result<TimedRun, RunErro
     if let Some(report) = deadlock(&parts, &world) {
         return Err(RunError::Deadlock(Box::new(report)));
     }
-    let end = outcome.end;
+    let end = outcome.end.max(latest(&parts));
     let mut ended = Ended::default();
     let mut machine_clusters = Vec::new();
     let mut machine_global = None;
@@ -222,6 +222,18 @@ pub fn run(machine: Machine, options: &TimedOptions) -> Result<TimedRun, RunErro
         trace,
         counters,
     })
+}
+
+/// The latest time that an account reaches: a processor's last instructions take time after the last event.
+fn latest(parts: &[Part]) -> Ps {
+    let units = parts.iter().flat_map(|part| match part {
+        Part::Global(global, _) => vec![&global.unit],
+        Part::Cluster { cluster, tiles, .. } => std::iter::once(&cluster.unit)
+            .chain(tiles.iter().map(|t| &t.unit))
+            .collect(),
+    });
+    let lasts = units.flat_map(|unit| unit.rec.accounts.iter().map(|account| account.last));
+    lasts.max().unwrap_or(Ps::ZERO)
 }
 
 /// The error of the component that stopped the run first.
@@ -283,6 +295,7 @@ impl Ended {
             i => (EngineKind::Tdma, i - tile::DMA),
         };
         self.counters.macs += tile.macs;
+        tile.unit.settle(end);
         self.unit(tile.unit.id, &mut tile.unit.rec, kinds, end);
     }
 
@@ -292,13 +305,15 @@ impl Ended {
             i => (EngineKind::Cdma, i - cluster::DMA),
         };
         let id = cluster.unit.id;
+        cluster.unit.settle(end);
         self.unit(id, &mut cluster.unit.rec, kinds, end);
         let ports = &cluster.ports;
         let servers = std::iter::once(&ports.out)
             .chain(&ports.tile_in)
             .chain(tiles.iter().map(|t| &t.egress))
             .chain(&ports.mesh_up)
-            .chain(&ports.mesh_down);
+            .chain(&ports.mesh_down)
+            .chain([&ports.csram_read, &ports.csram_write]);
         self.servers(id, servers, end);
     }
 
@@ -310,12 +325,14 @@ impl Ended {
                 (EngineKind::Net, 0)
             }
         };
+        global.unit.settle(end);
         self.unit(UnitId::Chip, &mut global.unit.rec, kinds, end);
         let servers = global
             .cluster_in
             .iter()
             .chain(&global.stack_out)
-            .chain(&global.stack_in);
+            .chain(&global.stack_in)
+            .chain([&global.nic]);
         self.servers(UnitId::Chip, servers, end);
         for (index, c) in global.channels().iter().enumerate() {
             self.counters.hbm_read_bytes += c.read_bytes;

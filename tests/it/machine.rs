@@ -27,11 +27,15 @@ fn image(text: &str) -> Arc<Image> {
 }
 
 fn load(text: &str, data: bool) -> Result<Machine, MachineError> {
+    load_on(chip(), text, data)
+}
+
+fn load_on(chip: Arc<Chip>, text: &str, data: bool) -> Result<Machine, MachineError> {
     let options = LoadOptions {
         data,
         ..LoadOptions::default()
     };
-    Machine::load(chip(), image(text), &options)
+    Machine::load(chip, image(text), &options)
 }
 
 fn run_machine(machine: &mut Machine, order_seed: u64) -> Result<UntimedSummary, RunError> {

@@ -1,5 +1,8 @@
 //! All integration tests, in one binary.
 
 mod asm;
+mod attention;
+mod cli;
 mod compiler;
+mod layers;
 mod machine;

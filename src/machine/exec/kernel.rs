@@ -11,7 +11,7 @@ use crate::machine::op::Launch;
 use crate::machine::trap::{KernelFault, TrapKind};
 
 /// Most instructions one launch may run: far beyond any pass over a TSRAM.
-pub const MAX_STEPS: u64 = 1 << 30;
+pub const MAX_STEPS: u64 = 1 << 28;
 /// Most loops a chip may nest (the limit of `tvp.loop_depth`).
 const MAX_DEPTH: usize = 16;
 
