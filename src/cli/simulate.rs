@@ -80,7 +80,11 @@ pub fn run(mut machine: Machine, options: &Options, context: &Context) -> Result
         });
     }
     let timed = TimedOptions {
-        threads: context.threads,
+        threads: if machine.data {
+            context.threads
+        } else {
+            context.threads_no_data
+        },
         max_cycles: Some(options.max_cycles),
         trace: options.trace,
         shuffle: None,

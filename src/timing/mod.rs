@@ -86,7 +86,7 @@ pub struct TimedRun {
     pub counters: Counters,
 }
 
-/// Components that run on one thread: the chip level, or a cluster with its tiles.
+/// The chip level, or a cluster with its tiles.
 enum Part {
     Global(Box<Global>, Arc<World>),
     Cluster {
@@ -97,11 +97,18 @@ enum Part {
     },
 }
 
-impl Partition for Part {
+/// Parts that run on one thread: with several threads each is alone, with one all are together and no windows are needed.
+struct Group {
+    parts: Vec<Part>,
+    /// Index in `parts` of the part of each component that is here.
+    of: Vec<u32>,
+}
+
+impl Partition for Group {
     type Msg = Msg;
 
     fn handle(&mut self, target: ComponentId, now: Ps, msg: Msg, out: &mut Outbox<Msg>) {
-        match self {
+        match &mut self.parts[self.of[target.0 as usize] as usize] {
             Part::Global(global, world) => global.handle(now, msg, world, out),
             Part::Cluster {
                 cluster,
@@ -161,7 +168,17 @@ pub fn run(machine: Machine, options: &TimedOptions) -> Result<TimedRun, RunErro
         world.clone(),
     ));
     let components = placement.len() as u32;
-    let mut engine = Engine::new(parts, placement, world.lookahead());
+    let (groups, placement) = if options.threads <= 1 {
+        let of = std::mem::replace(&mut placement, vec![0; components as usize]);
+        (vec![Group { parts, of }], placement)
+    } else {
+        let alone = |part| Group {
+            parts: vec![part],
+            of: vec![0; components as usize],
+        };
+        (parts.into_iter().map(alone).collect(), placement)
+    };
+    let mut engine = Engine::new(groups, placement, world.lookahead());
     for component in 0..components {
         engine.seed(ComponentId(component), Ps::ZERO, Msg::Step);
     }
@@ -172,7 +189,11 @@ pub fn run(machine: Machine, options: &TimedOptions) -> Result<TimedRun, RunErro
         shuffle: options.shuffle,
     };
     let outcome = engine.run(&run_options);
-    let parts = engine.into_partitions();
+    let parts: Vec<Part> = engine
+        .into_partitions()
+        .into_iter()
+        .flat_map(|g| g.parts)
+        .collect();
     if let Some(fault) = first_fault(&parts, outcome.reason, &world) {
         return Err(fault);
     }

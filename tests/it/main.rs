@@ -6,3 +6,4 @@ mod cli;
 mod compiler;
 mod layers;
 mod machine;
+mod timing;
