@@ -391,7 +391,8 @@ fn apart(got: f64, want: f64, limit: f64) -> bool {
 pub fn compare_matmul(got: &[f64], sums: &[f64], abs: &[f64]) -> Check {
     let mut check = measure(got, sums, "f64: |y-r| <= 2^-8 |r| + 2^-20 sum|a b|");
     let limit = |i: usize| sums[i].abs() / 256.0 + abs[i] / f64::from(1 << 20);
-    let wrong = (0..got.len().min(sums.len())).filter(|i| apart(got[*i], sums[*i], limit(*i)));
+    let wrong =
+        (0..got.len().min(sums.len())).filter(|i| exceeds((got[*i] - sums[*i]).abs(), limit(*i)));
     conclude(
         &mut check,
         wrong,
@@ -421,8 +422,8 @@ pub fn compare_attention(got: &[f64], want: &[f64], max_v: f64, fp8: bool) -> Ch
         true => dot(got, want) / norms,
         false => f64::from(dot(got, got) == dot(want, want)),
     };
-    let limit = tolerance * max_v;
-    let wrong = (0..got.len().min(want.len())).filter(|i| apart(got[*i], want[*i], limit));
+    let wrong = (0..got.len().min(want.len()))
+        .filter(|i| exceeds((got[*i] - want[*i]).abs(), tolerance * max_v));
     conclude(
         &mut check,
         wrong,
@@ -430,6 +431,11 @@ pub fn compare_attention(got: &[f64], want: &[f64], max_v: f64, fp8: bool) -> Ch
     );
     check.cosine = Some(cosine);
     check
+}
+
+/// Whether an error is past its limit, or not a number.
+fn exceeds(error: f64, limit: f64) -> bool {
+    error > limit || error.is_nan()
 }
 
 /// The errors of a comparison, before its rule.
