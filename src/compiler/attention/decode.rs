@@ -134,7 +134,8 @@ pub fn plan(g: &Geometry, chip: &Chip) -> Option<Tiling> {
                     break;
                 }
                 t.cycles = predict(&t, g, chip);
-                if best.is_none_or(|b| t.cycles < b.cycles) {
+                // Of equals the one with the most buffers and the longest runs in HBM.
+                if best.is_none_or(|b| t.cycles <= b.cycles) {
                     best = Some(t);
                 }
             }
@@ -261,8 +262,8 @@ pub fn emit(
         ("h", "heads left"),
         ("b", "heads of a batch"),
     ]);
-    start(text, t, g);
-    main_loop(text, t, g);
+    start(text, t);
+    main_loop(text, g);
     push_scores(text, g);
     push_output(text, g);
     push_update(text, g);
@@ -438,7 +439,7 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip) {
     text.blank();
 }
 
-fn start(text: &mut Text, t: &Tiling, g: &Geometry) {
+fn start(text: &mut Text, t: &Tiling) {
     text.block(&format!(
         "li st, addr(state)
         # the ring of descriptors: each names its successor
@@ -524,10 +525,9 @@ fn start(text: &mut Text, t: &Tiling, g: &Geometry) {
         li upd, 0
         jal ra, scores"
     ));
-    let _ = g;
 }
 
-fn main_loop(text: &mut Text, _t: &Tiling, g: &Geometry) {
+fn main_loop(text: &mut Text, g: &Geometry) {
     text.blank();
     text.comment("A block: the next one's scores go to the tensor unit before this one's softmax and output.");
     text.block(

@@ -277,8 +277,8 @@ pub fn emit(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip) -> Result<()
     start(text, t);
     main_loop(text, t, g);
     push_scores(text, t, g);
-    push_update(text, t, g);
-    loads(text, t, g);
+    push_update(text, g);
+    loads(text, g);
     generate(text, t, op.causal);
     Ok(())
 }
@@ -841,7 +841,7 @@ fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
 }
 
 /// `take_product`: O of step `upd`, and its way to HBM after the last block.
-fn push_update(text: &mut Text, _t: &Tiling, g: &Geometry) {
+fn push_update(text: &mut Text, g: &Geometry) {
     let dim = g.op.head_dim;
     text.blank();
     text.comment("O^T of step upd takes in its product; after the last block O goes out, transposed to rows.");
@@ -899,7 +899,7 @@ fn push_update(text: &mut Text, _t: &Tiling, g: &Geometry) {
 }
 
 /// `loads`: all chunks of K and V, and Q, whose room was given back by an operation already pushed.
-fn loads(text: &mut Text, _t: &Tiling, g: &Geometry) {
+fn loads(text: &mut Text, g: &Geometry) {
     let dtype = g.op.dtype;
     let dim = g.op.head_dim;
     text.blank();
