@@ -1,5 +1,7 @@
-//! The tile program of decode: start, main loop, and the subroutines that push products, updates and loads. Sizes and names of variables come from the `.equ` lines of [`super::emit`]. Invariant: an operation is pushed after
-//! all operations that it waits for.
+//! The tile program of decode: start, main loop, and the subroutines that push products, updates and loads.
+//!
+//! Sizes and names of variables come from the `.equ` lines of [`super::emit`], descriptors from [`super::describe`].
+//! Invariant: an operation is pushed after all operations that it waits for.
 
 use super::{AHEAD, RING, Tiling};
 use crate::compiler::attention::kernels::{STAT_L, VECTOR_BYTES};

@@ -1,6 +1,7 @@
-//! Describing work: the subroutine of control code that writes the descriptors of steps and of blocks of keys, in the order in which they
-//! run. Leaves out: pushing operations ([`super::code`]). Invariant: it only writes variables and descriptors, so it may run any
-//! number of steps ahead that the rings hold.
+//! The subroutine of control code that writes the descriptors of steps and of blocks of keys, in the order in which they run.
+//!
+//! Leaves out: pushing operations ([`super::code`]). Invariant: it writes variables and descriptors only, so it may run any
+//! number of steps ahead that the ring holds.
 
 use super::Tiling;
 use crate::compiler::attention::kernels::{STAT_BYTES, VECTOR_BYTES};
