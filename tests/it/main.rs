@@ -3,3 +3,4 @@
 mod asm;
 mod compiler;
 mod machine;
+mod programs;
