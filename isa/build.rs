@@ -198,7 +198,12 @@ fn field(inst: &str, text: &str, enums: &Enums) -> Field {
 
 fn int(name: &str, ty: &str, kind: &str, bits: u32, signed: bool) -> Field {
     let from_raw = if signed {
-        format!("(((raw << {0}) as i64) >> {0}) as {ty}", 64 - bits)
+        let value = format!("((raw << {0}) as i64) >> {0}", 64 - bits);
+        if ty == "i64" {
+            value
+        } else {
+            format!("({value}) as {ty}")
+        }
     } else {
         format!("raw as {ty}")
     };

@@ -18,8 +18,7 @@ use std::time::Instant;
 pub const DEFAULT_MAX_CYCLES: u64 = 10_000_000_000;
 
 /// Host bytes that the simulated memories may take.
-pub const MEMORY_LIMIT: u64 = LIMIT_GIB << 30;
-const LIMIT_GIB: u64 = 16;
+pub const MEMORY_LIMIT: u64 = 8 << 30;
 
 /// How to run.
 #[derive(Clone, Copy, Debug)]
@@ -137,6 +136,17 @@ impl From<TraceError> for CliError {
                 CliError::file(path.display().to_string(), problem)
             }
         }
+    }
+}
+
+/// Something takes more host memory than it may.
+pub fn memory_limit(message: &str) -> CliError {
+    CliError::Run {
+        code: "memory_limit",
+        exit: 4,
+        place: None,
+        message: message.to_owned(),
+        detail: None,
     }
 }
 

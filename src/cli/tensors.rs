@@ -5,7 +5,7 @@
 //! out: reshaping; a shape must be the tensor's. Invariant: float64 is rounded once.
 
 use super::npy::{self, Array, Element};
-use super::simulate::MEMORY_LIMIT;
+use super::simulate::{MEMORY_LIMIT, memory_limit};
 use super::{CliError, Context};
 use crate::isa::image::{Class, Tensor};
 use crate::machine::Machine;
@@ -64,13 +64,9 @@ pub fn check_output(machine: &Machine, name: &str) -> Result<(), CliError> {
     let bytes = t.elements().saturating_mul(4);
     match bytes <= MEMORY_LIMIT {
         true => Ok(()),
-        false => Err(CliError::Run {
-            code: "memory_limit",
-            exit: 4,
-            place: None,
-            message: format!("--output {name}: {bytes} bytes of float32, at most {MEMORY_LIMIT}"),
-            detail: None,
-        }),
+        false => Err(memory_limit(&format!(
+            "--output {name}: {bytes} bytes of float32, at most {MEMORY_LIMIT}"
+        ))),
     }
 }
 

@@ -7,7 +7,7 @@
 
 use crate::chip::{Chip, cost};
 use crate::num::Dtype;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Largest extent of any dimension: counts and row lengths of a transfer end at 2^32.
 pub const MAX_EXTENT: u64 = 1 << 32;
@@ -16,7 +16,7 @@ pub const MAX_EXTENT: u64 = 1 << 32;
 const SLOTS_PER_SCORE: u64 = 4;
 
 /// C[m,n] = A[m,k] B[k,n].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Matmul {
     pub m: u64,
     pub n: u64,
@@ -27,7 +27,7 @@ pub struct Matmul {
 
 /// O[batch,q,heads,dim] from Q like O and K, V[batch,kv,kv_heads,dim]. Query i of a causal operation sees keys
 /// 0 ..= kv - q + i; a query that sees none gives zeros. Scores are scaled by 1 / sqrt(dim).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attention {
     pub batch: u64,
     pub heads: u64,
@@ -42,7 +42,7 @@ pub struct Attention {
 }
 
 /// An operation to compile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
     Matmul(Matmul),
     Attention(Attention),

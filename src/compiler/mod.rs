@@ -6,6 +6,7 @@
 //!
 //! Reading order: [`graph`] (operations, bounds), [`plan`] (the search), [`matmul`], [`attention`] (the schedules), [`emit`].
 
+pub mod attention;
 pub mod emit;
 pub mod graph;
 pub mod matmul;
@@ -64,14 +65,7 @@ pub fn compile(op: &Op, chip: &Chip) -> Result<Compiled, CompileError> {
     op.validate(chip)?;
     let lowered = match op {
         Op::Matmul(matmul) => matmul::lower(matmul, chip)?,
-        Op::Attention(_) => {
-            let (op, chip) = (op.to_string(), chip.name.clone());
-            return Err(CompileError::NoPlan {
-                op,
-                chip,
-                reason: "attention".to_owned(),
-            });
-        }
+        Op::Attention(attention) => attention::lower(attention, chip)?,
     };
     assemble(op, lowered)
 }

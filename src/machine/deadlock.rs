@@ -4,7 +4,7 @@
 //! Leaves out: finding out that nothing moves, which is the runner's. Invariant: the same blocked state gives the same
 //! report in both runners; units that are blocked alike are one entry.
 
-use super::op::{MacroOp, OpKind, Queue, Signal, UnitId, Wait};
+use super::op::{MacroOp, OpKind, Post, Queue, UnitId, Wait};
 use super::trap::{instruction_text, processor};
 use crate::isa::Inst;
 use crate::isa::image::{Image, Processor};
@@ -175,28 +175,9 @@ impl DeadlockReport {
 
 /// Whether an operation will signal one of the semaphores of one of the units.
 fn signals(op: &MacroOp, units: &[UnitId], sems: &[u16]) -> bool {
-    let tile_in = |mask: u64| {
-        let set = |u: &UnitId| matches!(u, UnitId::Tile(t) if mask >> t & 1 == 1);
-        units.iter().any(set)
-    };
-    let clause = op.signals.iter().any(|signal| match signal {
-        Signal::Unit(post) => sems.contains(&post.sem) && units.contains(&post.unit),
-        Signal::Tiles { mask, sem, .. } => sems.contains(sem) && tile_in(*mask),
-        Signal::Dest { sem, .. } => {
-            let OpKind::Transfer(t) = &op.kind else {
-                return false;
-            };
-            let mut to = t.destinations().map(|place| match place {
-                super::op::Place::Tsram(t) => UnitId::Tile(t),
-                super::op::Place::Csram(c) => UnitId::Cluster(c),
-                super::op::Place::Hbm => UnitId::Chip,
-            });
-            sems.contains(sem) && to.any(|unit| units.contains(&unit))
-        }
-    });
-    let net = matches!(&op.kind, OpKind::NetSignal(post)
-        if sems.contains(&post.sem) && units.contains(&post.unit));
-    clause || net
+    let hits = |post: &Post| sems.contains(&post.sem) && units.contains(&post.unit);
+    let own = matches!(&op.kind, OpKind::NetSignal(post) if hits(post));
+    own || op.posts().iter().any(hits)
 }
 
 /// Lines that may signal such a semaphore of a unit of kind `to`.

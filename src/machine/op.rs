@@ -64,6 +64,17 @@ impl Place {
     }
 }
 
+impl Place {
+    /// The unit that owns an SRAM.
+    pub fn unit(self) -> Option<UnitId> {
+        match self {
+            Place::Hbm => None,
+            Place::Csram(c) => Some(UnitId::Cluster(c)),
+            Place::Tsram(t) => Some(UnitId::Tile(t)),
+        }
+    }
+}
+
 /// A byte of a memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Addr {
@@ -448,4 +459,33 @@ pub struct MacroOp {
     pub waits: Vec<Wait>,
     /// Made at retirement.
     pub signals: Vec<Signal>,
+}
+
+impl MacroOp {
+    /// The increments that its signal clauses make, [`Signal::Dest`] at every destination in SRAM. What the operation
+    /// itself posts ([`OpKind::NetSignal`]) is not among them.
+    pub fn posts(&self) -> Vec<Post> {
+        let mut posts = Vec::new();
+        for signal in &self.signals {
+            match *signal {
+                Signal::Unit(post) => posts.push(post),
+                Signal::Tiles { mask, sem, n } => {
+                    let tiles = (0..64).filter(|t| mask >> t & 1 == 1);
+                    let unit = |t| Post {
+                        unit: UnitId::Tile(t),
+                        sem,
+                        n,
+                    };
+                    posts.extend(tiles.map(unit));
+                }
+                Signal::Dest { sem, n } => {
+                    if let OpKind::Transfer(t) = &self.kind {
+                        let units = t.destinations().filter_map(Place::unit);
+                        posts.extend(units.map(|unit| Post { unit, sem, n }));
+                    }
+                }
+            }
+        }
+        posts
+    }
 }

@@ -8,7 +8,7 @@ use super::core::{Action, CoreContext};
 use super::deadlock::{Blocked, BlockedOn, DeadlockReport, Need};
 use super::exec::{tensor, transfer, vector};
 use super::load::Machine;
-use super::op::{MacroOp, OpKind, Place, Post, Queue, Signal, Transfer, UnitId, Wait};
+use super::op::{MacroOp, OpKind, Place, Post, Queue, Transfer, UnitId, Wait};
 use super::trap::{RunError, Trap, TrapKind};
 use crate::num::random::splitmix64;
 use serde::Serialize;
@@ -16,13 +16,13 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Instructions a processor runs before the next one has its turn.
 const SLICE: u32 = 64;
-/// Bytes moved at a time: bounds the host memory of one transfer.
-const CHUNK_BYTES: u64 = 1 << 20;
+/// Elements moved at a time: bounds the host memory of one transfer. A multiple of every granule.
+const CHUNK: u64 = 1 << 20;
 
 /// Bounds and order of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UntimedLimits {
-    /// Most control instructions and operations in all.
+    /// Most steps in all: control instructions, kernel instructions, operations and 2^20 elements of transfers.
     pub max_steps: u64,
     /// 0: units in order; else their turns are shuffled from this seed in every round.
     pub order_seed: u64,
@@ -63,6 +63,8 @@ struct Runner<'a> {
     units: Vec<Unit>,
     summary: UntimedSummary,
     limits: UntimedLimits,
+    /// Steps taken, in the measure of [`UntimedLimits::max_steps`].
+    steps: u64,
 }
 
 /// Runs until all processors have halted and all queues are empty.
@@ -82,6 +84,7 @@ pub fn run_untimed(
         machine,
         summary: UntimedSummary::default(),
         limits: *limits,
+        steps: 0,
     };
     let mut order: Vec<usize> = (0..runner.ids.len()).collect();
     for round in 0.. {
@@ -122,30 +125,34 @@ impl Runner<'_> {
         seed != 0 && splitmix64(!seed ^ round.rotate_left(32), unit as u64) & 1 == 1
     }
 
-    fn count_step(&self) -> Result<(), RunError> {
-        let max = self.limits.max_steps;
-        if self.summary.instructions + self.summary.operations >= max {
-            return Err(RunError::StepLimit(max));
+    /// Steps left.
+    fn left(&self) -> Result<u64, RunError> {
+        match self.limits.max_steps.saturating_sub(self.steps) {
+            0 => Err(RunError::StepLimit(self.limits.max_steps)),
+            left => Ok(left),
         }
-        Ok(())
     }
 
     /// Runs a processor until it stalls, halts or has had its slice; whether anything happened.
     fn run_core(&mut self, index: usize) -> Result<bool, RunError> {
         let unit = self.ids[index];
         let mut moved = false;
-        for _ in 0..SLICE {
+        let mut left = u64::from(SLICE);
+        while left > 0 {
             let action = match self.units[index].stalled.take() {
                 Some(action) => action,
                 None => {
-                    self.count_step()?;
-                    let action = step(self.machine, unit)?;
-                    if matches!(action, Action::Halted) {
-                        return Ok(moved);
+                    let max = self.left()?.min(left);
+                    let (done, action) = run_steps(self.machine, unit, max)?;
+                    self.summary.instructions += done;
+                    self.steps += done;
+                    left -= done;
+                    moved |= done > 0;
+                    match action {
+                        Action::Ran(_) => continue,
+                        Action::Halted => return Ok(moved),
+                        action => action,
                     }
-                    self.summary.instructions += 1;
-                    moved = true;
-                    action
                 }
             };
             if let Some(stalled) = self.act(index, action)? {
@@ -209,7 +216,8 @@ impl Runner<'_> {
                 ops.push_front(op);
                 continue;
             }
-            self.count_step()?;
+            self.left()?;
+            self.steps += 1;
             self.summary.operations += 1;
             self.execute(&op)?;
             self.signal(&op)?;
@@ -225,7 +233,7 @@ impl Runner<'_> {
             UnitId::Cluster(_) | UnitId::Chip => 0,
         };
         let done = match &op.kind {
-            OpKind::Transfer(t) => self.transfer(op.unit, t),
+            OpKind::Transfer(t) => return self.transfer(op, t),
             OpKind::Mm(mm) => {
                 let tile = self.machine.tile_mut(tile);
                 tensor::mm(mm, &tile.tsram, &mut tile.acc)
@@ -241,38 +249,47 @@ impl Runner<'_> {
             OpKind::Vector(launch) => {
                 let chip = self.machine.chip.clone();
                 let tsram = &mut self.machine.tile_mut(tile).tsram;
-                return vector::run(launch, &image, &chip, op.unit, tsram)
-                    .map_err(|fault| Trap::in_kernel(&image, op.unit, fault).into());
+                let steps = vector::run(launch, &image, &chip, op.unit, tsram)
+                    .map_err(|fault| Trap::in_kernel(&image, op.unit, fault))?;
+                self.steps += steps;
+                Ok(())
             }
             OpKind::NetSignal(post) => return self.post(op.unit, op.pc, *post),
         };
         done.map_err(|kind| self.trap(op.unit, op.pc, kind))
     }
 
-    fn transfer(&mut self, unit: UnitId, t: &Transfer) -> Result<(), TrapKind> {
-        let machine = &mut *self.machine;
-        let local = match unit {
+    fn transfer(&mut self, op: &MacroOp, t: &Transfer) -> Result<(), RunError> {
+        let local = match op.unit {
             UnitId::Tile(t) => Place::Tsram(t),
             UnitId::Cluster(c) => Place::Csram(c),
             UnitId::Chip => Place::Hbm,
         };
-        let t = transfer::resolve_gather(t, machine.memory(local), &machine.chip)?;
-        let (total, step) = (t.elements(), CHUNK_BYTES);
-        for start in (0..total).step_by(step as usize) {
-            let len = step.min(total - start);
-            let data = transfer::read(&t, start, len, machine.memory(t.src.place))?;
-            for place in t.destinations() {
-                let dst = machine.memory_mut(place);
-                transfer::write(&t, start, len, dst, data.as_deref())?;
-                self.summary.bytes_moved += t.ddt.bytes_for(len);
-            }
+        let t = transfer::resolve_gather(t, self.machine.memory(local), &self.machine.chip)
+            .map_err(|kind| self.trap(op.unit, op.pc, kind))?;
+        for start in (0..t.elements()).step_by(CHUNK as usize) {
+            self.left()?;
+            self.steps += 1;
+            let len = CHUNK.min(t.elements() - start);
+            let moved = self.move_elements(&t, start, len);
+            moved.map_err(|kind| self.trap(op.unit, op.pc, kind))?;
+        }
+        Ok(())
+    }
+
+    fn move_elements(&mut self, t: &Transfer, start: u64, len: u64) -> Result<(), TrapKind> {
+        let data = transfer::read(t, start, len, self.machine.memory(t.src.place))?;
+        for place in t.destinations() {
+            let dst = self.machine.memory_mut(place);
+            transfer::write(t, start, len, dst, data.as_deref())?;
+            self.summary.bytes_moved += t.ddt.bytes_for(len);
         }
         Ok(())
     }
 
     /// Makes the signals of an operation that has finished.
     fn signal(&mut self, op: &MacroOp) -> Result<(), RunError> {
-        for post in posts(op) {
+        for post in op.posts() {
             self.post(op.unit, op.pc, post)?;
         }
         Ok(())
@@ -322,37 +339,6 @@ impl Runner<'_> {
     }
 }
 
-/// The increments that an operation's signal clauses make.
-pub fn posts(op: &MacroOp) -> Vec<Post> {
-    let mut posts = Vec::new();
-    for signal in &op.signals {
-        match *signal {
-            Signal::Unit(post) => posts.push(post),
-            Signal::Tiles { mask, sem, n } => {
-                let tiles = (0..64u16).filter(|t| mask >> t & 1 == 1);
-                posts.extend(tiles.map(|t| Post {
-                    unit: UnitId::Tile(t),
-                    sem,
-                    n,
-                }));
-            }
-            Signal::Dest { sem, n } => {
-                if let OpKind::Transfer(t) = &op.kind {
-                    posts.extend(t.destinations().filter_map(|place| {
-                        let unit = match place {
-                            Place::Tsram(t) => UnitId::Tile(t),
-                            Place::Csram(c) => UnitId::Cluster(c),
-                            Place::Hbm => return None,
-                        };
-                        Some(Post { unit, sem, n })
-                    }));
-                }
-            }
-        }
-    }
-    posts
-}
-
 fn core_pc(machine: &Machine, unit: UnitId) -> u32 {
     match unit {
         UnitId::Tile(t) => machine.tile(t).core.pc,
@@ -361,7 +347,9 @@ fn core_pc(machine: &Machine, unit: UnitId) -> u32 {
     }
 }
 
-fn step(machine: &mut Machine, unit: UnitId) -> Result<Action, RunError> {
+/// Steps a processor until it has run `max` instructions or one that the runner must act on; instructions run (a halted
+/// processor runs none) and what the last one was.
+fn run_steps(machine: &mut Machine, unit: UnitId, max: u64) -> Result<(u64, Action), RunError> {
     let Machine {
         chip,
         image,
@@ -390,6 +378,14 @@ fn step(machine: &mut Machine, unit: UnitId) -> Result<Action, RunError> {
         sems,
         cycle: 0,
     };
-    let stepped = core.step(&mut ctx);
-    stepped.map_err(|kind| Trap::at(image, unit, core.pc, kind).into())
+    let mut done = 0;
+    loop {
+        let running = !core.halted;
+        let stepped = core.step(&mut ctx);
+        let action = stepped.map_err(|kind| Trap::at(image, unit, core.pc, kind))?;
+        done += u64::from(running);
+        if done == max || !matches!(action, Action::Ran(_)) {
+            return Ok((done, action));
+        }
+    }
 }

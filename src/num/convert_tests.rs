@@ -1,3 +1,5 @@
+//! Conversions: every code of the narrow formats, and the edges of the wide ones.
+
 use super::*;
 
 const FLOATS: [(Dtype, Spec); 7] = [

@@ -1,3 +1,5 @@
+//! Vector functions: fixed points, special values and error bounds.
+
 use super::*;
 
 /// Checks `f` on a dense walk over all f32 of both signs against the host's f64 library, and pins the bits by a checksum (FNV-1a over

@@ -2,7 +2,8 @@
 //!
 //! Models: CSRAM read and write ports; a crossbar output port per tile; the mesh of neighbour links that tile-to-tile data
 //! takes, one hop after the other; the port towards the global NoC. A multicast passes each port and link once and is copied
-//! where routes part. Leaves out: buffers and flits: ports are FIFO servers of whole trains, mesh links cut through.
+//! where routes part. A tile's input port is as wide as the narrower of its NoC port and its TSRAM's DMA write port.
+//! Leaves out: buffers and flits: ports are FIFO servers of whole trains, mesh links cut through.
 //! Invariant: a train with leg `Out` comes from this cluster and may leave it; one with leg `In` is only handed inwards.
 
 use super::inbox::Inbox;
@@ -147,11 +148,12 @@ impl Cluster {
         let t = &train.op.transfer;
         match transfer::read(t, train.start, train.len, &self.csram) {
             Ok(data) => train.data = data.map(Into::into),
-            Err(kind) => return self.unit.trap(world, 0, kind, out),
+            Err(kind) => return self.unit.trap_of(&train, world, kind, out),
         }
         let csram = &world.chip.csram;
         let service = world.clock.bytes(train.bytes, u64::from(csram.read_bytes));
         let (_, done) = self.ports.csram_read.serve(now, service);
+        self.ports.csram_read.bytes += train.bytes;
         let at = done + world.cycles(csram.latency_cycles);
         out.send(
             out.component(),
@@ -172,22 +174,28 @@ impl Cluster {
             Space::Tsram => t.mask & world.tiles_of(self.id),
         };
         let elsewhere = t.network || here == 0 || here != t.mask;
-        let to_hbm = t.dst.place == Place::Hbm;
         if elsewhere {
             let service = world
                 .clock
                 .bytes(train.bytes, u64::from(world.chip.noc.cluster_port_bytes));
-            let (_, done) = self.ports.out.serve(now, service);
-            self.ports.out.bytes += train.bytes;
-            let latency = if to_hbm {
-                world.hbm_request
-            } else {
-                world.cycles(world.chip.noc.global_cycles)
+            // What the train has not spent on its way to the hub of the crossbar's latency.
+            let crossbar = match t.src.place {
+                Place::Tsram(_) => world.cycles(world.chip.noc.cluster_cycles),
+                _ => Ps::ZERO,
             };
-            let at = done + latency.max(world.lookahead());
+            let spent = world.entry(t, self.id);
+            let arrival = now + crossbar.saturating_sub(spent);
+            let (_, done) = self.ports.out.serve(arrival, service);
+            self.ports.out.bytes += train.bytes;
+            let latency = match (t.dst.place, t.src.place) {
+                _ if t.network => world.global_half(),
+                (Place::Hbm, Place::Tsram(_)) => world.hbm_leg(world.hbm_request),
+                (Place::Hbm, _) => world.hbm_request,
+                _ => world.global_half(),
+            };
             out.send(
                 world.component(UnitId::Chip),
-                at,
+                done + latency,
                 Msg::Data {
                     train: train.clone(),
                     leg: Leg::Out,
@@ -207,64 +215,101 @@ impl Cluster {
                 .clock
                 .bytes(train.bytes, u64::from(world.chip.csram.write_bytes));
             let (_, done) = self.ports.csram_write.serve(now, service);
+            self.ports.csram_write.bytes += train.bytes;
             out.send(out.component(), done, Msg::Written(train));
             return;
         }
-        let tiles = t.mask & world.tiles_of(self.id);
         let first = u32::from(self.id) * world.chip.tiles_per_cluster;
-        let lanes = (tiles >> first) as u32;
+        let lanes = (t.mask & world.tiles_of(self.id)) >> first;
         let from = match t.src.place {
             Place::Tsram(s) if !t.network && world.cluster_of(UnitId::Tile(s)) == Some(self.id) => {
                 Some(u32::from(s) - first)
             }
             _ => None,
         };
-        let noc = &world.chip.noc;
-        let service = world
-            .clock
-            .bytes(train.bytes, u64::from(noc.tile_port_bytes));
-        let arrivals = from.map(|lane| self.cross_mesh(lane, lanes, now, service, world));
-        let latency = world.cycles(noc.cluster_cycles).max(Ps(1));
-        for lane in (0..world.chip.tiles_per_cluster).filter(|l| lanes >> l & 1 == 1) {
-            let arrival = arrivals.as_ref().map_or(now, |a| a[lane as usize]);
-            let port = &mut self.ports.tile_in[lane as usize];
-            let (_, done) = port.serve(arrival, service);
-            port.bytes += train.bytes;
-            let tile = UnitId::Tile((first + lane) as u16);
-            let data = Msg::Data {
-                train: train.clone(),
-                leg: Leg::In,
-            };
-            out.send(world.component(tile), done + latency, data);
+        match from {
+            Some(from) => self.cross_mesh(&train, from, lanes, now, world, out),
+            None => {
+                let latency = world.cycles(world.chip.noc.cluster_cycles);
+                for lane in (0..u64::BITS).filter(|l| lanes >> l & 1 == 1) {
+                    self.deliver(&train, lane, now, latency, world, out);
+                }
+            }
         }
     }
 
-    /// Sends a train from tile `from` along the mesh to the tiles of `lanes`; gives the head's arrival at every tile.
+    /// Sends a train from tile `from` along the mesh to the tiles of `lanes`.
     fn cross_mesh(
         &mut self,
+        train: &Train,
         from: u32,
-        lanes: u32,
+        lanes: u64,
         now: Ps,
-        service: Ps,
         world: &World,
-    ) -> Vec<Ps> {
-        let hop = world.cycles(world.chip.noc.mesh_hop_cycles);
-        let mut arrivals = vec![now; world.chip.tiles_per_cluster as usize];
-        let last = 31 - lanes.leading_zeros().min(31);
-        let first = lanes.trailing_zeros();
-        let mut head = now;
-        for lane in from..last {
-            let (start, _) = self.ports.mesh_up[lane as usize].serve(head, service);
-            head = start + hop;
-            arrivals[lane as usize + 1] = head;
+        out: &mut Outbox<Msg>,
+    ) {
+        let noc = &world.chip.noc;
+        let hop = world.cycles(noc.mesh_hop_cycles);
+        let service = world
+            .clock
+            .bytes(train.bytes, u64::from(noc.tile_port_bytes));
+        let start = now + hop.saturating_sub(world.entry(&train.op.transfer, self.id));
+        if lanes >> from & 1 == 1 {
+            self.deliver(train, from, now, Ps::ZERO, world, out);
         }
-        head = now;
-        for lane in (first..from).rev() {
-            let (start, _) = self.ports.mesh_down[lane as usize].serve(head, service);
-            head = start + hop;
-            arrivals[lane as usize] = head;
+        // The first hop was spent on the way from the tile to its first link.
+        let (mut lane, mut head) = (from, start);
+        while lanes >> lane >> 1 != 0 {
+            let link = &mut self.ports.mesh_up[lane as usize];
+            let (entered, _) = link.serve(head, service);
+            link.bytes += train.bytes;
+            lane += 1;
+            if lanes >> lane & 1 == 1 {
+                self.deliver(train, lane, entered, Ps::ZERO, world, out);
+            }
+            head = entered + hop;
         }
-        arrivals
+        let below = lanes & ((1 << from) - 1);
+        (lane, head) = (from, start);
+        while lane > below.trailing_zeros() {
+            lane -= 1;
+            let link = &mut self.ports.mesh_down[lane as usize];
+            let (entered, _) = link.serve(head, service);
+            link.bytes += train.bytes;
+            if below >> lane & 1 == 1 {
+                self.deliver(train, lane, entered, Ps::ZERO, world, out);
+            }
+            head = entered + hop;
+        }
+    }
+
+    /// Hands a train to the tile at `lane` through its input port, `latency` after the port has passed it.
+    fn deliver(
+        &mut self,
+        train: &Train,
+        lane: u32,
+        arrival: Ps,
+        latency: Ps,
+        world: &World,
+        out: &mut Outbox<Msg>,
+    ) {
+        let t = &train.op.transfer;
+        let port = u64::from(world.chip.noc.tile_port_bytes);
+        let write = u64::from(world.chip.tsram.dma_write_bytes);
+        let service = world
+            .clock
+            .bytes(train.bytes, port)
+            .max(world.clock.bytes(t.ddt.bytes_for(train.len), write));
+        let server = &mut self.ports.tile_in[lane as usize];
+        let (_, done) = server.serve(arrival, service);
+        server.bytes += train.bytes;
+        let tile = u32::from(self.id) * world.chip.tiles_per_cluster + lane;
+        let data = Msg::Data {
+            train: train.clone(),
+            leg: Leg::In,
+        };
+        let tile = world.component(UnitId::Tile(tile as u16));
+        out.send(tile, done + latency, data);
     }
 
     /// Writes an arriving train into CSRAM.
@@ -272,7 +317,7 @@ impl Cluster {
         let t = &train.op.transfer;
         let data = train.data.as_deref();
         if let Err(kind) = transfer::write(t, train.start, train.len, &mut self.csram, data) {
-            return self.unit.trap(world, 0, kind, out);
+            return self.unit.trap_of(&train, world, kind, out);
         }
         let last = self.inbox.arrive(&train);
         unit::arrived(self.unit.id, &train, last, now, world, out);

@@ -2,8 +2,9 @@
 //!
 //! Models: per channel a queue, descriptor set-up (overlapped by other channels), issue in trains of up to `dma.train` bytes
 //! at the port's width, round robin over channels; credits of 256 B requests returned when a train is complete at its
-//! destination; retirement in order within a channel, then signals. The network queue is one more channel without set-up
-//! overlap rules of its own. Leaves out: where trains go (the components route them) and the order of requests in a train.
+//! destination; retirement in order within a channel, then signals. A channel whose turn it is and whose train lacks credits
+//! keeps its turn, so that small trains of others cannot starve it. The network queue is one more channel.
+//! Leaves out: where trains go (the components route them) and the order of requests in a train.
 //! Invariants: a train never holds more credits than the limit; the elements of the trains of an operation are exactly its
 //! elements; credits taken are returned once.
 
@@ -38,6 +39,8 @@ pub struct DmaEngine {
     parameters: chip::Dma,
     port_free: Ps,
     port_user: usize,
+    /// The channel that has the turn and lacks credits.
+    short: Option<usize>,
     next_seq: u64,
     /// Index of channel 0 in the component's recorder.
     first_account: usize,
@@ -47,13 +50,16 @@ pub struct DmaEngine {
 struct Channel {
     queue: VecDeque<Queued>,
     issuing: Option<Issuing>,
+    /// By rising sequence number.
     flying: VecDeque<Flying>,
+    /// When the channel's account changes by itself, and to what.
+    foreseen: Option<(Ps, Reason)>,
 }
 
 #[derive(Clone, Debug)]
 struct Issuing {
-    op: Arc<InFlight>,
-    next: u64,
+    /// The train that leaves next.
+    train: Train,
     ready: Ps,
 }
 
@@ -91,6 +97,7 @@ impl DmaEngine {
             parameters: parameters.clone(),
             port_free: Ps::ZERO,
             port_user: 0,
+            short: None,
             next_seq: 0,
             first_account,
         }
@@ -155,20 +162,27 @@ impl DmaEngine {
 
     /// Starts the head of a channel, whose waits have been taken; `transfer` has its gather offsets resolved. Gives the time
     /// at which the channel can issue.
-    pub fn start(&mut self, channel: usize, transfer: Transfer, now: Ps, world: &World) -> Ps {
+    pub fn start(
+        &mut self,
+        channel: usize,
+        transfer: Transfer,
+        now: Ps,
+        world: &World,
+        rec: &Recorder,
+    ) -> Ps {
         let Some(queued) = self.channels[channel].queue.pop_front() else {
             return now;
         };
         let op = queued.op;
         self.next_seq += 1;
-        let owners: Vec<UnitId> = transfer.destinations().map(|p| world.owner(p)).collect();
-        let acker = owners
-            .iter()
-            .copied()
-            .find(|u| *u == self.unit)
-            .unwrap_or(owners[0]);
+        let owners = || transfer.destinations().map(|p| world.owner(p));
+        let own = owners().find(|u| *u == self.unit);
+        let acker = own.or_else(|| owners().next()).unwrap_or(self.unit);
+        let destinations_left = owners().count() as u32;
         let elements = transfer.elements();
-        let ready = now + world.cycles(self.parameters.setup_cycles);
+        let ready = world
+            .clock
+            .after(now, u64::from(self.parameters.setup_cycles));
         let at_destination = op
             .signals
             .iter()
@@ -180,58 +194,48 @@ impl DmaEngine {
         let inflight = Arc::new(InFlight {
             transfer,
             initiator: self.unit,
+            pc: op.pc,
             queue: op.queue,
             seq: self.next_seq,
             elements,
             acker,
             at_destination,
         });
-        let milestones = vec![
+        let milestones = [
             (Reason::Queue, queued.head.unwrap_or(now)),
             (Reason::Semaphore, now),
             (Reason::Setup, ready),
         ];
-        let engine = (self.first_account + channel) as u32;
+        let engine = self.first_account + channel;
+        let record = rec.open(engine, op.pc, queued.pushed, &milestones);
+        let train = next_train(&inflight, 0, &self.parameters);
         let c = &mut self.channels[channel];
         c.flying.push_back(Flying {
             seq: self.next_seq,
             elements_left: elements,
-            destinations_left: owners.len() as u32,
+            destinations_left,
             signals: op.signals,
             complete: None,
-            record: Op {
-                engine,
-                pc: op.pc,
-                pushed: queued.pushed,
-                milestones,
-            },
+            record,
         });
-        c.issuing = Some(Issuing {
-            op: inflight,
-            next: 0,
-            ready,
-        });
+        c.issuing = Some(Issuing { train, ready });
         ready
     }
 
-    /// Starts a network post, whose waits have been taken: nothing to issue, complete when [`DmaEngine::post_done`] says so.
-    pub fn start_post(&mut self, now: Ps) -> Option<Post> {
+    /// Starts a network post, whose waits have been taken: nothing to issue, complete when it has left.
+    pub fn start_post(&mut self, now: Ps, rec: &Recorder) -> Option<Post> {
         let channel = self.channels.len() - 1;
         let queued = self.channels[channel].queue.pop_front()?;
         let OpKind::NetSignal(post) = queued.op.kind else {
             return None;
         };
         self.next_seq += 1;
-        let milestones = vec![
+        let milestones = [
             (Reason::Queue, queued.head.unwrap_or(now)),
             (Reason::Semaphore, now),
         ];
-        let record = Op {
-            engine: (self.first_account + channel) as u32,
-            pc: queued.op.pc,
-            pushed: queued.pushed,
-            milestones,
-        };
+        let engine = self.first_account + channel;
+        let record = rec.open(engine, queued.op.pc, queued.pushed, &milestones);
         self.channels[channel].flying.push_back(Flying {
             seq: self.next_seq,
             elements_left: 0,
@@ -253,37 +257,48 @@ impl DmaEngine {
     }
 
     /// The next train to issue at `now`, or when to ask again.
-    pub fn issue(&mut self, now: Ps, world: &World) -> Issue {
+    pub fn issue(&mut self, now: Ps, world: &World, rec: &Recorder) -> Issue {
+        self.short = None;
         if self.port_free > now {
-            return Issue::At(self.port_free);
+            let waiting = self.channels.iter().any(|c| c.issuing.is_some());
+            return if waiting {
+                Issue::At(self.port_free)
+            } else {
+                Issue::Nothing
+            };
         }
         let count = self.channels.len();
-        let mut later = None;
+        let mut later: Option<Ps> = None;
         for i in 1..=count {
             let channel = (self.port_user + i) % count;
-            let Some(issuing) = &mut self.channels[channel].issuing else {
+            let c = &mut self.channels[channel];
+            let Some(issuing) = &mut c.issuing else {
                 continue;
             };
             if issuing.ready > now {
-                later = Some(later.map_or(issuing.ready, |t: Ps| t.min(issuing.ready)));
+                later = Some(later.map_or(issuing.ready, |t| t.min(issuing.ready)));
                 continue;
             }
-            let mut train = next_train(&issuing.op, issuing.next, &self.parameters);
-            train.requests = train.requests.min(self.parameters.outstanding);
-            if !self.credits.take(u64::from(train.requests)) {
-                continue;
+            let requests = u64::from(issuing.train.requests);
+            if !self.credits.take(requests) {
+                self.short = Some(channel);
+                return Issue::Nothing;
             }
-            issuing.next += train.len;
-            let port = u64::from(train.requests) * u64::from(self.parameters.request_bytes);
+            let port = requests * u64::from(self.parameters.request_bytes);
             self.port_free = now + world.clock.bytes(port, self.port_bytes);
             self.port_user = channel;
-            if issuing.next == issuing.op.elements {
-                self.channels[channel].issuing = None;
-                if let Some(f) = self.channels[channel].flying.back_mut() {
-                    f.record.milestones.push((Reason::Busy, self.port_free));
-                }
+            let (op, next) = (&issuing.train.op, issuing.train.start + issuing.train.len);
+            if next < op.elements {
+                let after = next_train(op, next, &self.parameters);
+                return Issue::Train(std::mem::replace(&mut issuing.train, after));
             }
-            return Issue::Train(train);
+            if let Some(f) = c.flying.back_mut() {
+                rec.mark(&mut f.record, &[(Reason::Busy, self.port_free)]);
+            }
+            return c
+                .issuing
+                .take()
+                .map_or(Issue::Nothing, |i| Issue::Train(i.train));
         }
         later.map_or(Issue::Nothing, Issue::At)
     }
@@ -312,55 +327,71 @@ impl DmaEngine {
 
     fn flying(&mut self, queue: Queue, seq: u64) -> &mut Flying {
         let channel = self.index(queue);
-        let found = self.channels[channel]
-            .flying
-            .iter_mut()
-            .find(|f| f.seq == seq);
-        found.unwrap_or_else(|| panic!("{}: acknowledgement of unknown operation {seq}", self.unit))
+        let flying = &mut self.channels[channel].flying;
+        match flying.binary_search_by_key(&seq, |f| f.seq) {
+            Ok(i) => &mut flying[i],
+            Err(_) => panic!("{}: acknowledgement of unknown operation {seq}", self.unit),
+        }
     }
 
     /// The next operation of a channel to retire, if its oldest is complete.
     pub fn retire(&mut self, channel: usize, now: Ps, rec: &mut Recorder) -> Option<Retired> {
         let c = &mut self.channels[channel];
-        let front = c.flying.front()?;
-        let complete = front.complete?;
-        if c.issuing.as_ref().is_some_and(|i| i.op.seq == front.seq) {
-            return None;
-        }
+        let complete = c.flying.front()?.complete?;
         let mut flying = c.flying.pop_front()?;
-        if rec.tracing {
-            flying.record.milestones.push((Reason::Drain, complete));
-            flying.record.milestones.push((Reason::Order, now));
-            rec.ops.push(flying.record);
-        }
+        // Data may be complete while the port still counts out the last train's requests.
+        let issued = flying.record.retired();
+        let milestones = [
+            (Reason::Drain, complete.max(issued)),
+            (Reason::Order, now.max(issued)),
+        ];
+        rec.mark(&mut flying.record, &milestones);
+        rec.close(flying.record);
         Some(Retired {
             signals: flying.signals,
         })
     }
 
     /// Brings the accounts up to `now`: what each channel does from now on.
-    pub fn account(&self, now: Ps, rec: &mut Recorder) {
-        for (i, c) in self.channels.iter().enumerate() {
-            let state = match &c.issuing {
-                Some(issuing) if issuing.ready > now => Reason::Setup,
-                Some(_) if self.port_free > now && self.port_user == i => Reason::Busy,
-                Some(issuing) => {
-                    let train = next_train(&issuing.op, issuing.next, &self.parameters);
-                    let needs = u64::from(train.requests.min(self.parameters.outstanding));
-                    if self.credits.available() < needs {
-                        Reason::Outstanding
-                    } else {
-                        Reason::IssuePort
-                    }
-                }
-                None if self.port_free > now && self.port_user == i => Reason::Busy,
+    pub fn account(&mut self, now: Ps, rec: &mut Recorder) {
+        self.settle(now, rec);
+        let port_busy = self.port_free > now;
+        for (i, c) in self.channels.iter_mut().enumerate() {
+            let waiting = match &c.issuing {
+                Some(_) if self.short == Some(i) => Reason::Outstanding,
+                Some(_) => Reason::IssuePort,
                 None if !c.queue.is_empty() => Reason::Semaphore,
                 None if !c.flying.is_empty() => Reason::Drain,
                 None => Reason::Idle,
             };
+            let setup = c.issuing.as_ref().map_or(Ps::ZERO, |i| i.ready);
+            let state = if port_busy && self.port_user == i {
+                let then = if setup > self.port_free {
+                    Reason::Setup
+                } else {
+                    waiting
+                };
+                c.foreseen = Some((self.port_free, then));
+                Reason::Busy
+            } else if setup > now {
+                c.foreseen = Some((setup, Reason::IssuePort));
+                Reason::Setup
+            } else {
+                c.foreseen = None;
+                waiting
+            };
             let engine = self.first_account + i;
             if rec.accounts[engine].state != state {
                 rec.set(engine, now, state);
+            }
+        }
+    }
+
+    /// Makes the changes that were foreseen up to `now`.
+    pub fn settle(&mut self, now: Ps, rec: &mut Recorder) {
+        for (i, c) in self.channels.iter_mut().enumerate() {
+            if let Some((at, state)) = c.foreseen.take_if(|(at, _)| *at <= now) {
+                rec.set(self.first_account + i, at, state);
             }
         }
     }
@@ -378,47 +409,54 @@ pub enum Issue {
 }
 
 /// The train of a transfer that starts at element `start`: up to `train_bytes`, whole rows where rows are shorter, and no more
-/// requests than a train of whole requests has.
+/// requests than a train of whole requests has, nor than may be outstanding.
 fn next_train(op: &Arc<InFlight>, start: u64, parameters: &chip::Dma) -> Train {
     let t = &op.transfer;
     let run = match t.walk {
         Walk::Rows { row, .. } => row,
         Walk::Transpose { rows, .. } => rows,
     };
-    let train_bytes = u64::from(parameters.train_bytes);
     let request = u64::from(parameters.request_bytes);
+    let most = u64::from(parameters.outstanding).min(u64::from(parameters.train_bytes) / request);
+    let train_bytes = most * request;
     let bits = t.sdt.bits().max(t.ddt.bits()) as u64;
     let row_bytes = (run * bits).div_ceil(8).max(1);
-    let len = if row_bytes >= train_bytes {
+    let len = if single_elements(t) {
+        most
+    } else if row_bytes >= train_bytes {
         // Cut at multiples of a train within the row; a multiple of 8 elements is whole bytes for every type.
         let step = (train_bytes * 8 / bits / 8 * 8).max(8);
         let within = start % run;
         (step - within % step).min(run - within)
     } else {
-        let rows = (train_bytes / row_bytes)
-            .min((train_bytes / request).max(1))
-            .max(1);
-        rows * run - start % run
+        (train_bytes / row_bytes).min(most) * run - start % run
     };
     let len = len.min(op.elements - start);
-    let requests = requests(t, start, len, request);
     Train {
         op: op.clone(),
         start,
         len,
         bytes: wire_bytes(t, len),
-        requests,
+        requests: requests(t, start, len, request).min(parameters.outstanding),
         data: None,
     }
 }
 
+/// Whether each element is a request of its own: a transposing read of HBM.
+fn single_elements(t: &Transfer) -> bool {
+    t.src.place == Place::Hbm && matches!(t.walk, Walk::Transpose { .. })
+}
+
 /// Requests of a range of elements: aligned blocks of HBM that its pieces touch, or blocks of bytes between SRAMs.
 fn requests(t: &Transfer, start: u64, len: u64, request: u64) -> u32 {
+    if single_elements(t) {
+        return u32::try_from(len).unwrap_or(u32::MAX);
+    }
     let blocks = |from: u64, bytes: u64| (from + bytes).div_ceil(request) - from / request;
     let count: u64 = t
         .pieces(start, len)
         .map(|p| {
-            if t.src.place == Place::Hbm && p.src_step == 0 {
+            if t.src.place == Place::Hbm {
                 blocks(p.src, t.sdt.bytes_for(p.elements))
             } else if t.dst.place == Place::Hbm {
                 blocks(p.dst, t.ddt.bytes_for(p.elements))

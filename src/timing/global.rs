@@ -2,8 +2,9 @@
 //!
 //! Models: per cluster a crossbar output; per HBM stack a port in each direction; the HBM behind its interface
 //! ([`super::hbm`]); the Ethernet port as a server with a latency, in loopback. A multicast is read once and passes each
-//! cluster's port once. Leaves out: arbitration inside the crossbar (ports are FIFO servers of whole trains); latency outside the
-//! DRAM is `hbm.path`, which includes the NoC's share. Invariant: a train reaches every destination exactly once.
+//! cluster's port once. Leaves out: arbitration inside the crossbar (ports are FIFO servers of whole trains). Latency outside the
+//! DRAM is `hbm.path`, which includes the NoC's share, the crossbar of a tile's cluster too; a network operation adds the way
+//! through the chip's crossbars to `network.tray_latency`. Invariant: a train reaches every destination exactly once.
 
 use super::cluster::NoEngines;
 use super::hbm::{
@@ -41,7 +42,8 @@ pub struct Global {
     pub stack_out: Vec<Server>,
     /// Stack ports, into the stack.
     pub stack_in: Vec<Server>,
-    nic: Server,
+    /// The Ethernet port.
+    pub nic: Server,
 }
 
 /// A train at the HBM.
@@ -184,11 +186,14 @@ impl Global {
                     slot.runs.push(schedule.last);
                     let stack = (channel / channels_per_stack) as usize;
                     let service = world.clock.bytes(next - at, width);
+                    let port = match direction {
+                        Direction::Read => &mut self.stack_out[stack],
+                        Direction::Write => &mut self.stack_in[stack],
+                    };
+                    port.bytes += next - at;
                     let done = match direction {
-                        Direction::Read => {
-                            self.stack_out[stack].serve_ready(now, schedule.first, service)
-                        }
-                        Direction::Write => self.stack_in[stack].serve(now, service).1,
+                        Direction::Read => port.serve_ready(now, schedule.first, service),
+                        Direction::Write => port.serve(now, service).1,
                     };
                     slot.ports = slot.ports.max(done);
                     at = next;
@@ -267,14 +272,14 @@ impl Global {
             Direction::Read => {
                 match transfer::read(t, train.start, train.len, &self.hbm) {
                     Ok(data) => train.data = data.map(Into::into),
-                    Err(kind) => return self.unit.trap(world, 0, kind, out),
+                    Err(kind) => return self.unit.trap_of(&train, world, kind, out),
                 }
                 self.route(train, Leg::Out, now, world, out);
             }
             Direction::Write => {
                 let data = train.data.as_deref();
                 if let Err(kind) = transfer::write(t, train.start, train.len, &mut self.hbm, data) {
-                    return self.unit.trap(world, 0, kind, out);
+                    return self.unit.trap_of(&train, world, kind, out);
                 }
                 let last = self.inbox.arrive(&train);
                 unit::arrived(UnitId::Chip, &train, last, now, world, out);
@@ -291,6 +296,7 @@ impl Global {
             let service =
                 Ps((u128::from(train.bytes) * 1_000_000_000_000).div_ceil(u128::from(rate)) as u64);
             let (_, done) = self.nic.serve(now, service);
+            self.nic.bytes += train.bytes;
             let at = done + Ps(u64::from(world.chip.network.tray_latency_ns) * 1000);
             out.send(
                 out.component(),
@@ -318,10 +324,10 @@ impl Global {
         let service = world
             .clock
             .bytes(train.bytes, u64::from(world.chip.noc.cluster_port_bytes));
-        let latency = if t.src.place == Place::Hbm {
-            world.hbm_return
-        } else {
-            world.cycles(world.chip.noc.global_cycles)
+        let latency = match (t.src.place, t.dst.place) {
+            (Place::Hbm, Place::Tsram(_)) => world.hbm_leg(world.hbm_return),
+            (Place::Hbm, _) => world.hbm_return,
+            _ => world.global_half(),
         };
         for c in
             (0..world.chip.clusters as u16).filter(|c| clusters >> c & 1 == 1 && Some(*c) != origin)
@@ -329,7 +335,7 @@ impl Global {
             let port = &mut self.cluster_in[usize::from(c)];
             let (_, done) = port.serve(now, service);
             port.bytes += train.bytes;
-            let at = done + latency.max(world.lookahead());
+            let at = done + latency;
             out.send(
                 world.component(UnitId::Cluster(c)),
                 at,

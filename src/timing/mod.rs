@@ -86,7 +86,7 @@ pub struct TimedRun {
     pub counters: Counters,
 }
 
-/// Components that run on one thread: the chip level, or a cluster with its tiles.
+/// The chip level, or a cluster with its tiles.
 enum Part {
     Global(Box<Global>, Arc<World>),
     Cluster {
@@ -97,11 +97,18 @@ enum Part {
     },
 }
 
-impl Partition for Part {
+/// Parts that run on one thread: with several threads each is alone, with one all are together and no windows are needed.
+struct Group {
+    parts: Vec<Part>,
+    /// Index in `parts` of the part of each component that is here.
+    of: Vec<u32>,
+}
+
+impl Partition for Group {
     type Msg = Msg;
 
     fn handle(&mut self, target: ComponentId, now: Ps, msg: Msg, out: &mut Outbox<Msg>) {
-        match self {
+        match &mut self.parts[self.of[target.0 as usize] as usize] {
             Part::Global(global, world) => global.handle(now, msg, world, out),
             Part::Cluster {
                 cluster,
@@ -161,7 +168,17 @@ pub fn run(machine: Machine, options: &TimedOptions) -> Result<TimedRun, RunErro
         world.clone(),
     ));
     let components = placement.len() as u32;
-    let mut engine = Engine::new(parts, placement, world.lookahead());
+    let (groups, placement) = if options.threads <= 1 {
+        let of = std::mem::replace(&mut placement, vec![0; components as usize]);
+        (vec![Group { parts, of }], placement)
+    } else {
+        let alone = |part| Group {
+            parts: vec![part],
+            of: vec![0; components as usize],
+        };
+        (parts.into_iter().map(alone).collect(), placement)
+    };
+    let mut engine = Engine::new(groups, placement, world.lookahead());
     for component in 0..components {
         engine.seed(ComponentId(component), Ps::ZERO, Msg::Step);
     }
@@ -172,7 +189,11 @@ pub fn run(machine: Machine, options: &TimedOptions) -> Result<TimedRun, RunErro
         shuffle: options.shuffle,
     };
     let outcome = engine.run(&run_options);
-    let parts = engine.into_partitions();
+    let parts: Vec<Part> = engine
+        .into_partitions()
+        .into_iter()
+        .flat_map(|g| g.parts)
+        .collect();
     if let Some(fault) = first_fault(&parts, outcome.reason, &world) {
         return Err(fault);
     }
@@ -182,7 +203,7 @@ pub fn run(machine: Machine, options: &TimedOptions) -> Result<TimedRun, RunErro
     if let Some(report) = deadlock(&parts, &world) {
         return Err(RunError::Deadlock(Box::new(report)));
     }
-    let end = outcome.end;
+    let end = outcome.end.max(latest(&parts));
     let mut ended = Ended::default();
     let mut machine_clusters = Vec::new();
     let mut machine_global = None;
@@ -222,6 +243,18 @@ pub fn run(machine: Machine, options: &TimedOptions) -> Result<TimedRun, RunErro
         trace,
         counters,
     })
+}
+
+/// The latest time that an account reaches: a processor's last instructions take time after the last event.
+fn latest(parts: &[Part]) -> Ps {
+    let units = parts.iter().flat_map(|part| match part {
+        Part::Global(global, _) => vec![&global.unit],
+        Part::Cluster { cluster, tiles, .. } => std::iter::once(&cluster.unit)
+            .chain(tiles.iter().map(|t| &t.unit))
+            .collect(),
+    });
+    let lasts = units.flat_map(|unit| unit.rec.accounts.iter().map(|account| account.last));
+    lasts.max().unwrap_or(Ps::ZERO)
 }
 
 /// The error of the component that stopped the run first.
@@ -283,6 +316,7 @@ impl Ended {
             i => (EngineKind::Tdma, i - tile::DMA),
         };
         self.counters.macs += tile.macs;
+        tile.unit.settle(end);
         self.unit(tile.unit.id, &mut tile.unit.rec, kinds, end);
     }
 
@@ -292,13 +326,15 @@ impl Ended {
             i => (EngineKind::Cdma, i - cluster::DMA),
         };
         let id = cluster.unit.id;
+        cluster.unit.settle(end);
         self.unit(id, &mut cluster.unit.rec, kinds, end);
         let ports = &cluster.ports;
         let servers = std::iter::once(&ports.out)
             .chain(&ports.tile_in)
             .chain(tiles.iter().map(|t| &t.egress))
             .chain(&ports.mesh_up)
-            .chain(&ports.mesh_down);
+            .chain(&ports.mesh_down)
+            .chain([&ports.csram_read, &ports.csram_write]);
         self.servers(id, servers, end);
     }
 
@@ -310,12 +346,14 @@ impl Ended {
                 (EngineKind::Net, 0)
             }
         };
+        global.unit.settle(end);
         self.unit(UnitId::Chip, &mut global.unit.rec, kinds, end);
         let servers = global
             .cluster_in
             .iter()
             .chain(&global.stack_out)
-            .chain(&global.stack_in);
+            .chain(&global.stack_in)
+            .chain([&global.nic]);
         self.servers(UnitId::Chip, servers, end);
         for (index, c) in global.channels().iter().enumerate() {
             self.counters.hbm_read_bytes += c.read_bytes;

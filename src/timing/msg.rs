@@ -10,6 +10,8 @@ pub struct InFlight {
     pub transfer: Transfer,
     /// Who started it.
     pub initiator: UnitId,
+    /// Word of the instruction that pushed it.
+    pub pc: u32,
     /// Queue of the initiator it came from.
     pub queue: Queue,
     /// Number of the operation within the initiator.

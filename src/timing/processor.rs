@@ -102,6 +102,10 @@ impl Processor {
             match std::mem::replace(&mut self.state, State::Running) {
                 State::Halted => {
                     self.state = State::Halted;
+                    // `halt` takes its time like any instruction.
+                    if self.time > now {
+                        return Ok(Advance::At(self.time));
+                    }
                     return Ok(Advance::Blocked);
                 }
                 State::Take(wait) if !sems.try_take_all(&[wait]) => {

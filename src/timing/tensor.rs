@@ -4,7 +4,7 @@
 //! it; accumulator blocks as the resources that order them: a product may touch a block as soon as the store that reads it
 //! has passed, a store follows a product. Operand reads share the TSRAM's banks with everything else: the array gets what
 //! DMA, vector processor and result port leave, and is lengthened by what it lacks. Operand rows that fall into the same
-//! banks lengthen it too. Leaves out: single bank meetings (operand buffers ride them out; only the sum of bytes counts).
+//! banks, and operand ports narrower than a step's block, lengthen it too. Leaves out: single bank meetings (operand buffers ride them out; only the sum of bytes counts).
 //! Invariants: operations retire in order, so results become visible in program order.
 
 use super::dma::Queued;
@@ -68,8 +68,8 @@ struct Finishing {
 pub enum Event {
     /// This operation retires now.
     Retire(Box<MacroOp>, Op),
-    /// The head has started; the next one may, too.
-    Started,
+    /// The head has started; the next one may, too. A store or preload moves these bytes until then.
+    Started(Ps, u64),
     /// Ask again at this time.
     At(Ps),
     /// Nothing until something changes.
@@ -112,7 +112,7 @@ impl TensorUnit {
     /// is the number of TSRAM bytes that other ports have moved so far.
     pub fn advance(&mut self, now: Ps, world: &World, others: u64, rec: &mut Recorder) -> Event {
         let array = self.end_active(now, world, others, rec);
-        if let Some(event) = self.retire_due(now) {
+        if let Some(event) = self.retire_due(now, rec) {
             return event;
         }
         let head = match self.head_start(now, world) {
@@ -157,14 +157,15 @@ impl TensorUnit {
             self.ready[block] = visible.saturating_sub(behind);
         }
         let worked = clock.after(active.start, active.steps);
-        rec.until(self.account, worked, Reason::Busy);
-        rec.until(self.account, planned, Reason::OperandFetch);
-        rec.until(self.account, now, Reason::SramBank);
-        active.record.milestones.extend([
+        let phases = [
             (Reason::Busy, worked),
             (Reason::OperandFetch, planned),
             (Reason::SramBank, now),
-        ]);
+        ];
+        for (reason, until) in phases {
+            rec.until(self.account, until, reason);
+        }
+        rec.mark(&mut active.record, &phases);
         self.finish(self.older, visible, active.op, active.record);
         None
     }
@@ -187,11 +188,11 @@ impl TensorUnit {
         self.finishing.front().filter(|_| !held)
     }
 
-    fn retire_due(&mut self, now: Ps) -> Option<Event> {
+    fn retire_due(&mut self, now: Ps, rec: &Recorder) -> Option<Event> {
         self.may_retire().filter(|f| f.at <= now)?;
         let mut f = self.finishing.pop_front()?;
         self.older = self.older.saturating_sub(1);
-        f.record.milestones.push((Reason::Latency, now));
+        rec.mark(&mut f.record, &[(Reason::Latency, now)]);
         Some(Event::Retire(f.op, f.record))
     }
 
@@ -224,7 +225,9 @@ impl TensorUnit {
                 (0..).zip(blocks).map(free).max()
             }
             OpKind::MmStore(_) => blocks.next().map(|b| self.ready[b].max(self.store_free)),
-            _ => blocks.map(|b| self.drained[b].max(self.load_free)).max(),
+            _ => blocks
+                .map(|b| self.drained[b].max(self.ready[b]).max(self.load_free))
+                .max(),
         };
         Some(world.clock.next_edge(start.unwrap_or(now).max(now)))
     }
@@ -235,17 +238,14 @@ impl TensorUnit {
         };
         let (chip, clock, op) = (&world.chip, world.clock, queued.op);
         let head = queued.head.unwrap_or(queued.pushed);
-        let milestones = vec![
+        let milestones = [
             (Reason::Queue, head),
             (Reason::Semaphore, taken),
             (Reason::Accumulator, now),
         ];
-        let mut record = Op {
-            engine: self.account as u32,
-            pc: op.pc,
-            pushed: queued.pushed,
-            milestones,
-        };
+        let mut record = rec.open(self.account, op.pc, queued.pushed, &milestones);
+        // What the unit did until now is what it waited for.
+        self.settle(now, rec);
         let (acc, load) = match &op.kind {
             OpKind::Mm(mm) => {
                 let work = work(chip, mm);
@@ -260,8 +260,7 @@ impl TensorUnit {
                     op,
                     record,
                 });
-                self.waiting(now, rec);
-                return Event::Started;
+                return Event::Started(now, 0);
             }
             OpKind::MmStore(acc) => (acc, false),
             OpKind::MmLoad(acc) => (acc, true),
@@ -280,14 +279,11 @@ impl TensorUnit {
             &mut self.store_free
         };
         *port = end;
-        record.milestones.push((Reason::Busy, end));
-        if self.active.is_none() {
-            self.waiting(now, rec);
-            rec.until(self.account, end, Reason::Result);
-        }
+        rec.mark(&mut record, &[(Reason::Busy, end)]);
+        let bytes = acc.dtype.bytes_for(u64::from(acc.m) * u64::from(acc.n));
         let at = clock.after(end, u64::from(chip.tsram.latency_cycles));
         self.finish(self.finishing.len(), at, op, record);
-        Event::Started
+        Event::Started(end, bytes)
     }
 
     /// Moves blocks one after the other through a port, each no earlier than its result; returns the end.
@@ -309,35 +305,27 @@ impl TensorUnit {
         end
     }
 
+    /// Brings the account up to `now`. A product's own time is added when it ends; without one the array waits, while the
+    /// result or preload port is at work for that port.
+    fn settle(&self, now: Ps, rec: &mut Recorder) {
+        if self.active.is_none() {
+            let ports = self.store_free.max(self.load_free).min(now);
+            rec.until(self.account, ports, Reason::Result);
+            let state = rec.accounts[self.account].state;
+            rec.until(self.account, now, state);
+        }
+    }
+
     /// Brings the account up to date: what the unit does from now on if nothing is in the array.
     pub fn waiting(&self, now: Ps, rec: &mut Recorder) {
-        if self.active.is_some() {
-            // The time up to the start of the product belongs to what it waited for; its own time is added when it ends.
-            let state = rec.accounts[self.account].state;
-            rec.until(
-                self.account,
-                self.active.as_ref().map_or(now, |a| a.start),
-                state,
-            );
-            return;
-        }
+        self.settle(now, rec);
         let state = match (self.queue.front(), self.taken) {
             (Some(_), Some(_)) => Reason::Accumulator,
             (Some(_), None) => Reason::Semaphore,
             (None, _) if self.finishing.is_empty() => Reason::Idle,
             (None, _) => Reason::Latency,
         };
-        rec.set(self.account, now, state);
-    }
-
-    /// TSRAM bytes that the result and preload ports move for an operation.
-    pub fn port_bytes(op: &OpKind) -> u64 {
-        match op {
-            OpKind::MmStore(a) | OpKind::MmLoad(a) => {
-                a.dtype.bytes_for(u64::from(a.m) * u64::from(a.n))
-            }
-            _ => 0,
-        }
+        rec.accounts[self.account].state = state;
     }
 }
 
@@ -377,7 +365,12 @@ pub fn work(chip: &Chip, op: &MmOp) -> Work {
     };
     let fetch_a = fetch_cycles(chip, a, op.a, op.lda, rows(op.a_order == AOrder::Mk, m));
     let fetch_b = fetch_cycles(chip, b, op.b, op.ldb, rows(op.b_order == BOrder::Nk, n));
-    let cycles = steps.max(fetch_a).max(fetch_b);
+    let port = u64::from(chip.ttu.operand_port_bytes);
+    let cycles = steps
+        .max(fetch_a)
+        .max(fetch_b)
+        .max(a.div_ceil(port))
+        .max(b.div_ceil(port));
     Work {
         steps,
         cycles,

@@ -55,8 +55,38 @@ struct TileEngines {
     kernel: Option<Kernel>,
     /// Launches whose addresses have been checked, in runs without data.
     checked: FxHashSet<Launch>,
-    /// Bytes that DMA, vector processor and result ports have moved, finished kernels only.
-    moved: u64,
+    /// What ports other than the operands' move.
+    flows: Flows,
+}
+
+/// Bytes through the TSRAM's ports over time; the operands' apart.
+#[derive(Clone, Debug, Default)]
+struct Flows {
+    /// Moved by flows that have ended.
+    ended: u64,
+    /// Flows that may still be moving: start, end, bytes, at an even rate.
+    open: Vec<(Ps, Ps, u64)>,
+}
+
+impl Flows {
+    fn add(&mut self, start: Ps, end: Ps, bytes: u64) {
+        self.open.push((start, end, bytes));
+    }
+
+    /// Bytes moved until `now`.
+    fn until(&mut self, now: Ps) -> u64 {
+        let ended = &mut self.ended;
+        self.open.retain(|(_, end, bytes)| {
+            let over = *end <= now;
+            *ended += if over { *bytes } else { 0 };
+            !over
+        });
+        let part = |(start, end, bytes): &(Ps, Ps, u64)| {
+            let (done, all) = (now.saturating_sub(*start).0, (*end - *start).0);
+            (u128::from(*bytes) * u128::from(done) / u128::from(all)) as u64
+        };
+        self.ended + self.open.iter().map(part).sum::<u64>()
+    }
 }
 
 /// The kernel that runs.
@@ -64,7 +94,6 @@ struct TileEngines {
 struct Kernel {
     op: Box<MacroOp>,
     start: Ps,
-    end: Ps,
     time: KernelTime,
     record: Op,
 }
@@ -93,18 +122,6 @@ impl Engines for TileEngines {
     }
 }
 
-impl TileEngines {
-    /// TSRAM bytes moved by ports other than the operands' until `now`, a running kernel in proportion.
-    fn others(&self, now: Ps) -> u64 {
-        let running = self.kernel.as_ref().map_or(0, |k| {
-            let bytes = u128::from(k.time.load_bytes + k.time.store_bytes);
-            let (done, all) = (now.saturating_sub(k.start).0, (k.end - k.start).0.max(1));
-            (bytes * u128::from(done.min(all)) / u128::from(all)) as u64
-        });
-        self.moved + running
-    }
-}
-
 impl Tile {
     /// A tile at reset, from its architectural state.
     pub fn new(tile: machine::Tile, world: &World) -> Tile {
@@ -125,7 +142,7 @@ impl Tile {
                 vector_queue: VecDeque::new(),
                 kernel: None,
                 checked: FxHashSet::default(),
-                moved: 0,
+                flows: Flows::default(),
             },
             egress: Server::default(),
             inbox: Inbox::default(),
@@ -199,16 +216,22 @@ impl Tile {
         let t = &train.op.transfer;
         match transfer::read(t, train.start, train.len, &self.tsram) {
             Ok(data) => train.data = data.map(Into::into),
-            Err(kind) => return self.unit.trap(world, 0, kind, out),
+            Err(kind) => return self.unit.trap_of(&train, world, kind, out),
         }
-        let noc = &world.chip.noc;
-        let width = u64::from(noc.tile_port_bytes.min(world.chip.tsram.dma_read_bytes));
-        self.engines.moved += t.sdt.bytes_for(train.len);
-        let (_, done) = self
-            .egress
-            .serve(now, world.clock.bytes(train.bytes, width));
-        self.egress.bytes += train.bytes;
+        let (clock, tsram) = (world.clock, &world.chip.tsram);
         let inside = t.dst.place.space() == Space::Tsram && t.mask == 1 << self.id && !t.network;
+        let read = t.sdt.bytes_for(train.len);
+        let (bytes, width) = if inside {
+            (t.ddt.bytes_for(train.len), tsram.dma_write_bytes)
+        } else {
+            (train.bytes, world.chip.noc.tile_port_bytes)
+        };
+        let service = clock
+            .bytes(read, u64::from(tsram.dma_read_bytes))
+            .max(clock.bytes(bytes, u64::from(width)));
+        let (start, done) = self.egress.serve(now, service);
+        self.egress.bytes += train.bytes;
+        self.engines.flows.add(start, done, read);
         if inside {
             out.send(
                 out.component(),
@@ -220,10 +243,10 @@ impl Tile {
             );
         } else {
             let cluster = UnitId::Cluster(world.cluster_of(self.unit.id).unwrap_or(0));
-            let at = done + world.cycles(noc.cluster_cycles).max(Ps(1));
+            let entry = world.entry(t, world.cluster_of(self.unit.id).unwrap_or(0));
             out.send(
                 world.component(cluster),
-                at,
+                done + entry,
                 Msg::Data {
                     train,
                     leg: Leg::Out,
@@ -235,10 +258,10 @@ impl Tile {
     /// Writes an arriving train.
     fn write_in(&mut self, train: Train, now: Ps, world: &World, out: &mut Outbox<Msg>) {
         let t = &train.op.transfer;
-        self.engines.moved += t.ddt.bytes_for(train.len);
+        self.engines.flows.ended += t.ddt.bytes_for(train.len);
         let data = train.data.as_deref();
         if let Err(kind) = transfer::write(t, train.start, train.len, &mut self.tsram, data) {
-            return self.unit.trap(world, 0, kind, out);
+            return self.unit.trap_of(&train, world, kind, out);
         }
         let last = self.inbox.arrive(&train);
         unit::arrived(self.unit.id, &train, last, now, world, out);
@@ -258,7 +281,7 @@ impl Tile {
             if ready {
                 ttu.taken = Some(now);
             }
-            let others = self.engines.others(now);
+            let others = self.engines.flows.until(now);
             match self
                 .engines
                 .ttu
@@ -268,7 +291,12 @@ impl Tile {
                     self.retire_tensor(*op, record, now, world, out);
                     changed = true;
                 }
-                tensor::Event::Started => changed = true,
+                tensor::Event::Started(end, bytes) => {
+                    if bytes > 0 {
+                        self.engines.flows.add(now, end, bytes);
+                    }
+                    changed = true;
+                }
                 tensor::Event::At(t) => {
                     if self.engines.ttu_wake.is_none_or(|w| w > t) {
                         self.engines.ttu_wake = Some(t);
@@ -291,7 +319,6 @@ impl Tile {
         world: &World,
         out: &mut Outbox<Msg>,
     ) {
-        self.engines.moved += TensorUnit::port_bytes(&op.kind);
         if let OpKind::Mm(mm) = &op.kind {
             self.macs += u64::from(mm.m) * u64::from(mm.n) * u64::from(mm.k);
         }
@@ -306,9 +333,7 @@ impl Tile {
                 return self.unit.trap(world, op.pc, kind, out);
             }
         }
-        if self.unit.rec.tracing {
-            self.unit.rec.ops.push(record);
-        }
+        self.unit.rec.close(record);
         self.unit.signal(&op.signals, now, world, out);
     }
 
@@ -344,22 +369,18 @@ impl Tile {
         let clock = world.clock;
         let setup = clock.after(now, u64::from(world.chip.tvp.launch_cycles));
         let end = clock.after(setup, time.cycles);
-        let milestones = vec![
+        let milestones = [
             (Reason::Queue, queued.head.unwrap_or(now)),
             (Reason::Semaphore, now),
             (Reason::Setup, setup),
         ];
-        let record = Op {
-            engine: TVP as u32,
-            pc: queued.op.pc,
-            pushed: queued.pushed,
-            milestones,
-        };
-        self.unit.rec.set(TVP, now, Reason::Busy);
+        let rec = &mut self.unit.rec;
+        let record = rec.open(TVP, queued.op.pc, queued.pushed, &milestones);
+        rec.set(TVP, now, Reason::Busy);
+        e.flows.add(setup, end, time.load_bytes + time.store_bytes);
         e.kernel = Some(Kernel {
             op: queued.op,
             start: setup,
-            end,
             time,
             record,
         });
@@ -373,7 +394,6 @@ impl Tile {
         let Some(mut kernel) = e.kernel.take() else {
             return;
         };
-        e.moved += kernel.time.load_bytes + kernel.time.store_bytes;
         let issued = world
             .clock
             .after(kernel.start, kernel.time.issue_cycles)
@@ -401,10 +421,8 @@ impl Tile {
                 return self.unit.fail(trap, out);
             }
         }
-        if self.unit.rec.tracing {
-            kernel.record.milestones.extend(&phases[1..]);
-            self.unit.rec.ops.push(kernel.record);
-        }
+        self.unit.rec.mark(&mut kernel.record, &phases[1..]);
+        self.unit.rec.close(kernel.record);
         self.unit.signal(&kernel.op.signals, now, world, out);
     }
 

@@ -70,6 +70,17 @@ impl Unit {
         self.fail(Trap::at(&world.image, self.id, pc, kind), out);
     }
 
+    /// Ends the run with a trap of the operation that a train met here belongs to.
+    pub fn trap_of(&mut self, train: &Train, world: &World, kind: TrapKind, out: &mut Outbox<Msg>) {
+        let (unit, pc) = (train.op.initiator, train.op.pc);
+        self.fail(Trap::at(&world.image, unit, pc, kind), out);
+    }
+
+    /// Makes the changes of DMA accounts that were foreseen up to the end of the run.
+    pub fn settle(&mut self, end: Ps) {
+        self.dma.settle(end, &mut self.rec);
+    }
+
     /// A `Step` event has arrived.
     pub fn stepped(&mut self, now: Ps) {
         self.step_at = self.step_at.filter(|t| *t > now);
@@ -189,7 +200,7 @@ impl Unit {
                         None => Ok((**t).clone()),
                     };
                     match resolved {
-                        Ok(t) => self.dma.start(channel, t, now, world),
+                        Ok(t) => self.dma.start(channel, t, now, world, &self.rec),
                         Err(kind) => {
                             self.trap(world, pc, kind, out);
                             return false;
@@ -197,9 +208,9 @@ impl Unit {
                     };
                 }
                 _ => {
-                    if let Some(post) = self.dma.start_post(now) {
+                    if let Some(post) = self.dma.start_post(now, &self.rec) {
                         let latency = u64::from(world.chip.network.tray_latency_ns) * 1000;
-                        let at = now + Ps(latency) + world.lookahead();
+                        let at = world.control(self.id, post.unit, now + Ps(latency));
                         out.send(
                             world.component(post.unit),
                             at,
@@ -219,7 +230,7 @@ impl Unit {
 
     /// The next train to leave, if one may leave now; schedules the next look.
     pub fn issue(&mut self, now: Ps, world: &World, out: &mut Outbox<Msg>) -> Option<Train> {
-        let at = match self.dma.issue(now, world) {
+        let at = match self.dma.issue(now, world, &self.rec) {
             Issue::Train(train) => return Some(train),
             Issue::At(t) => t,
             Issue::Nothing => return None,
@@ -258,7 +269,7 @@ impl Unit {
     }
 
     fn post(&mut self, post: Post, at: Ps, world: &World, out: &mut Outbox<Msg>) {
-        let arrives = at + world.control_latency(self.id, post.unit);
+        let arrives = world.control(self.id, post.unit, at);
         out.send(
             world.component(post.unit),
             arrives,
@@ -319,11 +330,11 @@ pub fn request(
     out: &mut Outbox<Msg>,
 ) {
     let owner = world.owner(place);
-    let latency = match place {
-        Place::Hbm => world.hbm_request,
-        _ => world.control_latency(from, owner),
+    let at = match place {
+        Place::Hbm => now + world.hbm_request,
+        _ => world.control(from, owner, now),
     };
-    out.send(world.component(owner), now + latency, Msg::Read(train));
+    out.send(world.component(owner), at, Msg::Read(train));
 }
 
 /// Tells the initiator that a train has arrived here, and makes the signals due at a destination that is complete.
@@ -336,10 +347,11 @@ pub fn arrived(
     out: &mut Outbox<Msg>,
 ) {
     let op = &train.op;
-    // The way back from the HBM carries the acknowledgement, too.
-    let latency = match here {
-        UnitId::Chip => world.hbm_return,
-        _ => world.control_latency(here, op.initiator),
+    // The way back from the HBM carries the acknowledgement, too. Within a unit the engine sees its own write at once.
+    let at = match here {
+        _ if here == op.acker && here == op.initiator => now,
+        UnitId::Chip => now + world.hbm_return,
+        _ => world.control(here, op.initiator, now),
     };
     let to = world.component(op.initiator);
     let (queue, seq) = (op.queue, op.seq);
@@ -350,19 +362,13 @@ pub fn arrived(
             elements: train.len,
             requests: train.requests,
         };
-        // Within a unit the engine sees its own write at once.
-        let at = if here == op.initiator {
-            now
-        } else {
-            now + latency
-        };
         out.send(to, at, ack);
     } else if last {
-        out.send(to, now + latency, Msg::Done { queue, seq });
+        out.send(to, at, Msg::Done { queue, seq });
     }
     if last && here != UnitId::Chip {
         for (sem, n) in &op.at_destination {
-            let at = now + world.control_latency(here, here);
+            let at = world.control(here, here, now);
             out.send(world.component(here), at, Msg::Post { sem: *sem, n: *n });
         }
     }

@@ -1,8 +1,8 @@
 //! The vector processor in time: a scoreboard over the instructions a kernel executes.
 //!
 //! Models: in-order issue; per cycle the chip's number of arithmetic, special, load, store and scalar slots; result latencies;
-//! special functions that hold their slot for lanes / rate cycles; strided accesses that hold their port for as many cycles
-//! as the TSRAM banks need. Loops are hardware loops: no cycles of their own beyond the scalar slot of `loop`.
+//! special functions that hold their slot for lanes / rate cycles; accesses that hold their slot for as many cycles as the
+//! port's width, and for strided ones the TSRAM banks, need. Loops are hardware loops: no cycles of their own beyond the scalar slot of `loop`.
 //! Leaves out: instruction fetch; TSRAM accesses of other ports (the vector processor has priority over the tensor unit).
 //! Invariant: a kernel's time depends on its arguments only, never on data, so it is computed once per launch.
 
@@ -128,10 +128,15 @@ fn micro(inst: &Inst, chip: &Chip) -> Micro {
         "vload" => (
             Slot::Load,
             u64::from(tvp.load_latency_cycles),
-            1,
+            port_cycles(lanes * size, chip.tsram.tvp_load_bytes),
             lanes * size,
         ),
-        "vstore" => (Slot::Store, 1, 1, lanes * size),
+        "vstore" => (
+            Slot::Store,
+            1,
+            port_cycles(lanes * size, chip.tsram.tvp_store_bytes),
+            lanes * size,
+        ),
         "vspecial" => {
             let rate = if dtype.bits() >= 32 {
                 tvp.special_per_cycle_32
@@ -161,6 +166,10 @@ fn micro(inst: &Inst, chip: &Chip) -> Micro {
         bytes,
         strided,
     }
+}
+
+fn port_cycles(bytes: u64, port_bytes: u32) -> u64 {
+    bytes.div_ceil(u64::from(port_bytes)).max(1)
 }
 
 /// Slots in use: for each kind, when each of its units is free.
@@ -223,7 +232,7 @@ fn simulate(launch: &Launch, image: &Image, chip: &Chip) -> Result<KernelTime, K
         let occupancy = match m.strided {
             Some((lanes, size)) => {
                 let stride = stride(&code[word as usize], &control);
-                u64::from(bank::bank_cycles(chip, 0, stride, lanes, size)).max(1)
+                u64::from(bank::bank_cycles(chip, 0, stride, lanes, size)).max(m.occupancy)
             }
             None => m.occupancy,
         };

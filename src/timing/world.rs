@@ -1,8 +1,8 @@
 //! What every component may read and none may change: the chip, the program, latencies, component numbers.
 
 use crate::chip::Chip;
-use crate::isa::image::Image;
-use crate::machine::op::{Place, UnitId};
+use crate::isa::image::{Image, Space};
+use crate::machine::op::{Place, Transfer, UnitId};
 use crate::sim::{Clock, ComponentId, Ps};
 use crate::timing::vector::KernelTimes;
 use std::sync::Arc;
@@ -22,9 +22,9 @@ pub struct World {
     pub tracing: bool,
     /// Time of each kernel launch met so far; a pure function, so sharing it orders nothing.
     pub kernels: KernelTimes,
-    /// HBM path outside the DRAM, towards it.
+    /// HBM path outside the DRAM, towards it; at least a picosecond, as for every message.
     pub hbm_request: Ps,
-    /// HBM path outside the DRAM, back.
+    /// HBM path outside the DRAM, back; at least a picosecond.
     pub hbm_return: Ps,
 }
 
@@ -34,8 +34,8 @@ impl World {
         let ns = |ns: u32| Ps(u64::from(ns) * 1000);
         World {
             clock: Clock::new(chip.clock_hz),
-            hbm_request: ns(chip.hbm.path.request_ns()),
-            hbm_return: ns(chip.hbm.path.return_ns()),
+            hbm_request: ns(chip.hbm.path.request_ns()).max(Ps(1)),
+            hbm_return: ns(chip.hbm.path.return_ns()).max(Ps(1)),
             kernels: KernelTimes::default(),
             chip,
             image,
@@ -88,8 +88,26 @@ impl World {
         (u64::MAX >> (64 - per)) << (u32::from(cluster) * per)
     }
 
-    /// Latency of an 8 B message on the control plane.
-    pub fn control_latency(&self, from: UnitId, to: UnitId) -> Ps {
+    /// Latency of a train between its tile's port and the cluster's hub: the first hop of the mesh if it has destinations
+    /// there, else the crossbar.
+    pub fn entry(&self, t: &Transfer, cluster: u16) -> Ps {
+        if !matches!(t.src.place, Place::Tsram(_)) {
+            return Ps::ZERO;
+        }
+        let noc = &self.chip.noc;
+        let mesh = t.dst.place.space() == Space::Tsram
+            && !t.network
+            && t.mask & self.tiles_of(cluster) != 0;
+        self.cycles(if mesh {
+            noc.mesh_hop_cycles.min(noc.cluster_cycles)
+        } else {
+            noc.cluster_cycles
+        })
+    }
+
+    /// When an 8 B message that leaves at `at` arrives over the control plane, which is clocked: a whole number of cycles after
+    /// the first edge at or after `at`.
+    pub fn control(&self, from: UnitId, to: UnitId, at: Ps) -> Ps {
         let control = &self.chip.control;
         let cycles = if from == to {
             control.tile_signal_cycles
@@ -98,7 +116,7 @@ impl World {
         } else {
             control.chip_signal_cycles
         };
-        self.clock.span(u64::from(cycles.max(1)))
+        self.clock.after(at, u64::from(cycles.max(1)))
     }
 
     /// A number of chip cycles as time.
@@ -108,10 +126,24 @@ impl World {
 
     /// The least latency of any message between a cluster and the chip level or another cluster.
     pub fn lookahead(&self) -> Ps {
-        self.cycles(self.chip.noc.global_cycles)
+        // Between two edges a picosecond less than the span may lie.
+        self.global_half()
             .min(self.cycles(self.chip.control.chip_signal_cycles))
-            .min(self.hbm_request)
-            .min(self.hbm_return)
+            .min(self.hbm_leg(self.hbm_request))
+            .min(self.hbm_leg(self.hbm_return))
+            .saturating_sub(Ps(1))
+            .max(Ps(1))
+    }
+
+    /// Half the latency of the global crossbar: data between clusters passes the chip component half-way.
+    pub fn global_half(&self) -> Ps {
+        Ps(self.cycles(self.chip.noc.global_cycles).0 / 2).max(Ps(1))
+    }
+
+    /// What is left of a latency to or from the HBM for the leg outside a tile's cluster: the cluster's crossbar is part of it.
+    pub fn hbm_leg(&self, latency: Ps) -> Ps {
+        latency
+            .saturating_sub(self.cycles(self.chip.noc.cluster_cycles))
             .max(Ps(1))
     }
 }

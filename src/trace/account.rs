@@ -116,6 +116,32 @@ impl Recorder {
         }
     }
 
+    /// The record of an operation; without milestones unless tracing.
+    pub fn open(&self, engine: usize, pc: u32, pushed: Ps, milestones: &[(Reason, Ps)]) -> Op {
+        let mut op = Op {
+            engine: engine as u32,
+            pc,
+            pushed,
+            milestones: Vec::new(),
+        };
+        self.mark(&mut op, milestones);
+        op
+    }
+
+    /// Adds milestones to an operation's record when tracing.
+    pub fn mark(&self, op: &mut Op, milestones: &[(Reason, Ps)]) {
+        if self.tracing {
+            op.milestones.extend_from_slice(milestones);
+        }
+    }
+
+    /// Keeps the record of an operation that has retired when tracing.
+    pub fn close(&mut self, op: Op) {
+        if self.tracing {
+            self.ops.push(op);
+        }
+    }
+
     /// Closes every account at the end of the run.
     pub fn finish(&mut self, end: Ps) {
         for engine in 0..self.accounts.len() {

@@ -1,7 +1,6 @@
 //! Trace folders: what is written is read again; every truncation and every flipped bit is refused.
 
 use super::*;
-use crate::num::random::splitmix64;
 use crate::trace::EngineKind;
 
 /// A folder that goes away with the test.
@@ -19,6 +18,14 @@ impl Drop for Folder {
         // A folder left behind is only litter.
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// Some bits that depend on both numbers.
+fn scatter(a: u64, b: u64) -> u64 {
+    let x = (a << 32 ^ b)
+        .wrapping_add(1)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (x ^ x >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 7
 }
 
 /// A recording whose spans tile every engine's time.
@@ -39,7 +46,7 @@ pub(in crate::trace) fn sample(engines: u16, spans: u64) -> Recording {
         let mut account = Account::new(Reason::Idle);
         let mut at = 0;
         for s in 0..spans {
-            let bits = splitmix64(u64::from(e), s);
+            let bits = scatter(u64::from(e), s);
             let reason = Reason::ALL[(bits % Reason::ALL.len() as u64) as usize];
             let to = at + 1 + (bits >> 40) % 100_000;
             account.sums[reason as usize] += Ps(to - at);

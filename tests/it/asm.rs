@@ -549,66 +549,56 @@ fn binutils_reads_the_object() {
     assert_eq!((lines[2], file(lines[3])), ("k", "test.s:19".to_owned()));
 }
 
-#[derive(clap::Parser)]
-struct AsmCommand {
-    #[command(flatten)]
-    args: tilewright::cli::asm::Args,
-}
-
-/// `asm` with these arguments after the command's name.
-fn run_asm(
-    arguments: &[&Path],
-) -> Result<tilewright::cli::asm::Output, tilewright::cli::asm::Failure> {
-    use clap::Parser;
-    let all = std::iter::once(Path::new("asm")).chain(arguments.iter().copied());
-    tilewright::cli::asm::run(&AsmCommand::parse_from(all).args)
+/// Runs the binary: exit code, standard output, standard error.
+fn tilewright(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tilewright"));
+    for argument in arguments {
+        command.arg(argument);
+    }
+    let output = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code().unwrap(),
+        text(output.stdout),
+        text(output.stderr),
+    )
 }
 
 #[test]
 fn the_commands_write_list_and_fail_as_the_contract_says() {
-    use tilewright::cli::disasm;
     let dir = scratch("asm_cli");
     let source = dir.join("good.s");
     std::fs::write(&source, SAMPLE).unwrap();
-    let written = run_asm(&[&source]).unwrap();
-    assert_eq!(written.data, "");
-    let bytes = std::fs::read(dir.join("good.elf")).unwrap();
+    assert_eq!(tilewright(&[&"asm", &source]).0, 0);
+    let object = dir.join("good.elf");
+    let bytes = std::fs::read(&object).unwrap();
     assert_eq!(bytes, object::write(&assemble(&source).unwrap()));
 
-    let text = disasm::run(&disasm::Args {
-        object: dir.join("good.elf"),
-    })
-    .unwrap();
+    let (code, text, _) = tilewright(&[&"disasm", &object]);
+    assert_eq!(code, 0);
     let (again, twice) = (dir.join("again.s"), dir.join("twice.elf"));
-    std::fs::write(&again, text.data).unwrap();
-    run_asm(&[&again, Path::new("-o"), &twice]).unwrap();
+    std::fs::write(&again, text).unwrap();
+    assert_eq!(tilewright(&[&"asm", &again, &"-o", &twice]).0, 0);
     assert_eq!(std::fs::read(&twice).unwrap(), bytes);
 
-    let listed = run_asm(&[&source, Path::new("--list")]).unwrap();
-    assert!(listed.data.contains("vrun k, r8, 2"));
+    let (_, listed, _) = tilewright(&[&"asm", &source, &"--list"]);
+    assert!(listed.contains("vrun k, r8, 2"), "{listed}");
 
     let bad = dir.join("bad.s");
     std::fs::write(&bad, ".tile\n bogus\n halt 3\n").unwrap();
-    let failure = run_asm(&[&bad, Path::new("--message-format"), Path::new("json")]).unwrap_err();
-    assert_eq!(failure.exit_code(), 3);
-    assert_eq!(failure.report(false).lines().count(), 2);
+    let (code, out, err) = tilewright(&[&"asm", &bad, &"--message-format", &"json"]);
+    assert_eq!(code, 3);
+    let messages = out
+        .lines()
+        .chain(err.lines())
+        .filter(|l| l.starts_with('{'))
+        .count();
+    assert_eq!(messages, 2, "{out}{err}");
     assert!(!dir.join("bad.elf").exists());
-    assert_eq!(run_asm(&[&dir.join("none.s")]).unwrap_err().exit_code(), 2);
-    assert_eq!(
-        run_asm(&[&source, Path::new("-o"), &source])
-            .unwrap_err()
-            .exit_code(),
-        2
-    );
+    assert_eq!(tilewright(&[&"asm", &dir.join("none.s")]).0, 2);
+    assert_eq!(tilewright(&[&"asm", &source, &"-o", &source]).0, 2);
     std::fs::write(&twice, &bytes[..100]).unwrap();
-    let failure = disasm::run(&disasm::Args {
-        object: twice.clone(),
-    })
-    .unwrap_err();
-    assert_eq!(failure.exit_code(), 3);
-    assert!(
-        failure.report(false).contains("twice.elf"),
-        "{}",
-        failure.report(false)
-    );
+    let (code, _, err) = tilewright(&[&"disasm", &twice]);
+    assert_eq!(code, 3);
+    assert!(err.contains("twice.elf"), "{err}");
 }

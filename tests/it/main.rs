@@ -1,6 +1,9 @@
 //! All integration tests, in one binary.
 
 mod asm;
+mod attention;
+mod cli;
 mod compiler;
+mod layers;
 mod machine;
 mod programs;

@@ -4,6 +4,7 @@
 //! when operations run and what they cost. Invariant: operands were checked at push time, so only kernels, gather
 //! tables and memory limits can still fail here.
 
+mod access;
 pub mod kernel;
 mod lanes;
 pub mod tensor;

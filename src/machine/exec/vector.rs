@@ -10,16 +10,15 @@
 pub use super::kernel::{Control, MAX_STEPS, Step};
 use super::lanes::{self, ON, blend, map1, map1_half, map2, on_bits};
 use crate::chip::Chip;
-use crate::isa::image::{Image, Space};
+use crate::isa::image::Image;
 use crate::isa::{Cc, Dtype, Inst, PReg, VReg};
 use crate::machine::memory::Memory;
 use crate::machine::op::{Launch, UnitId};
-use crate::machine::place;
 use crate::machine::trap::{KernelFault, TrapKind};
 use crate::num::{Overflow, Rounding, canonical, decode_slice, encode, encode_slice};
 use crate::num::{functions, tree};
 
-/// Runs a kernel to its end on the TSRAM of `unit`.
+/// Runs a kernel to its end on the TSRAM of `unit`; gives the number of instructions it ran.
 ///
 /// # Errors
 /// A fault with the word of the instruction; see the `traps` of each instruction.
@@ -29,7 +28,7 @@ pub fn run(
     chip: &Chip,
     unit: UnitId,
     tsram: &mut Memory,
-) -> Result<(), KernelFault> {
+) -> Result<u64, KernelFault> {
     let code = &image.kernel_code.insts;
     let mut control = Control::new(launch, image, chip);
     let mut state = State::new(chip, unit);
@@ -42,21 +41,21 @@ pub fn run(
         };
         done.map_err(|kind| KernelFault { word, kind })?;
     }
-    Ok(())
+    Ok(control.steps)
 }
 
 /// Registers of a kernel and scratch of one instruction.
-struct State<'a> {
-    chip: &'a Chip,
-    unit: UnitId,
+pub(super) struct State<'a> {
+    pub(super) chip: &'a Chip,
+    pub(super) unit: UnitId,
     lanes_32: usize,
     lanes_16: usize,
-    v: Vec<Box<[u8]>>,
-    p: Vec<Box<[u8]>>,
+    pub(super) v: Vec<Box<[u8]>>,
+    pub(super) p: Vec<Box<[u8]>>,
     /// Without data: whether a predicate's lanes are known.
-    known: [bool; 8],
+    pub(super) known: [bool; 8],
     /// The result, before it is blended into its register.
-    out: Box<[u8]>,
+    pub(super) out: Box<[u8]>,
     /// FP32 operands of an instruction on 16-bit floats.
     wide: [Vec<u8>; 3],
     values: Vec<f32>,
@@ -82,7 +81,7 @@ impl<'a> State<'a> {
     }
 
     /// Lanes of a type.
-    fn lanes(&self, dtype: Dtype) -> usize {
+    pub(super) fn lanes(&self, dtype: Dtype) -> usize {
         match dtype.bits() {
             32 => self.lanes_32,
             _ => self.lanes_16,
@@ -164,9 +163,7 @@ impl<'a> State<'a> {
                 self.floats2(dt, vd, va, vb, p, on_bits(|a, b| a * b))
             }
             Inst::Vmax { dt, vd, va, vb, p } => self.floats2(dt, vd, va, vb, p, maximum),
-            Inst::Vmin { dt, vd, va, vb, p } => {
-                self.floats2(dt, vd, va, vb, p, minimum)
-            }
+            Inst::Vmin { dt, vd, va, vb, p } => self.floats2(dt, vd, va, vb, p, minimum),
             Inst::Vfma {
                 dt,
                 vd,
@@ -374,20 +371,26 @@ impl<'a> State<'a> {
         let n = self.lanes(dt);
         let mut result = vec![0; self.p[0].len()].into_boxed_slice();
         let (a, b) = (&self.v[va.index()], &self.v[vb.index()]);
-        let mask = &self.p[p.index()];
-        if dt == Dtype::I32 {
-            let (a, b) = (a.as_chunks::<4>().0, b.as_chunks::<4>().0);
-            for (i, lane) in result[..n].iter_mut().enumerate() {
-                let holds = compare(cc, i32::from_le_bytes(a[i]), i32::from_le_bytes(b[i]));
-                *lane = mask[i] & if holds { ON } else { 0 };
+        match dt {
+            Dtype::I32 => {
+                let word = |x: &[u8; 4]| i32::from_le_bytes(*x);
+                let (a, b) = (a.as_chunks().0, b.as_chunks().0);
+                compare(cc, &mut result[..n], a.iter().map(word), b.iter().map(word));
             }
-        } else {
-            let [mut fa, mut fb] = [vec![0.0; n], vec![0.0; n]];
-            decode_slice(dt, a, &mut fa);
-            decode_slice(dt, b, &mut fb);
-            for (i, lane) in result[..n].iter_mut().enumerate() {
-                *lane = mask[i] & if compare(cc, fa[i], fb[i]) { ON } else { 0 };
+            Dtype::F32 => {
+                let word = |x: &[u8; 4]| f32::from_le_bytes(*x);
+                let (a, b) = (a.as_chunks().0, b.as_chunks().0);
+                compare(cc, &mut result[..n], a.iter().map(word), b.iter().map(word));
             }
+            _ => {
+                let [mut x, mut y] = [vec![0.0; n], vec![0.0; n]];
+                decode_slice(dt, a, &mut x);
+                decode_slice(dt, b, &mut y);
+                compare(cc, &mut result[..n], x.into_iter(), y.into_iter());
+            }
+        }
+        for (lane, on) in result.iter_mut().zip(&self.p[p.index()]) {
+            *lane &= on;
         }
         self.set_predicate(pd, result);
         Ok(())
@@ -400,7 +403,7 @@ impl<'a> State<'a> {
     }
 
     /// The predicate instructions that depend on no vector.
-    fn predicate(&mut self, inst: &Inst, c: &Control) {
+    pub(super) fn predicate(&mut self, inst: &Inst, c: &Control) {
         let of = |p: PReg| &self.p[p.index()];
         let both = |a: PReg, b: PReg, f: fn(u8, u8) -> u8| {
             let lanes: Vec<u8> = of(a).iter().zip(of(b)).map(|(a, b)| f(*a, *b)).collect();
@@ -498,173 +501,6 @@ impl<'a> State<'a> {
         }
         self.commit(vd, size, n, p)
     }
-
-    /// Active lanes as a range, and whether every lane in it is active.
-    fn active(&self, n: usize, p: PReg) -> Option<(std::ops::Range<usize>, bool)> {
-        if p.0 == 0 {
-            return Some((0..n, true));
-        }
-        let mask = &self.p[p.index()][..n];
-        let first = mask.iter().position(|on| *on != 0)?;
-        let last = mask.iter().rposition(|on| *on != 0)?;
-        let dense = mask[first..=last].iter().all(|on| *on != 0);
-        Some((first..last + 1, dense))
-    }
-
-    /// Offset in the TSRAM of lane 0, which may lie outside when lane 0 is off.
-    fn base(&self, raw: u64) -> Result<i128, TrapKind> {
-        place::own_sram(self.chip, self.unit, raw).map(i128::from)
-    }
-
-    /// Offset of an active lane, in bounds.
-    fn lane_offset(
-        &self,
-        base: i128,
-        lane: usize,
-        stride: i64,
-        size: usize,
-    ) -> Result<u64, TrapKind> {
-        let first = base + lane as i128 * i128::from(stride);
-        place::range(self.chip, Space::Tsram, first, first + size as i128)?;
-        Ok(first as u64)
-    }
-
-    fn load(
-        &mut self,
-        mem: &Memory,
-        dt: Dtype,
-        vd: VReg,
-        raw: u64,
-        stride: i64,
-        p: PReg,
-    ) -> Result<(), TrapKind> {
-        let (size, n) = (size_of(dt), self.lanes(dt));
-        let mut out = std::mem::take(&mut self.out);
-        out.fill(0);
-        let loaded = self.load_lanes(mem, &mut out[..n * size], (raw, stride, size), p);
-        self.out = out;
-        loaded?;
-        std::mem::swap(&mut self.v[vd.index()], &mut self.out);
-        Ok(())
-    }
-
-    fn load_lanes(
-        &self,
-        mem: &Memory,
-        out: &mut [u8],
-        (raw, stride, size): (u64, i64, usize),
-        p: PReg,
-    ) -> Result<(), TrapKind> {
-        let Some((lanes, dense)) = self.active(out.len() / size, p) else {
-            return Ok(());
-        };
-        let base = self.base(raw)?;
-        if dense && stride == size as i64 {
-            let offset = self.lane_offset(base, lanes.start, stride, lanes.len() * size)?;
-            return mem.read(offset, &mut out[lanes.start * size..lanes.end * size]);
-        }
-        let mask = &self.p[p.index()];
-        let (first, rest) = (lanes.start, lanes.start + 1..lanes.end);
-        let offset = self.lane_offset(base, first, stride, size)?;
-        mem.read(offset, &mut out[first * size..][..size])?;
-        for lane in rest.filter(|lane| mask[*lane] != 0) {
-            if stride == 0 {
-                out.copy_within(first * size..(first + 1) * size, lane * size);
-                continue;
-            }
-            let offset = self.lane_offset(base, lane, stride, size)?;
-            mem.read(offset, &mut out[lane * size..][..size])?;
-        }
-        Ok(())
-    }
-
-    fn store(
-        &mut self,
-        mem: &mut Memory,
-        dt: Dtype,
-        va: VReg,
-        raw: u64,
-        stride: i64,
-        p: PReg,
-    ) -> Result<(), TrapKind> {
-        let (size, n) = (size_of(dt), self.lanes(dt));
-        let Some((lanes, dense)) = self.active(n, p) else {
-            return Ok(());
-        };
-        let base = self.base(raw)?;
-        let register = &self.v[va.index()];
-        if dense && stride == size as i64 {
-            let offset = self.lane_offset(base, lanes.start, stride, lanes.len() * size)?;
-            return mem.write(offset, &register[lanes.start * size..lanes.end * size]);
-        }
-        let mask = &self.p[p.index()];
-        for lane in lanes.filter(|lane| mask[*lane] != 0) {
-            let offset = self.lane_offset(base, lane, stride, size)?;
-            mem.write(offset, &register[lane * size..][..size])?;
-        }
-        Ok(())
-    }
-
-    /// What an instruction does in a run without data: predicates that depend on no vector, and checks of addresses.
-    fn check(&mut self, inst: &Inst, c: &Control, mem: &Memory) -> Result<(), TrapKind> {
-        let (dt, sa, imm, stride, p, store) = match *inst {
-            Inst::Vwhile { .. } | Inst::Pand { .. } | Inst::Por { .. } | Inst::Pandn { .. } => {
-                self.predicate(inst, c);
-                return Ok(());
-            }
-            Inst::Vcmp { pd, .. } => {
-                // Every lane may be on.
-                if pd.0 != 0 {
-                    self.known[pd.index()] = false;
-                    self.p[pd.index()].fill(ON);
-                }
-                return Ok(());
-            }
-            Inst::Vcvt { dd, ds, dg, sg, .. } => {
-                for (dtype, group) in [(dd, dg), (ds, sg)] {
-                    if group != 0 && dtype.bits() == 32 {
-                        return Err(TrapKind::Group(dtype));
-                    }
-                }
-                return Ok(());
-            }
-            Inst::Vld { dt, sa, imm, p, .. } => (dt, sa, imm, size_of(dt) as i64, p, false),
-            Inst::Vldb { dt, sa, imm, p, .. } => (dt, sa, imm, 0, p, false),
-            Inst::Vlds {
-                dt, sa, imm, ss, p, ..
-            } => (dt, sa, imm, c.scalar(ss), p, false),
-            Inst::Vst { dt, sa, imm, p, .. } => (dt, sa, imm, size_of(dt) as i64, p, true),
-            Inst::Vsts {
-                dt, sa, imm, ss, p, ..
-            } => (dt, sa, imm, c.scalar(ss), p, true),
-            _ => return Ok(()),
-        };
-        let size = size_of(dt);
-        let Some((lanes, _)) = self.active(self.lanes(dt), p) else {
-            return Ok(());
-        };
-        let base = self.base(address(c.scalar(sa), imm))?;
-        let mask = &self.p[p.index()];
-        for lane in lanes.filter(|lane| mask[*lane] != 0) {
-            let offset = match self.lane_offset(base, lane, stride, size) {
-                Ok(offset) => offset,
-                // The lane may well be off.
-                Err(_) if !self.known[p.index()] => continue,
-                Err(kind) => return Err(kind),
-            };
-            let control = mem
-                .layout()
-                .filter(|_| store)
-                .and_then(|layout| layout.control(Space::Tsram, offset, offset + size as u64));
-            if let Some(to) = control {
-                return Err(TrapKind::PayloadToControl {
-                    from: "a vector register".to_owned(),
-                    to: to.name.clone(),
-                });
-            }
-        }
-        Ok(())
-    }
 }
 
 #[derive(Clone, Copy)]
@@ -673,11 +509,11 @@ enum Sign {
     Flip,
 }
 
-fn size_of(dtype: Dtype) -> usize {
+pub(super) fn size_of(dtype: Dtype) -> usize {
     dtype.bits() as usize / 8
 }
 
-fn address(scalar: i64, imm: i32) -> u64 {
+pub(super) fn address(scalar: i64, imm: i32) -> u64 {
     scalar.wrapping_add(i64::from(imm)) as u64
 }
 
@@ -709,13 +545,32 @@ fn nan_of(x: f32, y: f32, otherwise: u32) -> u32 {
     }
 }
 
-fn compare<T: PartialOrd>(cc: Cc, a: T, b: T) -> bool {
+/// `out[i]` is on if `a[i] cc b[i]`.
+fn compare<T: PartialOrd>(
+    cc: Cc,
+    out: &mut [u8],
+    a: impl Iterator<Item = T>,
+    b: impl Iterator<Item = T>,
+) {
+    // The comparison is chosen outside of the loop.
     match cc {
-        Cc::Lt => a < b,
-        Cc::Le => a <= b,
-        Cc::Eq => a == b,
-        Cc::Ne => a != b,
-        Cc::Ge => a >= b,
-        Cc::Gt => a > b,
+        Cc::Lt => compare_lanes(out, a, b, |a, b| a < b),
+        Cc::Le => compare_lanes(out, a, b, |a, b| a <= b),
+        Cc::Eq => compare_lanes(out, a, b, |a, b| a == b),
+        Cc::Ne => compare_lanes(out, a, b, |a, b| a != b),
+        Cc::Ge => compare_lanes(out, a, b, |a, b| a >= b),
+        Cc::Gt => compare_lanes(out, a, b, |a, b| a > b),
+    }
+}
+
+#[inline(always)]
+fn compare_lanes<T>(
+    out: &mut [u8],
+    a: impl Iterator<Item = T>,
+    b: impl Iterator<Item = T>,
+    holds: impl Fn(&T, &T) -> bool,
+) {
+    for ((lane, a), b) in out.iter_mut().zip(a).zip(b) {
+        *lane = if holds(&a, &b) { ON } else { 0 };
     }
 }

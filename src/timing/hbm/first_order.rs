@@ -31,6 +31,8 @@ pub struct FirstOrder {
 struct Timing {
     tck: u64,
     line: u64,
+    /// Lines that take as long as one: those that the pseudo channels move at once.
+    least: u64,
     cl: u64,
     rcd_read: u64,
     rcd_write: u64,
@@ -92,8 +94,9 @@ impl Timing {
         };
         Timing {
             tck,
-            // Two pseudo channels move a line each in BL.
-            line: ps(d.bl_ck) / u64::from(d.pseudo_channels),
+            // Every pseudo channel moves a burst in BL.
+            line: (ps(d.bl_ck) * LINE_BYTES / u64::from(d.pseudo_channels * d.burst_bytes)).max(1),
+            least: u64::from(d.pseudo_channels * d.burst_bytes).div_ceil(LINE_BYTES),
             cl: ps(d.cl_ck),
             rcd_read: ps(d.rcdrd_ck),
             rcd_write: ps(d.rcdwr_ck),
@@ -107,7 +110,9 @@ impl Timing {
             bank_groups: u64::from(d.bank_groups),
             banks_per_group: u64::from(d.banks_per_group),
             sids: u64::from(d.sids),
-            blocks_per_row: u64::from(d.columns) * u64::from(d.pseudo_channels) / LINES_PER_BLOCK,
+            blocks_per_row: (u64::from(d.row_bytes()) * u64::from(d.pseudo_channels)
+                / (LINES_PER_BLOCK * LINE_BYTES))
+                .max(1),
             write_batch_lines: WRITE_QUEUE_LINES * DRAIN_SHARE_PERCENT / 100,
         }
     }
@@ -142,7 +147,7 @@ impl Timing {
         };
         let phase =
             (t.0 + self.refresh_interval - offset % self.refresh_interval) % self.refresh_interval;
-        (phase < self.refresh_busy).then(|| Ps(t.0 - phase + self.refresh_busy))
+        (phase < self.refresh_busy).then(|| Ps(t.0 + self.refresh_busy - phase))
     }
 }
 
@@ -198,7 +203,7 @@ impl Channel {
             self.totals.activations += 1;
         }
         // Lines alternate between the pseudo channels, so a single line takes the time of a pair.
-        let service = Ps(lines.max(2) * t.line);
+        let service = Ps(lines.max(t.least) * t.line);
         self.bus_free = now.max(self.bus_free) + service;
         self.totals.data += service;
         let latency = match direction {
@@ -276,7 +281,12 @@ impl HbmModel for FirstOrder {
     fn revise(&mut self, _now: Ps, _revised: &mut Vec<(u64, Schedule)>) {}
 
     fn totals(&self) -> Vec<ChannelTotals> {
-        self.channels.iter().map(|c| c.totals).collect()
+        let ended = |c: &Channel| {
+            let mut c = c.clone();
+            c.attribute_gap(c.pending.0);
+            c.totals
+        };
+        self.channels.iter().map(ended).collect()
     }
 }
 

@@ -120,12 +120,10 @@ fn branches() {
 
 #[test]
 fn stores_and_constants() {
-    let machine = run(
-        ".tensor x, tsram, u8, [16], control, values(0xaa)\n\
+    let machine = run(".tensor x, tsram, u8, [16], control, values(0xaa)\n\
          .const table, 5, -1\n\
          .tile\n li r1, x\n ldc r2, 1(r0)\n addi r2, r2, -256\n sb r2, 1(r1)\n sw r2, 3(r1)\n sd r2, 8(r1)\n halt\n\
-         .expect x, values(0xaa, 0xff, 0xaa, 0xff, 0xfe, 0xff, 0xff, 0xaa, 0xff, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)\n",
-    );
+         .expect x, values(0xaa, 0xff, 0xaa, 0xff, 0xfe, 0xff, 0xff, 0xaa, 0xff, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)\n");
     assert_eq!(machine.tensor_bytes_at("x", 1), machine.tensor_bytes("x"));
 }
 

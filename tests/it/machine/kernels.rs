@@ -75,6 +75,9 @@ fn after(line: &str, dtype: Dtype, operands: &[Vec<u32>]) -> Vec<u8> {
 }
 
 type Lane = fn(f32, f32, f32) -> f32;
+type Word = fn(u32, u32) -> u32;
+type Comparison = fn(&f64, &f64) -> bool;
+type Wanted<'a> = Box<dyn Fn(usize) -> u32 + 'a>;
 
 fn larger(a: f32, b: f32) -> f32 {
     match (a.is_nan() || b.is_nan(), a == b) {
@@ -137,7 +140,7 @@ fn float_lanes() {
 fn bit_and_integer_lanes() {
     let i = Dtype::I32;
     let x = operands(i, 5);
-    let table: [(&str, fn(u32, u32) -> u32); 12] = [
+    let table: [(&str, Word); 12] = [
         ("vadd.i32 v4, v1, v2", |a, b| a.wrapping_add(b)),
         ("vsub.i32 v4, v1, v2", |a, b| a.wrapping_sub(b)),
         ("vmul.i32 v4, v1, v2", |a, b| a.wrapping_mul(b)),
@@ -165,10 +168,7 @@ fn bit_and_integer_lanes() {
         (Dtype::F16, 1 << 15),
     ] {
         let x = operands(dtype, 6);
-        for (name, f) in [
-            ("vabs", (|a, s| a & !s) as fn(u32, u32) -> u32),
-            ("vneg", |a, s| a ^ s),
-        ] {
+        for (name, f) in [("vabs", (|a, s| a & !s) as Word), ("vneg", |a, s| a ^ s)] {
             let wanted: Vec<u32> = x[0].iter().map(|a| f(*a, sign)).collect();
             let line = format!("{name}.{dtype} v4, v1");
             assert_eq!(unpack(dtype, &after(&line, dtype, &x)), wanted, "{line}");
@@ -180,7 +180,7 @@ fn bit_and_integer_lanes() {
 fn comparisons_and_selection() {
     for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::I32] {
         let x = operands(dtype, 8);
-        let table: [(&str, fn(&f64, &f64) -> bool); 6] = [
+        let table: [(&str, Comparison); 6] = [
             ("lt", f64::lt),
             ("le", f64::le),
             ("eq", f64::eq),
@@ -215,7 +215,7 @@ fn moves_and_predicates() {
     let i = Dtype::I32;
     let x = operands(i, 9);
     let on = |i: usize| (3..20).contains(&i);
-    let table: [(&str, Box<dyn Fn(usize) -> u32>); 9] = [
+    let table: [(&str, Wanted); 9] = [
         ("vmov v4, v1", Box::new(|l| x[0][l])),
         ("vbc.i32 v4, s3", Box::new(|_| (-7i32) as u32)),
         ("viota v4, s3", Box::new(|l| (l as i32 - 7) as u32)),

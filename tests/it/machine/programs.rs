@@ -375,9 +375,18 @@ fn payload_does_not_steer_a_run_without_data() {
             "dma.i32.i32 0, r1, r2, r3",
             "payload tensor `p` would be written to control tensor `c`: its contents are unknown without data",
         ),
-        ("vrun k, r1, 1", "a vector register would be written to control tensor `c`"),
-        ("mm.store.f32 r0, r1, r5, r5, r3", "accumulators would be written to control tensor `c`"),
-        ("lw r5, 0(r4)", "payload tensor `w`, which is not stored without data"),
+        (
+            "vrun k, r1, 1",
+            "a vector register would be written to control tensor `c`",
+        ),
+        (
+            "mm.store.f32 r0, r1, r5, r5, r3",
+            "accumulators would be written to control tensor `c`",
+        ),
+        (
+            "lw r5, 0(r4)",
+            "payload tensor `w`, which is not stored without data",
+        ),
     ] {
         let error = failure(&text(line), false).to_string();
         assert!(error.contains(message), "{line}: {error}");
@@ -466,7 +475,91 @@ fn memory_costs_what_is_touched() {
     let mut bytes = [1; 4];
     machine
         .memory(Place::Hbm)
-        .read(0x34ffff_fffe, &mut bytes)
+        .read(0x34_ffff_fffe, &mut bytes)
         .unwrap();
     assert_eq!(bytes, [0, 0, 9, 9]);
+}
+
+/// Programs of any well-formed instructions: whatever they do, they end as a value.
+mod anything {
+    use super::*;
+    use proptest::prelude::*;
+    use tilewright::isa::image::{Kernel, Line};
+    use tilewright::isa::{INFO, Inst, InstInfo, strategy};
+
+    fn instructions(wanted: fn(&InstInfo) -> bool) -> impl Strategy<Value = Vec<Inst>> {
+        let all: Vec<_> = INFO
+            .iter()
+            .filter(|i| wanted(i))
+            .map(strategy::inst_of)
+            .collect();
+        prop::collection::vec(prop::strategy::Union::new(all), 1..30)
+    }
+
+    fn in_kernel(info: &InstInfo) -> bool {
+        // Loops of 2^48 turns only meet the limit, slowly.
+        info.in_kernel() && info.name != "loop"
+    }
+
+    /// Sets r1 to r31 to numbers and addresses that many instructions accept.
+    fn setup() -> Vec<Inst> {
+        let own = 4 << 40;
+        let values = [
+            1,
+            own,
+            32,
+            64,
+            own + 512,
+            0,
+            2,
+            256,
+            1 << 41,
+            3,
+            4096,
+            own + 4096,
+            128,
+            8,
+            16,
+        ];
+        (1..32u8)
+            .map(|r| Inst::Li {
+                rd: tilewright::isa::Reg(r),
+                imm: values[usize::from(r) % values.len()],
+            })
+            .collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn ends_as_a_value(
+            tile in instructions(|i| !i.in_kernel()),
+            cluster in instructions(|i| !i.in_kernel()),
+            kernel in instructions(in_kernel),
+            data: bool,
+            order_seed: u64,
+        ) {
+            let mut image = Image::default();
+            let halt = [Inst::Halt {}];
+            let launch = Inst::Vrun { kernel: 0, args: tilewright::isa::Reg(1), n: 5 };
+            let tile = [&[launch][..], &tile].concat();
+            for (section, body) in [(&mut image.tile, &tile), (&mut image.cluster, &cluster)] {
+                for inst in setup().iter().chain(body).chain(&halt) {
+                    section.push(inst.encode(), Line::default()).unwrap();
+                }
+            }
+            for inst in kernel.iter().chain(&[Inst::Vret {}]) {
+                image.kernel_code.push(inst.encode(), Line::default()).unwrap();
+            }
+            let len = image.kernel_code.words.len() as u32;
+            image.kernels.push(Kernel { name: "k".to_owned(), start: 0, len });
+            let options = LoadOptions { data, memory_limit: 64 << 20 };
+            let mut machine = Machine::load(chip(), Arc::new(image), &options).unwrap();
+            let limits = UntimedLimits { max_steps: 5_000, order_seed };
+            if let Err(error) = run_untimed(&mut machine, &limits) {
+                prop_assert!(!error.to_string().is_empty());
+                prop_assert!([1, 4].contains(&error.exit_code()));
+            }
+        }
+    }
 }

@@ -1,0 +1,203 @@
+//! `bench`: an operation compiled, filled with random data, run and explained.
+
+use super::simulate::{self, DEFAULT_MAX_CYCLES, Options};
+use super::{CliError, Context, check, model, outcome, work};
+use crate::compiler::{Attention, Matmul, Op, TensorSpec};
+use crate::machine::Machine;
+use crate::num::{self, Overflow, Rounding, random};
+use crate::report::Metrics;
+use clap::Subcommand;
+use rayon::prelude::*;
+use serde_json::{Map, json};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Elements made by one task; a multiple of 8, so that tasks begin at whole bytes in every type.
+const CHUNK: u64 = 1 << 16;
+
+/// Compile an operation, run it and say what bounds it
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    op: OpArgs,
+}
+
+#[derive(Subcommand)]
+enum OpArgs {
+    /// C[m,n] = A[m,k] B[k,n]
+    Matmul {
+        #[arg(long)]
+        m: u64,
+        #[arg(long)]
+        n: u64,
+        #[arg(long)]
+        k: u64,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// O = softmax(Q K^T / sqrt(head-dim)) V
+    Attention {
+        #[arg(long)]
+        batch: u64,
+        /// Query heads
+        #[arg(long)]
+        heads: u64,
+        /// Heads of K and V; divides --heads
+        #[arg(long)]
+        kv_heads: u64,
+        #[arg(long)]
+        head_dim: u64,
+        /// Queries per sequence; 1 is decoding
+        #[arg(long)]
+        q_len: u64,
+        /// Keys per sequence
+        #[arg(long)]
+        kv_len: u64,
+        /// Query i sees keys 0 to kv-len - q-len + i
+        #[arg(long)]
+        causal: bool,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(clap::Args)]
+struct Common {
+    /// Operand type: bf16 or fp8; the output is BF16
+    #[arg(long)]
+    dtype: String,
+    /// Compare the result with a slow reference
+    #[arg(long, conflicts_with = "no_data")]
+    check: bool,
+    /// Time without storing or computing tensors
+    #[arg(long)]
+    no_data: bool,
+    /// Seed of the inputs, which are N(0,1)
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Record what every engine did into a directory
+    #[arg(long, value_name = "DIR")]
+    trace: Option<PathBuf>,
+    /// Write the program: an object, or text if it is called .s
+    #[arg(short, long, value_name = "F.elf")]
+    output: Option<PathBuf>,
+    /// Give up after this many cycles
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_CYCLES, value_parser = clap::value_parser!(u64).range(1..))]
+    max_cycles: u64,
+}
+
+impl OpArgs {
+    fn resolve(&self) -> Result<(Op, &Common), CliError> {
+        match *self {
+            OpArgs::Matmul {
+                m,
+                n,
+                k,
+                ref common,
+            } => {
+                let dtype = dtype(common)?;
+                Ok((Op::Matmul(Matmul { m, n, k, dtype }), common))
+            }
+            OpArgs::Attention {
+                batch,
+                heads,
+                kv_heads,
+                head_dim,
+                q_len,
+                kv_len,
+                causal,
+                ref common,
+            } => {
+                let op = Attention {
+                    batch,
+                    heads,
+                    kv_heads,
+                    head_dim,
+                    q_len,
+                    kv_len,
+                    causal,
+                    dtype: dtype(common)?,
+                };
+                Ok((Op::Attention(op), common))
+            }
+        }
+    }
+}
+
+fn dtype(common: &Common) -> Result<num::Dtype, CliError> {
+    crate::compiler::parse_dtype(&common.dtype).map_err(model::usage)
+}
+
+pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
+    let chip = Arc::new(context.chip()?);
+    let (op, common) = args.op.resolve()?;
+    let (compiled, compile_s) = model::compiled(&op, &chip, None)?;
+    if let Some(path) = &common.output {
+        model::write(&compiled, path)?;
+        context.note(&format!("wrote {}", path.display()));
+    }
+    let split_k = compiled.plan.split_k;
+    let image = Arc::new(compiled.image);
+    let mut machine = simulate::load(&chip, &image, !common.no_data, op.name())?;
+    if !common.no_data {
+        fill(&mut machine, &op, common.seed)?;
+    }
+    let options = Options {
+        untimed: false,
+        trace: common.trace.is_some(),
+        max_cycles: common.max_cycles,
+    };
+    let mut run = simulate::run(machine, &options, context)?;
+    if let Some(dir) = &common.trace {
+        simulate::write_trace(dir, &mut run, op.name())?;
+    }
+    let mut metrics = Metrics::new(&chip, work::of_op(&op, Some(split_k), &chip));
+    metrics.measured = run.measured.take();
+    metrics.program_bytes = image.program_bytes();
+    metrics.wall_s = run.wall_s;
+    metrics.compile_s = Some(compile_s);
+    if common.check {
+        metrics.check = Some(check::check(&run.machine, &op, split_k, common.seed)?);
+    }
+    let mut extra = Map::new();
+    extra.insert("op".into(), json!(op));
+    extra.insert(
+        "seed".into(),
+        json!((!common.no_data).then_some(common.seed)),
+    );
+    extra.insert("events".into(), json!(run.events));
+    let data = match common.no_data {
+        true => "without data".to_owned(),
+        false => format!("data N(0,1) of seed {}", common.seed),
+    };
+    let title = format!("{op} on {}, {data}", chip.name);
+    outcome::show(&title, &metrics, extra, context)
+}
+
+/// Fills every input: tensor i takes the N(0,1) stream of seed splitmix64(seed, i), rounded to its type.
+fn fill(machine: &mut Machine, op: &Op, seed: u64) -> Result<(), CliError> {
+    let total: u128 = op.tensors().iter().map(TensorSpec::bytes).sum();
+    if total > u128::from(simulate::MEMORY_LIMIT) {
+        return Err(simulate::memory_limit(&format!(
+            "the tensors take {total} bytes of host memory, at most {}; --no-data times them without storing them",
+            simulate::MEMORY_LIMIT
+        )));
+    }
+    for (i, t) in op.tensors().iter().enumerate().filter(|(_, t)| !t.output) {
+        let stream = random::splitmix64(seed, i as u64);
+        let elements: u64 = t.shape.iter().product();
+        let mut bytes = vec![0; t.dtype.bytes_for(elements) as usize];
+        let chunk_bytes = t.dtype.bytes_for(CHUNK) as usize;
+        let tasks = bytes.par_chunks_mut(chunk_bytes).enumerate();
+        tasks.for_each(|(chunk, bytes)| {
+            let first = chunk as u64 * CHUNK;
+            let indices = first..elements.min(first + CHUNK);
+            let values: Vec<f32> = indices.map(|i| random::normal(stream, i)).collect();
+            num::encode_slice(t.dtype, &values, bytes, Rounding::Rne, Overflow::Saturate);
+        });
+        machine
+            .set_tensor(t.name, &bytes)
+            .map_err(|e| simulate::machine_error(t.name, &e))?;
+    }
+    Ok(())
+}

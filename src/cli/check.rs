@@ -1,0 +1,171 @@
+//! `--check` of `bench`: the result of a run against a slow reference.
+//!
+//! A product up to [`EXACT_LIMIT`] with one sum over K is compared bit for bit; anything else in f64 under the tolerance of
+//! the numerics page, on every row if that takes at most [`WORK_LIMIT`] multiply-adds, else on rows drawn from the seed.
+
+use super::CliError;
+use super::simulate::{MEMORY_LIMIT, machine_error, memory_limit};
+use crate::compiler::{Attention, Matmul, Op};
+use crate::machine::Machine;
+use crate::num::{Dtype, random};
+use crate::report::reference::{AttentionShape, EXACT_LIMIT};
+use crate::report::{Check, reference};
+
+/// Multiply-adds that a reference in f64 may take: some seconds.
+const WORK_LIMIT: u64 = 4_000_000_000;
+
+/// Checks the tensors that a run ended with.
+pub fn check(machine: &Machine, op: &Op, split_k: u64, seed: u64) -> Result<Check, CliError> {
+    let host: u128 = op
+        .tensors()
+        .iter()
+        .map(|t| 4 * t.shape.iter().map(|d| u128::from(*d)).product::<u128>())
+        .sum();
+    if host > u128::from(MEMORY_LIMIT) {
+        return Err(memory_limit(&format!(
+            "--check would take {host} bytes of host memory, at most {MEMORY_LIMIT}"
+        )));
+    }
+    let values = |name: &str| {
+        machine
+            .tensor_f32(name)
+            .map_err(|e| machine_error(name, &e))
+    };
+    match op {
+        Op::Matmul(op) => matmul(machine, op, split_k, seed, &values("A")?, &values("B")?),
+        Op::Attention(op) => {
+            let (out, v) = (values("O")?, values("V")?);
+            Ok(attention(op, seed, &values("Q")?, &values("K")?, &v, &out))
+        }
+    }
+}
+
+fn matmul(
+    machine: &Machine,
+    op: &Matmul,
+    split_k: u64,
+    seed: u64,
+    a: &[f32],
+    b: &[f32],
+) -> Result<Check, CliError> {
+    let bytes = machine
+        .tensor_bytes("C")
+        .map_err(|e| machine_error("C", &e))?;
+    let got: Vec<u16> = bytes
+        .chunks_exact(2)
+        .map(|c| u16::from_le_bytes([c[0], c[1]]))
+        .collect();
+    let (m, n, k) = (op.m as usize, op.n as usize, op.k as usize);
+    let macs = u128::from(op.m) * u128::from(op.n) * u128::from(op.k);
+    if split_k == 1 && macs <= u128::from(EXACT_LIMIT) {
+        let kblock = if op.dtype == Dtype::Bf16 { 8 } else { 32 };
+        let want = reference::matmul(a, b, m, n, k, kblock);
+        return Ok(shown("C", n, None, &reference::compare_bits(&got, &want)));
+    }
+    let rows = rows(m, op.n.saturating_mul(op.k), seed);
+    let (sums, abs) = reference::matmul_f64(a, b, n, k, &rows);
+    let got: Vec<f64> = rows
+        .iter()
+        .flat_map(|r| &got[r * n..(r + 1) * n])
+        .map(|code| f64::from(reference::bf16_value(*code)))
+        .collect();
+    let check = reference::compare_matmul(&got, &sums, &abs);
+    Ok(shown("C", n, Some((&rows, m)), &check))
+}
+
+fn attention(op: &Attention, seed: u64, q: &[f32], k: &[f32], v: &[f32], out: &[f32]) -> Check {
+    let shape = AttentionShape {
+        batch: op.batch as usize,
+        heads: op.heads as usize,
+        kv_heads: op.kv_heads as usize,
+        dim: op.head_dim as usize,
+        q_len: op.q_len as usize,
+        kv_len: op.kv_len as usize,
+        causal: op.causal,
+    };
+    let all = shape.batch * shape.q_len * shape.heads;
+    let rows = rows(all, 2 * op.kv_len.saturating_mul(op.head_dim), seed);
+    let want = reference::attention(q, k, v, &shape, &rows);
+    let got: Vec<f64> = rows
+        .iter()
+        .flat_map(|r| &out[r * shape.dim..(r + 1) * shape.dim])
+        .map(|y| f64::from(*y))
+        .collect();
+    let max_v = v.iter().fold(0f64, |m, x| m.max(f64::from(x.abs())));
+    let check = reference::compare_attention(&got, &want, max_v, op.dtype != Dtype::Bf16);
+    shown("O", shape.dim, Some((&rows, all)), &check)
+}
+
+/// All of `count` rows, or as many distinct ones as the work allows, drawn from the seed.
+fn rows(count: usize, work_per_row: u64, seed: u64) -> Vec<usize> {
+    let allowed = (WORK_LIMIT / work_per_row.max(1)).clamp(1, count.max(1) as u64) as usize;
+    if allowed >= count {
+        return (0..count).collect();
+    }
+    // One row from each of `allowed` equal parts, so that no region is left out.
+    let part = |i: usize| i * count / allowed;
+    (0..allowed)
+        .map(|i| {
+            let (from, to) = (part(i), part(i + 1));
+            from + (random::splitmix64(seed, i as u64) % (to - from) as u64) as usize
+        })
+        .collect()
+}
+
+/// The outcome in the form of the report; `rows`: which rows of how many were compared.
+fn shown(
+    tensor: &str,
+    width: usize,
+    rows: Option<(&[usize], usize)>,
+    check: &reference::Check,
+) -> Check {
+    let of_rows = match rows {
+        Some((rows, all)) if rows.len() < all => format!(", {} of {all} rows", rows.len()),
+        _ => String::new(),
+    };
+    let first = check.first_failure.map(|i| {
+        let (row, column) = (i as usize / width.max(1), i as usize % width.max(1));
+        let row = rows.map_or(row, |(rows, _)| rows[row]);
+        format!(
+            "{tensor} row {row}, column {column}; {} of {} elements fail",
+            check.failed, check.compared
+        )
+    });
+    let cosine = check
+        .cosine
+        .map_or_else(String::new, |c| format!("; cosine {c:.6}"));
+    Check {
+        passed: check.passed,
+        max_abs_err: check.max_abs_err,
+        max_rel_err: check.max_rel_err,
+        reference: format!("{}{of_rows}{cosine}", check.reference),
+        first_failure: first,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_all_or_one_from_each_part() {
+        assert_eq!(rows(5, 1, 1), [0, 1, 2, 3, 4]);
+        let some = rows(1000, WORK_LIMIT / 10, 7);
+        assert_eq!(some.len(), 10);
+        assert!(
+            some.iter().enumerate().all(|(i, r)| r / 100 == i),
+            "{some:?}"
+        );
+        assert_eq!(rows(3, u64::MAX, 7).len(), 1);
+    }
+
+    #[test]
+    fn a_failure_names_the_row_of_the_tensor() {
+        let mut check = reference::compare_bits(&[0, 0x3f80, 0, 0], &[0, 0x3f80, 0, 0x3f80]);
+        check.passed = false;
+        let report = shown("C", 2, Some((&[3, 9], 20)), &check);
+        let first = report.first_failure.unwrap();
+        assert_eq!(first, "C row 9, column 1; 1 of 4 elements fail");
+        assert!(report.reference.ends_with("2 of 20 rows"));
+    }
+}

@@ -1,0 +1,59 @@
+//! `compile`: from a graph to a program, with the plan in words.
+
+use super::{CliError, Context, model, work};
+use crate::report::table::bytes;
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Compile a model to a program
+#[derive(clap::Args)]
+pub struct Args {
+    /// A .toml graph of one matmul or attention
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// Object file to write; assembly text if it is called .s
+    #[arg(short, long, value_name = "F.elf", required_unless_present = "explain")]
+    output: Option<PathBuf>,
+    /// Another extent than the model's; repeatable
+    #[arg(long, value_name = "NAME=N", value_parser = model::extent)]
+    shape: Vec<(String, u64)>,
+    /// Another element type than the model's: bf16 or fp8
+    #[arg(long)]
+    dtype: Option<String>,
+    /// Say how the work is tiled and scheduled, and what bounds it
+    #[arg(long)]
+    explain: bool,
+}
+
+pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
+    let chip = context.chip()?;
+    let op = model::read(&args.model, &args.shape, args.dtype.as_deref())?;
+    let (compiled, compile_s) = model::compiled(&op, &chip, Some(&args.model))?;
+    if let Some(path) = &args.output {
+        model::write(&compiled, path)?;
+        context.note(&format!(
+            "wrote {} ({} of program)",
+            path.display(),
+            bytes(compiled.image.program_bytes())
+        ));
+    }
+    if context.json {
+        let work = work::of_op(&op, Some(compiled.plan.split_k), &chip);
+        return context.print_json(json!({
+            "chip": chip.name,
+            "op": op,
+            "flops": work.flops,
+            "bound": work.bound.as_ref().map(|b| &b.0),
+            "bound_time_s": work.bound.as_ref().map(|b| b.1),
+            "split_k": work.split_k,
+            "program_bytes": compiled.image.program_bytes(),
+            "compile_s": compile_s,
+            "plan": compiled.plan,
+            "output": args.output,
+        }));
+    }
+    match args.explain {
+        true => context.print(&format!("{}  bound {}\n", compiled.plan, op.bound(&chip))),
+        false => Ok(()),
+    }
+}

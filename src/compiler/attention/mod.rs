@@ -1,0 +1,231 @@
+//! Attention: O = softmax(Q K^T / sqrt(dim)) V, as one program for all tiles.
+//!
+//! Models: the choice between two schedules by predicted time, [`decode`] (few queries, memory-bound, keys split over tiles)
+//! and [`prefill`] (many queries, bound by the vector processor), and what they share: the kernels' shape, the exponent bias
+//! of P, declarations. Both work on transposed scores S^T[key][query row], so that softmax runs down the keys without
+//! reductions across lanes. P is rounded to the operand type after a scale of 2^8 in E4M3 (the largest P, 1, becomes 256 of
+//! 448; the smallest that survives is 2^-17) and of 1 in BF16; sums take P before rounding, in FP32, with the same scale, which
+//! the last divide therefore removes. Leaves out: sliding windows, sinks, soft caps, paged K and V.
+
+pub mod decode;
+pub mod kernels;
+pub mod prefill;
+pub mod schedule;
+
+use super::emit::{Text, TsramLayout};
+use super::{Attention, CompileError, Lowered, Op, Plan, prologue};
+use crate::chip::Chip;
+use crate::num::Dtype;
+
+/// Largest head: rows of O^T take 32 accumulator blocks of 128 lanes.
+const MAX_HEAD_DIM: u64 = 256;
+/// Strides are immediates of the control code's multiply.
+const MAX_STRIDE: u64 = 1 << 30;
+
+/// An operation with the numbers derived from it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Geometry {
+    /// The operation.
+    pub op: Attention,
+    /// Bytes of an operand element.
+    pub element: u64,
+}
+
+impl Geometry {
+    /// Derives the numbers of a validated operation.
+    pub fn new(op: &Attention) -> Geometry {
+        Geometry {
+            op: *op,
+            element: u64::from(op.dtype.bits()) / 8,
+        }
+    }
+
+    /// First byte of HBM behind the operation's tensors.
+    pub fn hbm_end(&self) -> u64 {
+        let tensors = Op::Attention(self.op).tensors();
+        tensors.iter().fold(0u64, |end, t| {
+            (end + t.bytes() as u64).next_multiple_of(256)
+        })
+    }
+
+    /// Query heads of a K/V head.
+    pub fn group(&self) -> u64 {
+        self.op.heads / self.op.kv_heads
+    }
+
+    /// Query heads in a set of rows: the group, or its largest divisor up to the 128 lanes of a vector.
+    pub fn heads_of_a_set(&self) -> Option<u64> {
+        let group = self.group();
+        (1..=group.min(128))
+            .rev()
+            .find(|h| group.is_multiple_of(*h))
+    }
+}
+
+/// A schedule with its sizes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Schedule {
+    Decode(decode::Tiling),
+    Prefill(prefill::Tiling),
+}
+
+impl Schedule {
+    /// Predicted cycles.
+    pub fn cycles(&self) -> u64 {
+        match self {
+            Schedule::Decode(t) => t.cycles,
+            Schedule::Prefill(t) => t.cycles,
+        }
+    }
+}
+
+/// The schedules that fit the chip, the faster one by prediction first.
+///
+/// # Errors
+/// A head that is no multiple of 32 up to 256, extents past the control code's arithmetic, a tile SRAM too small for any plan, no
+/// room in HBM for the partial results of a split.
+pub fn schedules(op: &Attention, chip: &Chip) -> Result<Vec<Schedule>, CompileError> {
+    let whole = Op::Attention(*op);
+    let refuse = |reason: String| CompileError::NoPlan {
+        op: whole.to_string(),
+        chip: chip.name.clone(),
+        reason,
+    };
+    if !op.head_dim.is_multiple_of(32) || op.head_dim > MAX_HEAD_DIM {
+        return Err(refuse(format!(
+            "head-dim {} is no multiple of 32 up to {MAX_HEAD_DIM}",
+            op.head_dim
+        )));
+    }
+    let stride = op.heads.saturating_mul(2 * op.head_dim);
+    for (name, value) in [
+        ("q-len", op.q_len),
+        ("kv-len", op.kv_len),
+        ("bytes of a query's heads", stride),
+    ] {
+        if value > MAX_STRIDE {
+            return Err(refuse(format!("{name} is {value}, past {MAX_STRIDE}")));
+        }
+    }
+    let g = Geometry::new(op);
+    let room = chip.hbm_bytes().saturating_sub(g.hbm_end());
+    let mut found: Vec<Schedule> = decode::plan(&g, chip)
+        .filter(|t| decode::scratch_bytes(t, &g, chip) <= room)
+        .map(Schedule::Decode)
+        .into_iter()
+        .chain(prefill::plan(&g, chip).map(Schedule::Prefill))
+        .collect();
+    found.sort_by_key(Schedule::cycles);
+    if found.is_empty() {
+        let size = chip.tsram.size_bytes;
+        return Err(refuse(format!("no tiling fits {size} bytes of tile SRAM")));
+    }
+    Ok(found)
+}
+
+/// Compiles attention for a chip, by the schedule that is predicted to be the fastest.
+///
+/// # Errors
+/// As [`schedules`].
+pub fn lower(op: &Attention, chip: &Chip) -> Result<Lowered, CompileError> {
+    let found = schedules(op, chip)?;
+    lower_as(op, chip, &found[0])
+}
+
+/// Compiles attention by one of the [`schedules`] of the same operation and chip.
+///
+/// # Errors
+/// A schedule of another chip whose buffers do not fit this one.
+pub fn lower_as(op: &Attention, chip: &Chip, chosen: &Schedule) -> Result<Lowered, CompileError> {
+    let whole = Op::Attention(*op);
+    let g = Geometry::new(op);
+    let bias = if op.dtype == Dtype::E4m3 { 8 } else { 0 };
+    let facts = match chosen {
+        Schedule::Decode(t) => decode::explain(t, &g, chip),
+        Schedule::Prefill(t) => prefill::explain(t, &g, chip),
+    };
+    let mut plan = Plan {
+        op: whole.to_string(),
+        facts: Vec::new(),
+        split_k: 1,
+        predicted_cycles: chosen.cycles(),
+    };
+    for (name, value) in facts {
+        plan.fact(name, value);
+    }
+    plan.fact(
+        "P",
+        format!(
+            "{} after a scale of 2^{bias}; sums and maxima in FP32",
+            op.dtype
+        ),
+    );
+    let mut text = Text::default();
+    prologue(&mut text, &whole, chip, &plan);
+    let scale = std::f64::consts::LOG2_E / (op.head_dim as f64).sqrt();
+    let shape = |s_row, p_row, queries| kernels::Shape {
+        dtype: op.dtype,
+        scale: scale as f32,
+        bias,
+        s_row,
+        p_row,
+        o_row: s_row,
+        group: match chosen {
+            Schedule::Decode(_) => g.group(),
+            Schedule::Prefill(t) => t.heads,
+        },
+        queries,
+    };
+    match chosen {
+        Schedule::Decode(t) => {
+            decode::emit(&mut text, t, &g, chip, g.hbm_end())?;
+            kernels::emit(&mut text, &shape(t.s_row(&g), t.p_row(&g), op.q_len), true);
+        }
+        Schedule::Prefill(t) => {
+            prefill::emit(&mut text, t, &g, chip)?;
+            kernels::emit(
+                &mut text,
+                &shape(t.s_row(), t.p_row(&g), t.set_queries),
+                false,
+            );
+        }
+    }
+    Ok(Lowered {
+        text: text.finish(),
+        plan,
+    })
+}
+
+/// Declares buffers as byte tensors; those in `control` hold what control code reads.
+fn declare(text: &mut Text, layout: &TsramLayout, control: &[&str]) {
+    for (name, offset, bytes) in &layout.buffers {
+        let class = if control.contains(&name.as_str()) {
+            "control"
+        } else {
+            "payload"
+        };
+        text.directive(&format!(
+            ".tensor {name}, tsram, u8, [{bytes}], {class}, at {offset:#x}"
+        ));
+    }
+}
+
+/// Names of consecutive 64-bit words from `first` on.
+fn equ(text: &mut Text, words: &[(&str, &str)], first: u64) {
+    for (index, (name, comment)) in words.iter().enumerate() {
+        text.equ(name, first + 8 * index as u64, comment);
+    }
+}
+
+/// Moves a pointer to the next slot of a ring, given the slot's bytes and the ring's tensor.
+fn bump(text: &mut Text, register: &str, spare: &str, slot: &str, ring: &str) {
+    let stay = text.fresh("in_ring");
+    text.block(&format!(
+        "li {spare}, {slot}
+        add {register}, {register}, {spare}
+        li {spare}, addr({ring}) + size({ring})
+        bne {register}, {spare}, {stay}
+        li {register}, addr({ring})
+        {stay}:"
+    ));
+}
