@@ -15,15 +15,13 @@ use tilewright::chip::Chip;
 use tilewright::isa::INFO;
 use tilewright::isa::image::Image;
 use tilewright::machine::op::{Queue, UnitId};
-use tilewright::machine::{BlockedOn, LoadOptions, Machine, RunError, TrapKind, UntimedLimits, run_untimed};
+use tilewright::machine::{
+    BlockedOn, LoadOptions, Machine, RunError, TrapKind, UntimedLimits, run_untimed,
+};
 use tilewright::timing::{self, TimedOptions};
 
-/// Programs that the timed chip does not yet run as their page says, with the reason. Each is checked to fail, so that
-/// whoever closes the gap removes the line.
-const DEVIATIONS: [(&str, &str); 1] = [(
-    "net_signal",
-    "the timed network queue makes a post before earlier transfers of the queue have arrived",
-)];
+/// The chips that ship.
+const PRESETS: [&str; 4] = ["mini", "maia-200", "maia-200-2ghz", "maia-200-full"];
 
 /// Bound on the steps and cycles of a run: reached only by a program that does not end.
 const LIMIT: u64 = 1 << 24;
@@ -47,7 +45,9 @@ fn chip(name: &str) -> Arc<Chip> {
 }
 
 fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("programs").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("programs")
+        .join(name)
 }
 
 /// The sources of a folder by name, sorted.
@@ -132,7 +132,11 @@ fn check_modes(chip_name: &str, name: &str, parameters: &[(&str, i64)], output: 
     }
     let (_, cycles) = run_on(&chip, &image, Mode::Timed(0), false).unwrap();
     all_cycles.extend(cycles);
-    assert_eq!(all_cycles.len(), 1, "{name} {parameters:?} on {chip_name}: {all_cycles:?}");
+    assert_eq!(
+        all_cycles.len(),
+        1,
+        "{name} {parameters:?} on {chip_name}: {all_cycles:?}"
+    );
     first.unwrap()
 }
 
@@ -143,7 +147,9 @@ fn every_instruction_has_one_program_that_contains_it() {
     wanted.sort();
     assert_eq!(names, wanted);
     for info in &INFO {
-        let path = folder("isa").join(info.name.replace('.', "_")).with_extension("s");
+        let path = folder("isa")
+            .join(info.name.replace('.', "_"))
+            .with_extension("s");
         let image = load_source(&path);
         let sections = [&image.tile, &image.cluster, &image.chip, &image.kernel_code];
         let mut insts = sections.iter().flat_map(|s| &s.insts);
@@ -174,18 +180,13 @@ fn failure(name: &str, run: Result<(Machine, Option<u64>), RunError>) -> Option<
 
 #[test]
 fn instruction_programs_pass() {
-    for chip_name in ["mini", "maia-200"] {
+    for chip_name in PRESETS {
         let chip = chip(chip_name);
         for (name, path) in programs("isa") {
             let image = load_source(&path);
             for mode in MODES {
-                let failed = failure(&name, run_on(&chip, &image, mode, true));
-                let gap = DEVIATIONS.iter().find(|d| d.0 == name);
-                let gap = gap.filter(|_| matches!(mode, Mode::Timed(_)));
-                match (failed, gap) {
-                    (None, None) | (Some(_), Some(_)) => {}
-                    (Some(e), None) => panic!("{name} on {chip_name}, {mode:?}: {e}"),
-                    (None, Some(gap)) => panic!("{name} passes now: remove from DEVIATIONS: {}", gap.1),
+                if let Some(e) = failure(&name, run_on(&chip, &image, mode, true)) {
+                    panic!("{name} on {chip_name}, {mode:?}: {e}");
                 }
             }
         }
@@ -200,7 +201,10 @@ fn programs_survive_the_way_through_object_and_disassembly() {
         let text = disassemble(&object::read(&bytes).unwrap());
         let again = assemble_text("again.s", &text, &read_source)
             .unwrap_or_else(|e| panic!("{name}: {}", e.render(false)));
-        assert!(object::write(&again) == bytes, "{name}: other bytes after disassembly");
+        assert!(
+            object::write(&again) == bytes,
+            "{name}: other bytes after disassembly"
+        );
     }
 }
 
@@ -215,7 +219,12 @@ fn stream_copy_copies() {
 
 #[test]
 fn vector_add_adds() {
-    for (chip, n) in [("mini", 77), ("mini", 40_000), ("maia-200", 1 << 19), ("maia-200-full", 999_999)] {
+    for (chip, n) in [
+        ("mini", 77),
+        ("mini", 40_000),
+        ("maia-200", 1 << 19),
+        ("maia-200-full", 999_999),
+    ] {
         let m = check_modes(chip, "vector_add", &[("N", n)], "C");
         let [a, b, c] = ["A", "B", "C"].map(|t| m.tensor_f32(t).unwrap());
         assert_eq!(c.len(), n as usize);
@@ -317,7 +326,14 @@ fn flash_attention_matches_f64() {
         ("mini", small(200, 70, true), 1),
         ("mini", small(1, 131, true), 1),
         ("mini", small(1, 1, false), 1),
-        ("maia-200", Attention { dim: 64, ..small(300, 300, true) }, 7),
+        (
+            "maia-200",
+            Attention {
+                dim: 64,
+                ..small(300, 300, true)
+            },
+            7,
+        ),
     ] {
         let scale = std::f32::consts::LOG2_E / (a.dim as f32).sqrt();
         let parameters = [
@@ -377,8 +393,9 @@ fn deadlock_is_reported() {
 #[test]
 fn ledger_of_cycles() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/ledger.txt");
-    let mut found = String::from("# chip, kernel, cycles. Written by UPDATE_GOLDEN=1 cargo test ledger\n");
-    for chip_name in ["mini", "maia-200", "maia-200-2ghz", "maia-200-full"] {
+    let mut found =
+        String::from("# chip, kernel, cycles. Written by UPDATE_GOLDEN=1 cargo test ledger\n");
+    for chip_name in PRESETS {
         let chip = chip(chip_name);
         for (name, path) in programs("kernels").iter().filter(|p| p.0 != "deadlock") {
             let (_, cycles) = run_on(&chip, &load_source(path), Mode::Timed(0), false)
@@ -390,5 +407,8 @@ fn ledger_of_cycles() {
         std::fs::write(&path, &found).unwrap();
     }
     let kept = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == kept, "cycles changed; if meant, UPDATE_GOLDEN=1\nkept:\n{kept}\nfound:\n{found}");
+    assert!(
+        found == kept,
+        "cycles changed; if meant, UPDATE_GOLDEN=1\nkept:\n{kept}\nfound:\n{found}"
+    );
 }

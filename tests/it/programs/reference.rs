@@ -4,7 +4,9 @@
 /// Checks a row of softmax results in BF16: half a unit in the last place is up to 2^-8 of the value; a little more is for the FP32
 /// steps before it.
 pub fn softmax_row(x: &[f32], y: &[f32]) {
-    let largest = x.iter().fold(f64::NEG_INFINITY, |m, x| m.max(f64::from(*x)));
+    let largest = x
+        .iter()
+        .fold(f64::NEG_INFINITY, |m, x| m.max(f64::from(*x)));
     let e: Vec<f64> = x.iter().map(|x| (f64::from(*x) - largest).exp()).collect();
     let sum: f64 = e.iter().sum();
     for (e, y) in e.iter().zip(y) {
@@ -31,8 +33,14 @@ pub fn dot_within_tolerance(a: &[f32], b: impl Iterator<Item = f32>, got: f32) {
 /// One element of an FP8 product by the rule of the tensor unit: 32 products summed exactly (E4M3 products are multiples of
 /// 2^-18 below 2^18, so an f64 sum of 32 is exact), rounded to FP32, added to the FP32 sum; in the end rounded to BF16.
 pub fn fp8_dot_to_bf16(a: &[f32], b: impl Iterator<Item = f32>) -> f32 {
-    let products: Vec<f64> = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(b)).collect();
-    let sum = products.chunks(32).fold(0.0f32, |sum, block| sum + block.iter().sum::<f64>() as f32);
+    let products: Vec<f64> = a
+        .iter()
+        .zip(b)
+        .map(|(a, b)| f64::from(*a) * f64::from(b))
+        .collect();
+    let sum = products
+        .chunks(32)
+        .fold(0.0f32, |sum, block| sum + block.iter().sum::<f64>() as f32);
     // Nearest even: add half a unit less one, and the last bit kept.
     let bits = sum.to_bits();
     f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
@@ -64,7 +72,10 @@ impl Attention {
                     let got = f64::from(*got);
                     let error = (got - want).abs();
                     // Also false if the result is a NaN.
-                    assert!(error <= limit, "{self:?}: head {head} query {i} [{x}]: {got} for {want}");
+                    assert!(
+                        error <= limit,
+                        "{self:?}: head {head} query {i} [{x}]: {got} for {want}"
+                    );
                     dot += got * want;
                     norm_got += got * got;
                     norm_want += want * want;
@@ -80,7 +91,10 @@ impl Attention {
         let row = |t: &'_ [f32], key: usize| {
             let kv_head = head / (self.heads / self.kv_heads);
             let at = (key * self.kv_heads + kv_head) * self.dim;
-            t[at..][..self.dim].iter().map(|x| f64::from(*x)).collect::<Vec<f64>>()
+            t[at..][..self.dim]
+                .iter()
+                .map(|x| f64::from(*x))
+                .collect::<Vec<f64>>()
         };
         let seen = match self.causal {
             // Keys 0 ..= kv_len - q_len + i.
@@ -89,7 +103,11 @@ impl Attention {
         };
         let scores: Vec<f64> = (0..seen)
             .map(|key| {
-                let dot: f64 = row(k, key).iter().zip(q).map(|(k, q)| k * f64::from(*q)).sum();
+                let dot: f64 = row(k, key)
+                    .iter()
+                    .zip(q)
+                    .map(|(k, q)| k * f64::from(*q))
+                    .sum();
                 dot / (self.dim as f64).sqrt()
             })
             .collect();
