@@ -18,6 +18,7 @@ mod model;
 mod npy;
 mod objects;
 mod outcome;
+mod progress;
 mod run;
 mod simulate;
 mod tensors;

@@ -7,3 +7,4 @@ mod compiler;
 mod layers;
 mod machine;
 mod programs;
+mod timing;
