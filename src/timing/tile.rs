@@ -15,7 +15,7 @@ use super::world::World;
 use super::{dma::DmaEngine, inbox::Inbox};
 use crate::isa::image::Space;
 use crate::machine::exec::{tensor as tensor_exec, vector as vector_exec};
-use crate::machine::op::{Launch, MacroOp, OpKind, Place, Queue, UnitId};
+use crate::machine::op::{MacroOp, OpKind, Place, Queue, UnitId};
 use crate::machine::trap::{RunError, Trap};
 use crate::machine::{self, Accumulators, Blocked, Memory};
 use crate::sim::{Outbox, Ps, Server};
