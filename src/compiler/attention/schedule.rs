@@ -190,16 +190,19 @@ mod tests {
                 _ => {}
             }
         }
-        assert_eq!(pointer, [passes as i64 * 8 * 10, passes as i64 * 8 * 3]);
+        assert_eq!(
+            pointer,
+            [10, 3].map(|step| (passes * rows.unroll * step) as i64)
+        );
         seen
     }
 
     #[test]
     fn every_row_is_loaded_and_stored_once_in_order() {
-        for (interval, store) in [(2, 24), (1, 5), (2, 0), (2, 17)] {
+        for (interval, unroll, store) in [(2, 16, 24), (1, 8, 5), (2, 8, 0), (2, 8, 17)] {
             let rows = Rows {
                 interval,
-                unroll: 8,
+                unroll,
                 pointers: vec![
                     Pointer {
                         register: "sa",
@@ -218,7 +221,7 @@ mod tests {
             for passes in 1..5 {
                 let seen = walk(&rows, passes);
                 let of = |kind| seen.iter().filter(move |s| s.0 == kind).map(|s| s.1);
-                let count = 8 * passes as i64;
+                let count = (unroll * passes) as i64;
                 assert_eq!(
                     of('l').collect::<Vec<_>>(),
                     (0..count).map(|r| r * 10).collect::<Vec<_>>()

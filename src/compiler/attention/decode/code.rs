@@ -396,6 +396,8 @@ pub(super) fn push_update(text: &mut Text, g: &Geometry) {
         wait part_full, 1
         signal part_free, 1
         beq t2, r0, goes_on
+        li t1, 2
+        beq t5, t1, goes_on # done when the other parts are in
         signal o_done, 1
         li t1, 1
         bne t5, t1, goes_on
@@ -481,7 +483,6 @@ pub(super) fn push_update(text: &mut Text, g: &Geometry) {
         parts_counted:
         li t5, addr(in_o)
         li t4, addr(in_stat)
-        wait o_done, 1 # of this tile's own part: the first join follows it
         next_part:
         addi t1, t1, 1
         bge t1, t2, joined_all
@@ -501,7 +502,7 @@ pub(super) fn push_update(text: &mut Text, g: &Geometry) {
         li a0, {VECTOR_BYTES}
         signal in_full, 1
         dim a1, a0, a2
-        dma.f32.f32 1, t4, t3, a3
+        dma.f32.f32 0, t4, t3, a3 # behind the first, so in_free holds for both
         addi a0, t5, 0
         li a1, head_dim
         li a2, addr(o_buf)
