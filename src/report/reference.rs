@@ -381,12 +381,6 @@ pub fn compare_bits(got: &[u16], want: &[u16]) -> Check {
     check
 }
 
-/// Whether two values differ by more than the limit; a NaN always does.
-fn apart(got: f64, want: f64, limit: f64) -> bool {
-    let difference = (got - want).abs();
-    difference > limit || difference.is_nan() || limit.is_nan()
-}
-
 /// Pass if |y - r| <= 2^-8 |r| + 2^-20 sum|a b| everywhere.
 pub fn compare_matmul(got: &[f64], sums: &[f64], abs: &[f64]) -> Check {
     let mut check = measure(got, sums, "f64: |y-r| <= 2^-8 |r| + 2^-20 sum|a b|");
