@@ -12,7 +12,6 @@ use super::processor::Processor;
 use super::unit::{self, Engines, Unit};
 use super::world::World;
 use crate::isa::image::Space;
-use crate::machine::exec::transfer;
 use crate::machine::op::{MacroOp, Place, Queue, UnitId};
 use crate::machine::{self, Blocked, Memory};
 use crate::sim::{Outbox, Ps, Server};
@@ -145,10 +144,8 @@ impl Cluster {
 
     /// Reads a train from CSRAM and routes it.
     fn read_out(&mut self, mut train: Train, now: Ps, world: &World, out: &mut Outbox<Msg>) {
-        let t = &train.op.transfer;
-        match transfer::read(t, train.start, train.len, &self.csram) {
-            Ok(data) => train.data = data.map(Into::into),
-            Err(kind) => return self.unit.trap_of(&train, world, kind, out),
+        if let Err(kind) = train.read_from(&self.csram) {
+            return self.unit.trap_of(&train, world, kind, out);
         }
         let csram = &world.chip.csram;
         let service = world.clock.bytes(train.bytes, u64::from(csram.read_bytes));
@@ -314,9 +311,7 @@ impl Cluster {
 
     /// Writes an arriving train into CSRAM.
     fn write_in(&mut self, train: Train, now: Ps, world: &World, out: &mut Outbox<Msg>) {
-        let t = &train.op.transfer;
-        let data = train.data.as_deref();
-        if let Err(kind) = transfer::write(t, train.start, train.len, &mut self.csram, data) {
+        if let Err(kind) = train.write_to(&mut self.csram) {
             return self.unit.trap_of(&train, world, kind, out);
         }
         let last = self.inbox.arrive(&train);

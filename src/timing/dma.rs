@@ -131,12 +131,17 @@ impl DmaEngine {
     }
 
     /// The queued operation at the head of a channel that is free to start it.
-    pub fn head(&self, channel: usize) -> Option<&MacroOp> {
-        let c = &self.channels[channel];
-        if c.issuing.is_some() {
+    pub fn head(&self, channel: usize, now: Ps) -> Option<&MacroOp> {
+        if self.is_issuing(channel, now) {
             return None;
         }
-        c.queue.front().map(|q| &*q.op)
+        self.channels[channel].queue.front().map(|q| &*q.op)
+    }
+
+    /// Whether a channel has trains to issue, or the port still counts out the requests of its last one.
+    fn is_issuing(&self, channel: usize, now: Ps) -> bool {
+        let at_port = self.port_user == channel && self.port_free > now;
+        at_port || self.channels[channel].issuing.is_some()
     }
 
     /// Operations waiting or in flight, with whether each is still queued: for the deadlock report.
@@ -191,7 +196,9 @@ impl DmaEngine {
                 _ => None,
             })
             .collect();
+        let payload_only = world.is_payload_only(&transfer);
         let inflight = Arc::new(InFlight {
+            payload_only,
             transfer,
             initiator: self.unit,
             pc: op.pc,
@@ -249,8 +256,11 @@ impl DmaEngine {
 
     /// Marks heads that have just reached the front of their queue.
     pub fn note_heads(&mut self, now: Ps) {
-        for c in self.channels.iter_mut().filter(|c| c.issuing.is_none()) {
-            if let Some(head) = c.queue.front_mut() {
+        for channel in 0..self.channels.len() {
+            if self.is_issuing(channel, now) {
+                continue;
+            }
+            if let Some(head) = self.channels[channel].queue.front_mut() {
                 head.head.get_or_insert(now);
             }
         }
@@ -260,7 +270,8 @@ impl DmaEngine {
     pub fn issue(&mut self, now: Ps, world: &World, rec: &Recorder) -> Issue {
         self.short = None;
         if self.port_free > now {
-            let waiting = self.channels.iter().any(|c| c.issuing.is_some());
+            let mut channels = self.channels.iter();
+            let waiting = channels.any(|c| c.issuing.is_some() || !c.queue.is_empty());
             return if waiting {
                 Issue::At(self.port_free)
             } else {

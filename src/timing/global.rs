@@ -17,7 +17,6 @@ use super::unit::{self, Unit};
 use super::world::World;
 use crate::chip::cost;
 use crate::isa::image::Space;
-use crate::machine::exec::transfer;
 use crate::machine::op::{MacroOp, Place, UnitId};
 use crate::machine::{self, Blocked, Memory};
 use crate::sim::{Outbox, Ps, Server};
@@ -146,7 +145,6 @@ impl Global {
         slot.runs.clear();
         slot.ports = now;
         let t = &train.op.transfer;
-        let block = self.interleave.bytes();
         let width = u64::from(world.chip.noc.stack_port_bytes);
         let channels_per_stack = world.chip.hbm.channels_per_stack;
         let size = if direction == Direction::Read {
@@ -168,12 +166,9 @@ impl Global {
                 } else {
                     piece.dst
                 };
-                let (mut at, end) = (base, base + bytes);
-                while at < end {
-                    let next = (at / block * block + block).min(end);
-                    let (channel, offset) = self.interleave.locate(at);
+                for (channel, offset, bytes) in self.interleave.parts(base, base + bytes) {
                     let line = offset / LINE_BYTES;
-                    let lines = (offset + (next - at)).div_ceil(LINE_BYTES) - line;
+                    let lines = (offset + bytes).div_ceil(LINE_BYTES) - line;
                     let tag = u64::from(index) << RUN_BITS | slot.runs.len() as u64;
                     let run = Run {
                         channel,
@@ -185,18 +180,17 @@ impl Global {
                     let schedule = self.model.submit(now, run);
                     slot.runs.push(schedule.last);
                     let stack = (channel / channels_per_stack) as usize;
-                    let service = world.share(next - at, width);
+                    let service = world.clock.bytes(bytes, width);
                     let port = match direction {
                         Direction::Read => &mut self.stack_out[stack],
                         Direction::Write => &mut self.stack_in[stack],
                     };
-                    port.bytes += next - at;
+                    port.bytes += bytes;
                     let done = match direction {
                         Direction::Read => port.serve_ready(now, schedule.first, service),
                         Direction::Write => port.serve(now, service).1,
                     };
                     slot.ports = slot.ports.max(done);
-                    at = next;
                 }
             }
         }
@@ -267,18 +261,15 @@ impl Global {
             return;
         };
         self.free_slots.push(index);
-        let t = &train.op.transfer;
         match direction {
             Direction::Read => {
-                match transfer::read(t, train.start, train.len, &self.hbm) {
-                    Ok(data) => train.data = data.map(Into::into),
-                    Err(kind) => return self.unit.trap_of(&train, world, kind, out),
+                if let Err(kind) = train.read_from(&self.hbm) {
+                    return self.unit.trap_of(&train, world, kind, out);
                 }
                 self.route(train, Leg::Out, now, world, out);
             }
             Direction::Write => {
-                let data = train.data.as_deref();
-                if let Err(kind) = transfer::write(t, train.start, train.len, &mut self.hbm, data) {
+                if let Err(kind) = train.write_to(&mut self.hbm) {
                     return self.unit.trap_of(&train, world, kind, out);
                 }
                 let last = self.inbox.arrive(&train);

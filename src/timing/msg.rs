@@ -1,6 +1,9 @@
 //! Messages between components, and the trains that data travels in.
 
+use crate::machine::exec::transfer;
+use crate::machine::memory::Memory;
 use crate::machine::op::{Queue, Transfer, UnitId};
+use crate::machine::trap::TrapKind;
 use std::sync::Arc;
 
 /// A transfer that has started.
@@ -16,6 +19,8 @@ pub struct InFlight {
     pub queue: Queue,
     /// Number of the operation within the initiator.
     pub seq: u64,
+    /// In a run without data: it touches nothing that is stored.
+    pub payload_only: bool,
     /// Elements in all.
     pub elements: u64,
     /// The destination that returns credits: the initiator's own memory if it is one, else the first.
@@ -39,6 +44,26 @@ pub struct Train {
     pub requests: u32,
     /// The elements in the destination's type, once read from the source; none without data.
     pub data: Option<Arc<[u8]>>,
+}
+
+impl Train {
+    /// Reads the train's elements from the memory of its source, which in a run without data may store none.
+    pub fn read_from(&mut self, memory: &Memory) -> Result<(), TrapKind> {
+        if !self.op.payload_only {
+            let data = transfer::read(&self.op.transfer, self.start, self.len, memory)?;
+            self.data = data.map(Into::into);
+        }
+        Ok(())
+    }
+
+    /// Writes the train's elements to the memory of a destination.
+    pub fn write_to(&self, memory: &mut Memory) -> Result<(), TrapKind> {
+        if self.op.payload_only {
+            return Ok(());
+        }
+        let data = self.data.as_deref();
+        transfer::write(&self.op.transfer, self.start, self.len, memory, data)
+    }
 }
 
 /// How far a train has come.

@@ -14,7 +14,7 @@ use super::vector::{KernelTime, Timed};
 use super::world::World;
 use super::{dma::DmaEngine, inbox::Inbox};
 use crate::isa::image::Space;
-use crate::machine::exec::{tensor as tensor_exec, transfer, vector as vector_exec};
+use crate::machine::exec::{tensor as tensor_exec, vector as vector_exec};
 use crate::machine::op::{MacroOp, OpKind, Place, Queue, UnitId};
 use crate::machine::trap::{RunError, Trap};
 use crate::machine::{self, Accumulators, Blocked, Memory};
@@ -211,11 +211,10 @@ impl Tile {
 
     /// Reads a train from TSRAM and sends it out through the tile's port.
     fn read_out(&mut self, mut train: Train, now: Ps, world: &World, out: &mut Outbox<Msg>) {
-        let t = &train.op.transfer;
-        match transfer::read(t, train.start, train.len, &self.tsram) {
-            Ok(data) => train.data = data.map(Into::into),
-            Err(kind) => return self.unit.trap_of(&train, world, kind, out),
+        if let Err(kind) = train.read_from(&self.tsram) {
+            return self.unit.trap_of(&train, world, kind, out);
         }
+        let t = &train.op.transfer;
         let (clock, tsram) = (world.clock, &world.chip.tsram);
         let inside = t.dst.place.space() == Space::Tsram && t.mask == 1 << self.id && !t.network;
         let read = t.sdt.bytes_for(train.len);
@@ -257,8 +256,7 @@ impl Tile {
     fn write_in(&mut self, train: Train, now: Ps, world: &World, out: &mut Outbox<Msg>) {
         let t = &train.op.transfer;
         self.engines.flows.ended += t.ddt.bytes_for(train.len);
-        let data = train.data.as_deref();
-        if let Err(kind) = transfer::write(t, train.start, train.len, &mut self.tsram, data) {
+        if let Err(kind) = train.write_to(&mut self.tsram) {
             return self.unit.trap_of(&train, world, kind, out);
         }
         let last = self.inbox.arrive(&train);

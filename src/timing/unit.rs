@@ -186,7 +186,7 @@ impl Unit {
         let mut started = false;
         self.dma.note_heads(now);
         for channel in 0..self.dma.channels() {
-            let Some(head) = self.dma.head(channel) else {
+            let Some(head) = self.dma.head(channel, now) else {
                 continue;
             };
             if !self.sems.try_take_all(&head.waits) {

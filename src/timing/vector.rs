@@ -171,6 +171,11 @@ fn micro(inst: &Inst, chip: &Chip) -> Micro {
         "scalar" | "loop" => (Slot::Scalar, 1, 1, 0),
         _ => (Slot::Arithmetic, arithmetic, 1, 0),
     };
+    // A broadcast reads one element.
+    let bytes = match inst {
+        Inst::Vldb { .. } => size,
+        _ => bytes,
+    };
     let strided = matches!(inst, Inst::Vlds { .. } | Inst::Vsts { .. })
         .then_some((lanes as u32, size as u32));
     Micro {

@@ -2,6 +2,7 @@
 
 use crate::chip::Chip;
 use crate::isa::image::{Image, Space};
+use crate::machine::memory::Layout;
 use crate::machine::op::{Place, Transfer, UnitId};
 use crate::sim::{Clock, ComponentId, Ps};
 use crate::timing::vector::KernelTimes;
@@ -16,6 +17,8 @@ pub struct World {
     pub image: Arc<Image>,
     /// Whether tensor payloads are stored and computed.
     pub data: bool,
+    /// Without data: where control tensors are, which are stored.
+    layout: Option<Layout>,
     /// The chip clock.
     pub clock: Clock,
     /// Record spans and operations.
@@ -37,11 +40,26 @@ impl World {
             hbm_request: ns(chip.hbm.path.request_ns()).max(Ps(1)),
             hbm_return: ns(chip.hbm.path.return_ns()).max(Ps(1)),
             kernels: KernelTimes::default(),
+            layout: (!data).then(|| Layout::new(&image)),
             chip,
             image,
             data,
             tracing,
         }
+    }
+
+    /// Whether a transfer touches nothing that is stored, so that its trains need no look at the memories.
+    pub fn is_payload_only(&self, t: &Transfer) -> bool {
+        let Some(layout) = &self.layout else {
+            return false;
+        };
+        let stored = |space, (first, end): (i128, i128)| match (first.try_into(), end.try_into()) {
+            (Ok(first), Ok(end)) => layout.control(space, first, end).is_some(),
+            _ => true,
+        };
+        t.gathered.is_none()
+            && !stored(t.src.place.space(), t.src_extent())
+            && !stored(t.dst.place.space(), t.dst_extent())
     }
 
     /// Component of a unit: tiles first, then clusters, then the chip level.

@@ -40,11 +40,13 @@ struct Timing {
     rc: u64,
     activate_interval: u64,
     turnaround: u64,
-    refresh: Refresh,
     refresh_interval: u64,
     refresh_busy: u64,
-    bank_groups: u64,
-    banks_per_group: u64,
+    /// Between the refreshes of two banks that follow each other; 0 where all refresh at once.
+    refresh_step: u64,
+    /// log2 of bank groups, and of banks in a group.
+    group_bits: u32,
+    bank_bits: u32,
     sids: u64,
     blocks_per_row: u64,
     write_batch_lines: u64,
@@ -104,11 +106,14 @@ impl Timing {
             rc: ps(d.rc_ck),
             activate_interval: ps(d.faw_ck) / 4,
             turnaround: ps(d.rtw_ck) + ps(d.cwl_ck + d.bl_ck + d.wtrs_ck),
-            refresh: chip.hbm.refresh,
             refresh_interval,
             refresh_busy,
-            bank_groups: u64::from(d.bank_groups),
-            banks_per_group: u64::from(d.banks_per_group),
+            refresh_step: match chip.hbm.refresh {
+                Refresh::PbBank => refresh_interval / banks,
+                _ => 0,
+            },
+            group_bits: d.bank_groups.ilog2(),
+            bank_bits: d.banks_per_group.ilog2(),
             sids: u64::from(d.sids),
             blocks_per_row: (u64::from(d.row_bytes()) * u64::from(d.pseudo_channels)
                 / (LINES_PER_BLOCK * LINE_BYTES))
@@ -120,14 +125,14 @@ impl Timing {
     /// Bank and row of a block: bank group, column, bank, stack, row from low to high, with the row folded into bank and
     /// bank group so that row strides spread over banks.
     fn place(&self, block: u64) -> (usize, u64) {
-        let (rest, group) = (block / self.bank_groups, block % self.bank_groups);
-        let rest = rest / self.blocks_per_row;
-        let (rest, bank) = (rest / self.banks_per_group, rest % self.banks_per_group);
+        let (groups, banks) = (1 << self.group_bits, 1 << self.bank_bits);
+        let rest = (block >> self.group_bits) / self.blocks_per_row;
+        let (rest, bank) = (rest >> self.bank_bits, rest);
         let (row, sid) = (rest / self.sids, rest % self.sids);
-        let group = (group + row / self.banks_per_group) % self.bank_groups;
-        let bank = (bank + row) % self.banks_per_group;
+        let group = (block + (row >> self.bank_bits)) & (groups - 1);
+        let bank = (bank + row) & (banks - 1);
         (
-            ((sid * self.bank_groups + group) * self.banks_per_group + bank) as usize,
+            (((sid << self.group_bits) + group) << self.bank_bits | bank) as usize,
             row,
         )
     }
@@ -137,16 +142,9 @@ impl Timing {
         if self.refresh_interval == 0 {
             return None;
         }
-        let offset = match self.refresh {
-            Refresh::PbBank => {
-                bank as u64
-                    * (self.refresh_interval
-                        / (self.bank_groups * self.banks_per_group * self.sids))
-            }
-            _ => 0,
-        };
-        let phase =
-            (t.0 + self.refresh_interval - offset % self.refresh_interval) % self.refresh_interval;
+        // Below the interval.
+        let offset = bank as u64 * self.refresh_step;
+        let phase = (t.0 + self.refresh_interval - offset) % self.refresh_interval;
         (phase < self.refresh_busy).then(|| Ps(t.0 + self.refresh_busy - phase))
     }
 }

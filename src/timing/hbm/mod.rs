@@ -86,6 +86,7 @@ pub struct ChannelTotals {
 #[derive(Clone, Copy, Debug)]
 pub struct Interleave {
     channels: u64,
+    /// A power of two.
     bytes: u64,
 }
 
@@ -101,6 +102,36 @@ impl Interleave {
     /// Bytes of a block.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// The parts of `from .. end` in one block each, in order: channel, byte offset within it, bytes.
+    pub fn parts(&self, from: u64, end: u64) -> impl Iterator<Item = (u32, u64, u64)> + use<> {
+        let Interleave { channels, bytes } = *self;
+        let block = from / bytes;
+        let (mut round, mut place) = (block / channels, block % channels);
+        let mut first = scatter(round) % channels;
+        let mut at = from;
+        std::iter::from_fn(move || {
+            if at >= end {
+                return None;
+            }
+            let within = at & (bytes - 1);
+            let len = (bytes - within).min(end - at);
+            let channel = first + place;
+            let channel = if channel < channels {
+                channel
+            } else {
+                channel - channels
+            };
+            let part = (channel as u32, round * bytes + within, len);
+            at += len;
+            place += 1;
+            if place == channels {
+                (place, round) = (0, round + 1);
+                first = scatter(round) % channels;
+            }
+            Some(part)
+        })
     }
 
     /// Channel and byte offset within it.
@@ -132,6 +163,29 @@ mod tests {
             .map(|block| interleave.locate(block * interleave.bytes()))
             .collect();
         assert_eq!(places.len(), 9600);
+    }
+
+    #[test]
+    fn parts_are_where_their_bytes_are() {
+        let interleave = Interleave::new(&Chip::preset("maia-200").unwrap());
+        for (from, end) in [
+            (0, 1),
+            (5, 256),
+            (255, 257),
+            (24_000, 60_123),
+            (96 * 256 * 7 - 3, 96 * 256 * 9),
+        ] {
+            let mut at = from;
+            for (channel, offset, bytes) in interleave.parts(from, end) {
+                assert_eq!(interleave.locate(at), (channel, offset));
+                assert_eq!(
+                    interleave.locate(at + bytes - 1),
+                    (channel, offset + bytes - 1)
+                );
+                at += bytes;
+            }
+            assert_eq!(at, end);
+        }
     }
 
     #[test]

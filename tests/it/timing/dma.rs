@@ -8,7 +8,7 @@ fn tile0(len: u64, body: &str) -> String {
     format!(
         "
 .tensor x, tsram, u8, [131072], payload
-.tensor y, hbm, u8, [131072], payload, normal 1
+.tensor y, hbm, u8, [131072], payload, normal(1)
 .tensor z, csram, u8, [131072], payload
 .tile
     rdsr r9, tile
@@ -109,8 +109,8 @@ fn set_up_overlaps_other_channels_only() {
     let copies = ops(&r, EngineKind::Tdma, 0);
     assert_eq!(
         copies[1].retired() - copies[0].retired(),
-        Ps(32 * CYCLE),
-        "a set-up apart"
+        Ps(33 * CYCLE),
+        "a request and a set-up apart"
     );
 }
 

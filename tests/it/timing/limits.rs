@@ -17,7 +17,8 @@ fn limited(max_cycles: u64) -> TimedOptions {
     }
 }
 
-const WORK: &str = ".tile\n sem.post r0, 1, 1\n sem.wait 1, 1\n addi r1, r1, 1\n halt\n";
+const WORK: &str =
+    ".tile\n rdsr r1, tile\n sem.post r1, 1, 1\n sem.wait 1, 1\n addi r1, r1, 1\n halt\n";
 
 #[test]
 fn the_cycle_limit_ends_a_run_that_is_not_over() {
@@ -112,7 +113,7 @@ fn traps_name_their_instruction() {
 fn the_host_memory_limit_ends_a_run() {
     let text = "
 .tensor y, hbm, u8, [16777216], payload
-.tensor x, tsram, u8, [131072], payload, normal 1
+.tensor x, tsram, u8, [131072], payload, normal(1)
 .tile
     li r1, y
     li r2, x

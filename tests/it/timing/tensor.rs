@@ -7,13 +7,19 @@ use super::*;
 fn tile0(body: &str) -> String {
     format!(
         "
-.tensor a, tsram, e4m3, [256, 64], payload, normal 1
-.tensor b, tsram, e4m3, [256, 64], payload, normal 2
+.tensor a, tsram, e4m3, [256, 64], payload, normal(1)
+.tensor b, tsram, e4m3, [256, 64], payload, normal(2)
 .tensor c, tsram, bf16, [256, 256], payload
-.tensor d, tsram, f32, [32, 1024], payload, zero
+.tensor d, tsram, f32, [32, 32], payload, zero
 .kernel copy
     loop s2, 1f
     vld.f32 v1, 0(s1)
+    vst.f32 v0, 512(s1)
+    vld.f32 v2, 0(s1)
+    vst.f32 v0, 512(s1)
+    vld.f32 v3, 0(s1)
+    vst.f32 v0, 512(s1)
+    vld.f32 v4, 0(s1)
     vst.f32 v0, 512(s1)
 1:
     vret
@@ -143,7 +149,7 @@ fn a_product_waits_for_the_store_of_its_blocks() {
 #[test]
 fn a_preload_comes_before_its_sum() {
     let body = format!(
-        " li r10, d\n li r11, 4096\n mm.load r0, r10, r8, r8, r11\n{}",
+        " li r10, d\n li r11, 128\n mm.load r0, r10, r8, r8, r11\n{}",
         SMALL.replace("new", "acc")
     );
     let r = run(&chip(), &tile0(&body));
@@ -178,20 +184,20 @@ fn operand_ports_bound_a_product() {
     assert_eq!(end_of(op, Reason::OperandFetch) - start(op), 256 * CYCLE);
 }
 
-/// Stored rows that all begin in one bank: a fetch of 64 B of each of 32 rows takes more than a cycle.
+/// Stored rows that share banks: one fetch of 64 B of each of 32 rows takes as many cycles as the busiest bank has rows.
 #[test]
 fn rows_in_one_bank_slow_operand_fetch() {
-    let far =
-        " li r10, 4096\n li r11, a\n mm.new.e4m3.e4m3.mk.nk r0, r11, r11, r8, r8, r5, r10, r10\n";
-    let r = run(&chip(), &tile0(far));
+    let chip = chip();
+    let fetch = |ld: &u64| tilewright::chip::bank::bank_cycles(&chip, 0, *ld, 32, 64);
+    let ld = (64..=4096).step_by(64).max_by_key(fetch).unwrap();
+    let rows = u64::from(fetch(&ld));
+    assert!(rows > 2, "{rows} at {ld}");
+    let far = format!(" li r10, {ld}\n mm.new.e4m3.e4m3.mk.nk r0, r1, r1, r8, r8, r5, r10, r10\n");
+    let r = run(&chip, &tile0(&far));
     let op = tensor_ops(&r)[0];
-    let work = left_array(op) - start(op);
-    let rows = tilewright::chip::bank::bank_cycles(&chip(), 0, 4096, 32, 64);
-    assert!(rows > 1);
-    assert_eq!(
-        work,
-        (2 * 1024u64).div_ceil(32 * 64) * u64::from(rows).max(2) * CYCLE
-    );
+    // Two steps read 2 KiB of each operand, all of which is one fetch.
+    assert_eq!(end_of(op, Reason::Busy) - start(op), 2 * CYCLE);
+    assert_eq!(left_array(op) - start(op), rows * CYCLE);
 }
 
 /// A vector kernel that loads and stores while a product runs: the product ends in the first cycle in which the banks have
@@ -199,7 +205,7 @@ fn rows_in_one_bank_slow_operand_fetch() {
 #[test]
 fn a_kernel_beside_a_product_lengthens_it_by_the_missing_bytes() {
     let body = format!(
-        " li r10, d\n li r11, 400\n vrun copy, r10, 2\n{}{PRODUCT}",
+        " li r10, d\n li r11, 100\n vrun copy, r10, 2\n{}{PRODUCT}",
         " addi r12, r12, 1\n".repeat(20)
     );
     let r = run(&chip(), &tile0(&body));
