@@ -80,7 +80,7 @@ pub fn run(mut machine: Machine, options: &Options, context: &Context) -> Result
         });
     }
     let timed = TimedOptions {
-        threads: context.threads,
+        threads: timing::useful_threads(&machine.chip, context.threads),
         max_cycles: Some(options.max_cycles),
         trace: options.trace,
         shuffle: None,

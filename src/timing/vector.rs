@@ -224,11 +224,7 @@ fn simulate(launch: &Launch, image: &Image, chip: &Chip) -> Result<KernelTime, K
     let (mut cycle, mut end) = (0u64, 0u64);
     let mut time = KernelTime::default();
     let mut last_issue = None;
-    loop {
-        let word = match control.step(code)? {
-            Step::Scalar(word) | Step::Loop(word) | Step::Vector(word) => word,
-            Step::End(_) => break,
-        };
+    while let Step::Scalar(word) | Step::Loop(word) | Step::Vector(word) = control.step(code)? {
         let m = &micros[(word - kernel.start) as usize];
         let mut at = cycle;
         for r in &m.reads[..usize::from(m.read_count)] {
