@@ -1,4 +1,69 @@
-//! Tilewright.
+//! Tilewright: an open, cycle-approximate emulator and toolchain for an inference-first AI accelerator.
+//!
+//! One program text is executed bit-exactly *and* timed. This page is the architecture: read it first.
+//!
+//! # From above
+//!
+//! A program is assembled ([`asm`]) or compiled ([`compiler`]) to an [image](isa::image::Image): code for the control
+//! processors, vector kernels, tensors with their places. A [chip](chip::Chip) is a table of numbers, each with its source.
+//! [`machine`] holds the architectural state and the one executor of what instructions do. It can be run without time
+//! ([`machine::run_untimed`]) or by the timed chip ([`timing::run`]), whose units call the same executor when hardware would
+//! make the result visible. What engines did, and why they waited, is a [trace](trace::Trace); [`report`] makes figures of it.
+//!
+//! ```text
+//!   .s ── asm ──┐                       ┌── machine::run_untimed ──┐
+//!               ├── Image ── machine ───┤                          ├── tensors, checks
+//!   op ─ compiler                       └── timing::run ───────────┘
+//!                                               └── trace ── report ── tables, JSON, Perfetto
+//! ```
+//!
+//! # Code map
+//!
+//! | layer | what it is | uses |
+//! |---|---|---|
+//! | [`num`] | formats, rounding, the exact block product, vector functions, random numbers | nothing |
+//! | [`sim`] | event engine: integer picoseconds, partitions, queues for bandwidth; knows no chip | nothing |
+//! | [`isa`] | instruction types generated from `isa/*.toml`, decoder, printer, the program image | num |
+//! | [`asm`] | assembler, object file, disassembler, diagnostics | isa, num |
+//! | [`chip`] | the chip description and its cost formulas (rates and widths; no queueing) | isa, num |
+//! | [`machine`] | memories, processors, the executor, the untimed runner, deadlock reports | num, isa, chip |
+//! | [`trace`] | event schema, trace folders, exporters | isa, sim |
+//! | [`timing`] | every unit as a component of the event engine, and their wiring | machine, chip, sim, trace |
+//! | [`compiler`] | operation → plan → SRAM allocation → schedule → assembly | isa, asm, chip, num |
+//! | [`report`] | rates, bounds, stalls, lines; the references of `--check` | trace, chip, asm |
+//! | [`cli`] | a file per subcommand | all |
+//!
+//! Beside `src`: `isa/` (the instruction set as data, and the build script that generates the types), `programs/kernels`
+//! (kernels by hand), `programs/isa` (a self-checking program per instruction), `programs/models` (graphs), `tests/it` (one
+//! binary of integration tests).
+//!
+//! # Invariants
+//!
+//! Each is held by a test.
+//!
+//! - Arrows between layers point one way, as in the table (`tests/it/layers.rs`).
+//! - Decoding is total: any word is an instruction or a named error. Printing and assembling give the word back.
+//! - A correctly synchronised program ends with the same bytes untimed, timed, and in any order of its components.
+//! - Cycles do not depend on data, on host threads, or on the order of components inside an instant.
+//! - Every wait has a named reason; an engine's times sum to the run's; the milestones of an operation tile its life.
+//! - No floating-point time, no wall clock and no iteration over hash maps in `sim` and `timing`.
+//! - The compiler knows the machine only by the instruction set and the cost formulas; its programs do not grow with the
+//!   problem; what it emits is ordinary assembly.
+//! - A wrong program ends in a value with its source line, a wrong file in an error with its place; neither in a panic.
+//! - Every number of a preset has a source or is marked as an estimate.
+//!
+//! # Reading order
+//!
+//! 1. `programs/kernels/stream_copy.s`, then the other kernels: the machine as a programmer sees it.
+//! 2. `isa/dma.toml` and `isa/ttu.toml`; [`isa::image`]: the instruction set and the program.
+//! 3. [`machine::op`] (what control code pushes), [`machine::exec`] (what it does), [`machine::untimed`] (the simplest runner).
+//! 4. [`sim`], then [`timing`]: `processor`, `dma`, `tensor`, `vector`, `tile`, `cluster`, `global`, `hbm`.
+//! 5. [`trace`] and [`report`]: where the time went. [`compiler`]: `graph`, `plan`, `matmul`, `attention`.
+//!
+//! # Adding an instruction
+//!
+//! Three files: its row in `isa/`, its arm in [`machine`] (the compiler's error leads there), its program in `programs/isa/`.
+//! Encoder, decoder, assembler, disassembler, reference page and property tests come from the row.
 
 pub mod asm;
 pub mod chip;

@@ -317,19 +317,41 @@ finish:
 
 # ---- vector kernels --------------------------------------------------------------------------------------------------
 # Rows of 128 FP32: queries along the lanes. p1: lanes that are queries of the item; p2: the first 128 lanes of an 8- or
-# 16-bit vector, which has 256. Issue is in order, so eight rows go through each step together: latencies overlap.
+# 16-bit vector, which has 256.
+#
+# Issue is in order, so the order of instructions is the schedule. Sixteen rows are in flight, in two banks of eight registers:
+# while one bank is in a slow step, the other is stored, refilled and prepared. An exponential takes the special-function slot
+# for two cycles; in the sixteen cycles of eight of them, all else that eight rows need finds its slots.
 
 .equ NEGATIVE_INFINITY, 0xff800000
 
-.macro eight each
-    \each 0
-    \each 1
-    \each 2
-    \each 3
-    \each 4
-    \each 5
-    \each 6
-    \each 7
+.reg even.0, v0
+.reg even.1, v1
+.reg even.2, v2
+.reg even.3, v3
+.reg even.4, v4
+.reg even.5, v5
+.reg even.6, v6
+.reg even.7, v7
+.reg odd.0, v8
+.reg odd.1, v9
+.reg odd.2, v10
+.reg odd.3, v11
+.reg odd.4, v12
+.reg odd.5, v13
+.reg odd.6, v14
+.reg odd.7, v15
+
+# \step once for each register of a bank; `at` is the bank's first row after the row pointer.
+.macro eight step, bank, at
+    \step \bank.0, \at + 0
+    \step \bank.1, \at + 1
+    \step \bank.2, \at + 2
+    \step \bank.3, \at + 3
+    \step \bank.4, \at + 4
+    \step \bank.5, \at + 5
+    \step \bank.6, \at + 6
+    \step \bank.7, \at + 7
 .endm
 
 # m = a very low number, l = 0.
@@ -346,8 +368,9 @@ finish:
 .reg row,    s8
 .reg out,    s9
 .reg seen,   s10
-.reg eights, s6
-.reg ones,   s7
+.reg rounds, s6                 # of sixteen rows
+.reg some,   s11                # 1 if there is a round, else 0: `loop some` is an `if`
+.reg ones,   s7                 # rows past the last round
 .reg minus_inf, v30
 .reg c,      v29
 .reg bias,   v28                # 8 - m'
@@ -355,65 +378,160 @@ finish:
 .reg a,      v26
 .reg l,      v25
 
-.macro load_row i
-    vld.f32 v\i, \i * 512(row) ?p1
+.macro load v, at
+    vld.f32 \v, 512 * (\at)(row) ?p1
 .endm
-.macro hide_row i
+.macro hide v                    # the next row: its lanes below `seen` do not see it
     vwhile.f32 p3, seen
-    vsel.f32 v\i, p3, minus_inf, v\i
+    vsel.f32 \v, p3, minus_inf, \v
     saddi seen, seen, 1
 .endm
-.macro scale_row i
-    vfma.f32 v\i, v\i, c, bias
+.macro hide_four v, w, x, y
+    vwhile.f32 p3, seen
+    saddi seen, seen, 1
+    vwhile.f32 p4, seen
+    saddi seen, seen, 1
+    vwhile.f32 p5, seen
+    saddi seen, seen, 1
+    vwhile.f32 p6, seen
+    saddi seen, seen, 1
+    vsel.f32 \v, p3, minus_inf, \v
+    vsel.f32 \w, p4, minus_inf, \w
+    vsel.f32 \x, p5, minus_inf, \x
+    vsel.f32 \y, p6, minus_inf, \y
 .endm
-.macro exp_row i
-    vexp2.f32 v\i, v\i
+.macro hide_bank bank
+    hide_four \bank.0, \bank.1, \bank.2, \bank.3
+    hide_four \bank.4, \bank.5, \bank.6, \bank.7
 .endm
-.macro round_row i
-    vcvt.e4m3.f32 v\i, v\i, 0, 0
+.macro scale v, at
+    vfma.f32 \v, \v, c, bias
 .endm
-.macro store_row i
-    vst.e4m3 v\i, \i * 128(out) ?p2
+.macro power v, at
+    vexp2.f32 \v, \v
+.endm
+.macro round v, at
+    vcvt.e4m3.f32 \v, \v, 0, 0
+.endm
+.macro store v, at
+    vst.e4m3 \v, 128 * (\at)(out) ?p2
+.endm
+
+# Maximum of a bank, in four chains.
+.macro maximum bank
+    vmax.f32 v16, v16, \bank.0
+    vmax.f32 v17, v17, \bank.1
+    vmax.f32 v18, v18, \bank.2
+    vmax.f32 v19, v19, \bank.3
+    vmax.f32 v16, v16, \bank.4
+    vmax.f32 v17, v17, \bank.5
+    vmax.f32 v18, v18, \bank.6
+    vmax.f32 v19, v19, \bank.7
+.endm
+# The same, one load of the other bank beside each.
+.macro load_one_take_one next, at, bank, i, chain
+    load \next.\i, \at + \i
+    vmax.f32 \chain, \chain, \bank.\i
+.endm
+.macro load_and_maximum next, at, bank, masked
+    load_one_take_one \next, \at, \bank, 0, v16
+    load_one_take_one \next, \at, \bank, 1, v17
+    load_one_take_one \next, \at, \bank, 2, v18
+    load_one_take_one \next, \at, \bank, 3, v19
+    load_one_take_one \next, \at, \bank, 4, v16
+    load_one_take_one \next, \at, \bank, 5, v17
+    load_one_take_one \next, \at, \bank, 6, v18
+    load_one_take_one \next, \at, \bank, 7, v19
+.if \masked
+    hide_bank \next
+.endif
+.endm
+
+# Powers of bank \busy; meanwhile the powers in \ready are summed, rounded and stored at row \to, and, if \more, the bank is
+# loaded again from row \from.
+.macro powers busy, ready, to, from, more, masked
+    power \busy.0, 0
+    vadd.f32 v16, v16, \ready.0
+    vadd.f32 v17, v17, \ready.1
+    round \ready.0, 0
+    round \ready.1, 0
+    vadd.f32 v18, v18, \ready.2
+    round \ready.2, 0
+    power \busy.1, 0
+    vadd.f32 v19, v19, \ready.3
+    round \ready.3, 0
+    vadd.f32 v16, v16, \ready.4
+    round \ready.4, 0
+    vadd.f32 v17, v17, \ready.5
+    round \ready.5, 0
+    power \busy.2, 0
+    store \ready.0, \to + 0
+    vadd.f32 v18, v18, \ready.6
+    round \ready.6, 0
+    store \ready.1, \to + 1
+    power \busy.3, 0
+    store \ready.2, \to + 2
+    vadd.f32 v19, v19, \ready.7
+    round \ready.7, 0
+    store \ready.3, \to + 3
+    power \busy.4, 0
+    store \ready.4, \to + 4
+    store \ready.5, \to + 5
+    power \busy.5, 0
+    store \ready.6, \to + 6
+    store \ready.7, \to + 7
+    power \busy.6, 0
+.if \more
+    eight load, \ready, \from
+.if \masked
+    hide_bank \ready
+.endif
+    power \busy.7, 0
+    eight scale, \ready, 0
+.else
+    power \busy.7, 0
+.endif
 .endm
 
 .macro softmax_body masked
     vwhile.f32 p1, s4
-    sli s11, 128
-    vwhile.bf16 p2, s11
-    sli s11, NEGATIVE_INFINITY
-    vbc.f32 minus_inf, s11
-    sli s11, C_BITS
-    vbc.f32 c, s11
-    sshri eights, s3, 3
-    smuli ones, eights, -8
-    sadd ones, s3, ones         # rows past the last eight
+    sli s13, 128
+    vwhile.bf16 p2, s13
+    sli s13, NEGATIVE_INFINITY
+    vbc.f32 minus_inf, s13
+    sli s13, C_BITS
+    vbc.f32 c, s13
+    sshri rounds, s3, 4
+    smuli ones, rounds, -16
+    sadd ones, s3, ones
+    sli some, 1
+    smin some, some, rounds
+    saddi rounds, rounds, -1
 
-    # Maximum, in four chains.
     vmov v16, minus_inf
     vmov v17, minus_inf
     vmov v18, minus_inf
     vmov v19, minus_inf
     saddi row, s1, 0
     saddi seen, s5, 0
-    loop eights, max_rest
-    eight load_row
+    loop some, max_rest
+    eight load, even, 0
 .if \masked
-    eight hide_row
+    hide_bank even
 .endif
-    vmax.f32 v16, v16, v0
-    vmax.f32 v17, v17, v1
-    vmax.f32 v18, v18, v2
-    vmax.f32 v19, v19, v3
-    vmax.f32 v16, v16, v4
-    vmax.f32 v17, v17, v5
-    vmax.f32 v18, v18, v6
-    vmax.f32 v19, v19, v7
-    saddi row, row, 8 * 512
+    loop rounds, max_last
+    load_and_maximum odd, 8, even, \masked
+    load_and_maximum even, 16, odd, \masked
+    saddi row, row, 16 * 512
+max_last:
+    load_and_maximum odd, 8, even, \masked
+    maximum odd
+    saddi row, row, 16 * 512
 max_rest:
     loop ones, max_done
-    load_row 0
+    load v0, 0
 .if \masked
-    hide_row 0
+    hide v0
 .endif
     vmax.f32 v16, v16, v0
     saddi row, row, 512
@@ -430,8 +548,8 @@ max_done:
     vexp2.f32 a, a
     vst.f32 v16, 0(s12)
     vst.f32 a, 1024(s12)
-    sli s11, float(8)
-    vbc.f32 bias, s11
+    sli s13, float(8)
+    vbc.f32 bias, s13
     vsub.f32 bias, bias, v16
 
     # Probabilities and their sum, in four chains.
@@ -442,39 +560,51 @@ max_done:
     saddi row, s1, 0
     saddi out, s2, 0
     saddi seen, s5, 0
-    loop eights, exp_rest
-    eight load_row
+    loop some, power_rest
+    eight load, even, 0
 .if \masked
-    eight hide_row
+    hide_bank even
 .endif
-    eight scale_row
-    eight exp_row
-    vadd.f32 v16, v16, v0
-    vadd.f32 v17, v17, v1
-    vadd.f32 v18, v18, v2
-    vadd.f32 v19, v19, v3
-    vadd.f32 v16, v16, v4
-    vadd.f32 v17, v17, v5
-    vadd.f32 v18, v18, v6
-    vadd.f32 v19, v19, v7
-    eight round_row
-    eight store_row
-    saddi row, row, 8 * 512
-    saddi out, out, 8 * 128
-exp_rest:
-    loop ones, exp_done
-    load_row 0
+    eight scale, even, 0
+    eight power, even, 0
+    eight load, odd, 8
 .if \masked
-    hide_row 0
+    hide_bank odd
 .endif
-    scale_row 0
-    exp_row 0
+    eight scale, odd, 0
+    loop rounds, power_last
+    powers odd, even, 0, 16, 1, \masked
+    powers even, odd, 8, 24, 1, \masked
+    saddi row, row, 16 * 512
+    saddi out, out, 16 * 128
+power_last:
+    powers odd, even, 0, 0, 0, 0
+    vadd.f32 v16, v16, odd.0
+    vadd.f32 v17, v17, odd.1
+    vadd.f32 v18, v18, odd.2
+    vadd.f32 v19, v19, odd.3
+    vadd.f32 v16, v16, odd.4
+    vadd.f32 v17, v17, odd.5
+    vadd.f32 v18, v18, odd.6
+    vadd.f32 v19, v19, odd.7
+    eight round, odd, 0
+    eight store, odd, 8
+    saddi row, row, 16 * 512
+    saddi out, out, 16 * 128
+power_rest:
+    loop ones, power_done
+    load v0, 0
+.if \masked
+    hide v0
+.endif
+    scale v0, 0
+    power v0, 0
     vadd.f32 v16, v16, v0
-    round_row 0
-    store_row 0
+    round v0, 0
+    store v0, 0
     saddi row, row, 512
     saddi out, out, 128
-exp_done:
+power_done:
     vadd.f32 v16, v16, v17
     vadd.f32 v18, v18, v19
     vadd.f32 v16, v16, v18
@@ -490,12 +620,27 @@ exp_done:
 .kernel softmax_masked
     softmax_body 1
 
-# O = a O. s1: O^T, s2: queries
-.macro rescale_row i
-    vmul.f32 v\i, v\i, a
+# O = a O. s1: O^T, s2: queries. A row a cycle: one is stored, one loaded, one multiplied.
+.macro times_a v, at
+    vmul.f32 \v, \v, a
 .endm
-.macro put_row i
-    vst.f32 v\i, \i * 512(row)
+.macro put v, at
+    vst.f32 \v, 512 * (\at)(row)
+.endm
+.macro turn bank, to, other, i
+    put \bank.\i, \to + \i
+    load \bank.\i, \to + 16 + \i
+    times_a \other.\i, 0
+.endm
+.macro turns bank, to, other
+    turn \bank, \to, \other, 0
+    turn \bank, \to, \other, 1
+    turn \bank, \to, \other, 2
+    turn \bank, \to, \other, 3
+    turn \bank, \to, \other, 4
+    turn \bank, \to, \other, 5
+    turn \bank, \to, \other, 6
+    turn \bank, \to, \other, 7
 .endm
 
 .kernel rescale
@@ -503,21 +648,26 @@ exp_done:
     sli s3, STATE
     vld.f32 a, 1024(s3)
     saddi row, s1, 0
-    sli s4, D / 8
-    loop s4, end
-    eight load_row
-    eight rescale_row
-    eight put_row
-    saddi row, row, 8 * 512
-end:
+    eight load, even, 0
+    eight load, odd, 8
+    eight times_a, even, 0
+    sli s4, D / 16 - 1
+    loop s4, last
+    turns even, 0, odd
+    turns odd, 8, even
+    saddi row, row, 16 * 512
+last:
+    eight put, even, 0
+    eight times_a, odd, 0
+    eight put, odd, 8
     vret
 
 # O = O / l as BF16; 0 where l is 0, for a query that saw no key. s1: O^T, s2: result, s3: queries
-.macro bf16_row i
-    vcvt.bf16.f32 v\i, v\i, 0, 0
+.macro to_bf16 v, at
+    vcvt.bf16.f32 \v, \v, 0, 0
 .endm
-.macro put_bf16_row i
-    vst.bf16 v\i, \i * 256(out) ?p2
+.macro put_bf16 v, at
+    vst.bf16 \v, 256 * (\at)(out) ?p2
 .endm
 
 .kernel finish_item
@@ -526,19 +676,23 @@ end:
     vwhile.bf16 p2, s4
     sli s4, STATE
     vld.f32 l, 512(s4)
-    sli s4, float(1e-30)        # keeps 0 / 0 away; a seen key adds at least its own 2^8 times 1
+    sli s4, float(1e-30)        # keeps 0 / 0 away; a key that is seen adds far more
     vbc.f32 a, s4
     vmax.f32 l, l, a
     vrcp.f32 a, l
     saddi row, s1, 0
     saddi out, s2, 0
-    sli s5, D / 8
+    sli s5, D / 16
     loop s5, end
-    eight load_row
-    eight rescale_row
-    eight bf16_row
-    eight put_bf16_row
-    saddi row, row, 8 * 512
-    saddi out, out, 8 * 256
+    eight load, even, 0
+    eight load, odd, 8
+    eight times_a, even, 0
+    eight times_a, odd, 0
+    eight to_bf16, even, 0
+    eight to_bf16, odd, 0
+    eight put_bf16, even, 0
+    eight put_bf16, odd, 8
+    saddi row, row, 16 * 512
+    saddi out, out, 16 * 256
 end:
     vret

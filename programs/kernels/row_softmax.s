@@ -107,82 +107,166 @@ done:
     halt
 
 # s1: X rows, s2: Y rows, s3: number of rows. Three passes over a row: maximum, exponentials (kept in place), scaling.
-# p1 and p2 are the lanes of the last vector, as FP32 and as BF16.
+#
+# Issue is in order: one row alone would wait for the latency of each step. So four rows go through each step together, and
+# what is left of the block one by one; the same macros make both.
 .reg in,      s4
 .reg out,     s5
-.reg n,       s6
-.reg largest, v1
-.reg sum,     v2
-.reg log2e,   v3
-.reg lowest,  v4
-.reg e,       v5
-.reg scale,   v6
+.reg n,       s6                # full vectors of a row
+.reg fours,   s7
+.reg ones,    s8
+.reg log2e,   v28
+.reg lowest,  v29
+.reg e.0, v0                    # of row 0 to 3: the vector at hand, the maximum, the sum (later its reciprocal)
+.reg e.1, v1
+.reg e.2, v2
+.reg e.3, v3
+.reg largest.0, v4
+.reg largest.1, v5
+.reg largest.2, v6
+.reg largest.3, v7
+.reg sum.0, v8
+.reg sum.1, v9
+.reg sum.2, v10
+.reg sum.3, v11
 
-.kernel softmax
-    sli s7, float(1.4426950408889634)
-    vbc.f32 log2e, s7
-    sli s7, 0xff800000          # -infinity
-    vbc.f32 lowest, s7
-    sli s7, TAIL
-    vwhile.f32 p1, s7
-    vwhile.bf16 p2, s7
-    sli s7, 128
-    vwhile.bf16 p3, s7          # one group of a BF16 vector
-    loop s3, finished
+# \step for each row, on the lanes of predicate \p.
+.macro four step, p
+    \step 0, \p
+    \step 1, \p
+    \step 2, \p
+    \step 3, \p
+.endm
+.macro one step, p
+    \step 0, \p
+.endm
 
-    vmov largest, lowest
+.macro start r, p
+    vmov largest.\r, lowest
+    vxor sum.\r, sum.\r, sum.\r
+.endm
+.macro load r, p
+    vld.f32 e.\r, \r * X_ROW(in) ?\p
+.endm
+.macro maximum r, p
+    vmax.f32 largest.\r, largest.\r, e.\r ?\p     # lanes past the row keep what they had
+.endm
+.macro over_lanes r, p
+    vredmax.f32 largest.\r, largest.\r    # now in every lane
+.endm
+.macro in_base_2 r, p
+    vmul.f32 largest.\r, largest.\r, log2e
+.endm
+.macro to_base_2 r, p
+    vmul.f32 e.\r, e.\r, log2e
+.endm
+.macro subtract r, p
+    vsub.f32 e.\r, e.\r, largest.\r
+.endm
+.macro power r, p
+    vexp2.f32 e.\r, e.\r
+.endm
+.macro add_up r, p
+    vadd.f32 sum.\r, sum.\r, e.\r ?\p
+.endm
+.macro keep r, p
+    vst.f32 e.\r, \r * X_ROW(in) ?\p
+.endm
+.macro total r, p
+    vredsum.f32 sum.\r, sum.\r
+.endm
+.macro reciprocal r, p
+    vrcp.f32 sum.\r, sum.\r
+.endm
+.macro scale r, p
+    vmul.f32 e.\r, e.\r, sum.\r
+.endm
+.macro round r, p
+    vcvt.bf16.f32 e.\r, e.\r, 0, 0
+.endm
+.macro store r, p
+    vst.bf16 e.\r, \r * Y_ROW(out) ?\p
+.endm
+
+# The steps on one vector of each row.
+.macro maximum_step rows, p
+    \rows load, \p
+    \rows maximum, \p
+.endm
+.macro power_step rows, p
+    \rows load, \p
+    \rows to_base_2, \p
+    \rows subtract, \p
+    \rows power, \p
+    \rows add_up, \p
+    \rows keep, \p
+.endm
+.macro scale_step rows, p, wide
+    \rows load, \p
+    \rows scale, \p
+    \rows round, \p
+    \rows store, \wide
+.endm
+
+# Softmax of as many rows as \rows (`one` or `four`) stands for.
+.macro softmax_of rows
+    \rows start, p0
     saddi in, s1, 0
-    sli n, FULL_VECTORS
-    loop n, max_done
-    vld.f32 e, 0(in)
-    vmax.f32 largest, largest, e
+    loop n, max_\@
+    maximum_step \rows, p0
     saddi in, in, 512
-max_done:
+max_\@:
 .if TAIL
-    vld.f32 e, 0(in) ?p1
-    vmax.f32 largest, largest, e ?p1    # lanes past the row keep what they had
+    maximum_step \rows, p1
 .endif
-    vredmax.f32 largest, largest        # now in every lane
-    vmul.f32 largest, largest, log2e
+    \rows over_lanes, p0
+    \rows in_base_2, p0
 
-    vxor sum, sum, sum
     saddi in, s1, 0
-    loop n, exp_done
-    vld.f32 e, 0(in)
-    vmul.f32 e, e, log2e
-    vsub.f32 e, e, largest
-    vexp2.f32 e, e
-    vadd.f32 sum, sum, e
-    vst.f32 e, 0(in)
+    loop n, power_\@
+    power_step \rows, p0
     saddi in, in, 512
-exp_done:
+power_\@:
 .if TAIL
-    vld.f32 e, 0(in) ?p1
-    vmul.f32 e, e, log2e
-    vsub.f32 e, e, largest
-    vexp2.f32 e, e
-    vadd.f32 sum, sum, e ?p1
-    vst.f32 e, 0(in) ?p1
+    power_step \rows, p1
 .endif
-    vredsum.f32 sum, sum
-    vrcp.f32 scale, sum
+    \rows total, p0
+    \rows reciprocal, p0
 
     saddi in, s1, 0
     saddi out, s2, 0
-    loop n, scale_done
-    vld.f32 e, 0(in)
-    vmul.f32 e, e, scale
-    vcvt.bf16.f32 e, e, 0, 0
-    vst.bf16 e, 0(out) ?p3
+    loop n, scale_\@
+    scale_step \rows, p0, p3
     saddi in, in, 512
     saddi out, out, 256
-scale_done:
+scale_\@:
 .if TAIL
-    vld.f32 e, 0(in) ?p1
-    vmul.f32 e, e, scale
-    vcvt.bf16.f32 e, e, 0, 0
-    vst.bf16 e, 0(out) ?p2
+    scale_step \rows, p1, p2
 .endif
+.endm
+
+.kernel softmax
+    sli s9, float(1.4426950408889634)
+    vbc.f32 log2e, s9
+    sli s9, 0xff800000          # -infinity
+    vbc.f32 lowest, s9
+    sli s9, TAIL
+    vwhile.f32 p1, s9           # the lanes of the last vector, as FP32 and as BF16
+    vwhile.bf16 p2, s9
+    sli s9, 128
+    vwhile.bf16 p3, s9          # one group of a BF16 vector
+    sli n, FULL_VECTORS
+    sshri fours, s3, 2
+    smuli ones, fours, -4
+    sadd ones, s3, ones
+
+    loop fours, rest
+    softmax_of four
+    saddi s1, s1, 4 * X_ROW
+    saddi s2, s2, 4 * Y_ROW
+rest:
+    loop ones, finished
+    softmax_of one
     saddi s1, s1, X_ROW
     saddi s2, s2, Y_ROW
 finished:

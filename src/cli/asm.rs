@@ -42,7 +42,7 @@ pub struct Output {
 /// Why a command of the assembler failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The source has errors: exit 3. The text is [`Failure::report`]'s.
+    /// The source has errors: exit 3. They carry their own places.
     #[error("{} errors", .0.list.len() + .0.omitted)]
     Source(Diagnostics, MessageFormat),
     /// Another file's content is bad (exit 3), or it cannot be read (exit 2).

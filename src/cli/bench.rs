@@ -1,5 +1,6 @@
 //! `bench`: an operation compiled, filled with random data, run and explained.
 
+use super::progress::Progress;
 use super::simulate::{self, DEFAULT_MAX_CYCLES, Options};
 use super::{CliError, Context, check, model, outcome, work};
 use crate::compiler::{Attention, Matmul, Op, TensorSpec};
@@ -157,6 +158,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     metrics.wall_s = run.wall_s;
     metrics.compile_s = Some(compile_s);
     if common.check {
+        let _progress = Progress::start("checking", context);
         metrics.check = Some(check::check(&run.machine, &op, split_k, common.seed)?);
     }
     let mut extra = Map::new();

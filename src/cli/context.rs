@@ -42,7 +42,7 @@ pub struct Global {
     /// Say more; tables list every engine
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
-    /// Host threads, 1 to 1024; never changes a result [default: all]
+    /// Host threads, 1 to 1024; never changes a result [default: all, but one for a timed run without data]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
     /// Chip: a preset (see `chip list`) or a TOML file
@@ -84,6 +84,8 @@ pub struct Context {
     pub verbosity: u8,
     /// Host threads.
     pub threads: usize,
+    /// Host threads of a timed run without data: its windows are too short to share unless asked to.
+    pub threads_no_data: usize,
     chip: String,
     set: Vec<String>,
 }
@@ -108,6 +110,7 @@ impl Context {
                 global.verbose.saturating_add(1)
             },
             threads: global.threads.map_or_else(all, |n| n as usize),
+            threads_no_data: global.threads.map_or(1, |n| n as usize),
             chip: global.chip.clone(),
             set: global.set.clone(),
         }

@@ -18,6 +18,7 @@ mod model;
 mod npy;
 mod objects;
 mod outcome;
+mod progress;
 mod run;
 mod simulate;
 mod tensors;
@@ -59,34 +60,35 @@ enum Command {
     Man(generate::ManArgs),
 }
 
-fn dispatch(cli: &Cli) -> Result<(), (Context, CliError)> {
-    let context = Context::new(&cli.global);
+fn dispatch(cli: &Cli, context: &Context) -> Result<(), CliError> {
     // Fails only if the pool exists already; it is the only one made.
     let _ = rayon::ThreadPoolBuilder::new()
         .num_threads(context.threads)
         .build_global();
-    let result = match &cli.command {
-        Command::Asm(args) => objects::finish(asm::run(args), &context),
-        Command::Disasm(args) => objects::finish(disasm::run(args), &context),
-        Command::Run(args) => run::run(args, &context),
-        Command::Trace(args) => trace::run(args, &context),
-        Command::Compile(args) => compile::run(args, &context),
-        Command::Bench(args) => bench::run(args, &context),
-        Command::Chip(args) => chip::run(args, &context),
-        Command::Isa(args) => isa::run(args, &context),
-        Command::Completions(args) => generate::completions(args, &context),
-        Command::Man(args) => generate::man(args, &context),
-    };
-    result.map_err(|error| (context, error))
+    match &cli.command {
+        Command::Asm(args) => objects::finish(asm::run(args), context),
+        Command::Disasm(args) => objects::finish(disasm::run(args), context),
+        Command::Run(args) => run::run(args, context),
+        Command::Trace(args) => trace::run(args, context),
+        Command::Compile(args) => compile::run(args, context),
+        Command::Bench(args) => bench::run(args, context),
+        Command::Chip(args) => chip::run(args, context),
+        Command::Isa(args) => isa::run(args, context),
+        Command::Completions(args) => generate::completions(args, context),
+        Command::Man(args) => generate::man(args, context),
+    }
 }
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     match Cli::try_parse() {
-        Ok(cli) => match dispatch(&cli) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err((context, error)) => context.fail(&error),
-        },
+        Ok(cli) => {
+            let context = Context::new(&cli.global);
+            match dispatch(&cli, &context) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => context.fail(&error),
+            }
+        }
         Err(error) => usage(&error),
     }
 }

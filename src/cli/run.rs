@@ -1,17 +1,19 @@
 //! `run`: a program on a chip, timed or not, with tensors from and to files.
 
 use super::simulate::{self, DEFAULT_MAX_CYCLES, Options};
-use super::{CliError, Context, objects, outcome, tensors, work};
+use super::{CliError, Context, model, objects, outcome, tensors, work};
+use crate::chip::Chip;
+use crate::isa::image::Image;
 use crate::report::Metrics;
 use serde_json::{Map, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Run a program
 #[derive(clap::Args)]
 pub struct Args {
-    /// A source file or an object file
-    #[arg(value_name = "F.s|F.elf")]
+    /// A source file, an object file, or a model, which is compiled first
+    #[arg(value_name = "F.s|F.elf|MODEL")]
     program: PathBuf,
     /// Set a tensor before the run; in SRAM in every unit. float16/32/64 are rounded to its type, uint8 (uint16 for BF16)
     /// are its codes
@@ -37,9 +39,20 @@ pub struct Args {
     max_cycles: u64,
 }
 
+/// The program of a file, and how long it took to compile if it is a model.
+fn program(path: &Path, chip: &Chip) -> Result<(Image, Option<f64>), CliError> {
+    if path.extension().is_none_or(|e| e != "toml") {
+        return Ok((objects::load_image(path)?, None));
+    }
+    let op = model::read(path, &[], None)?;
+    let (compiled, compile_s) = model::compiled(&op, chip, Some(path))?;
+    Ok((compiled.image, Some(compile_s)))
+}
+
 pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     let chip = Arc::new(context.chip()?);
-    let image = Arc::new(objects::load_image(&args.program)?);
+    let (image, compile_s) = program(&args.program, &chip)?;
+    let image = Arc::new(image);
     let program = args.program.display().to_string();
     let mut machine = simulate::load(&chip, &image, !args.no_data, &program)?;
     for (name, path) in &args.input {
@@ -65,6 +78,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     metrics.measured = run.measured.take();
     metrics.program_bytes = image.program_bytes();
     metrics.wall_s = run.wall_s;
+    metrics.compile_s = compile_s;
     let expected = !args.no_data && image.tensors.iter().any(|t| t.expect.is_some());
     metrics.check = outcome::expectations(expected, &run.machine.check_expectations());
     let mut extra = Map::new();

@@ -1,5 +1,6 @@
 //! Running a loaded machine, timed or not, and what a run says in the end: shared by `run` and `bench`.
 
+use super::progress::Progress;
 use super::{CliError, Context};
 use crate::chip::Chip;
 use crate::isa::image::Image;
@@ -63,6 +64,7 @@ pub fn load(
 
 /// Runs to the end.
 pub fn run(mut machine: Machine, options: &Options, context: &Context) -> Result<Run, CliError> {
+    let _progress = Progress::start("simulating", context);
     let start = Instant::now();
     if options.untimed {
         let limits = UntimedLimits {
@@ -80,7 +82,11 @@ pub fn run(mut machine: Machine, options: &Options, context: &Context) -> Result
         });
     }
     let timed = TimedOptions {
-        threads: timing::useful_threads(&machine.chip, context.threads),
+        threads: if machine.data {
+            context.threads
+        } else {
+            context.threads_no_data
+        },
         max_cycles: Some(options.max_cycles),
         trace: options.trace,
         shuffle: None,

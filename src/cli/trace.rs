@@ -123,9 +123,12 @@ fn convert(
     Ok(())
 }
 
+/// Name, engines, and shares by reason.
+type Row = (String, usize, Vec<(Reason, f64)>);
+
 /// A row per engine kind (per engine if `each`), a column per reason that occurs; every row sums to 100.0 %.
 fn stall_table(trace: &Trace, each: bool) -> String {
-    let rows: Vec<(String, usize, Vec<(Reason, f64)>)> = match each {
+    let rows: Vec<Row> = match each {
         false => by_kind(trace)
             .into_iter()
             .map(|k| (k.kind.name().to_owned(), k.instances, k.fractions))

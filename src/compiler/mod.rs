@@ -4,13 +4,14 @@
 //! the machine only by the ISA and by the formulas of [`crate::chip::cost`]. Invariants: the same input gives the same text;
 //! program size does not grow with the problem; the image is what the assembler makes of the text.
 //!
-//! Reading order: [`graph`] (operations, bounds), [`plan`] (the search), [`matmul`], [`attention`] (the schedules), [`emit`].
+//! Reading order: [`graph`] (operations, bounds), [`tiling`] and [`plan`] (the search), [`matmul`], [`attention`] (the schedules), [`emit`].
 
 pub mod attention;
 pub mod emit;
 pub mod graph;
 pub mod matmul;
 pub mod plan;
+pub mod tiling;
 
 use crate::asm;
 use crate::chip::Chip;

@@ -6,181 +6,13 @@
 //! out: queueing, which exists only in timing, and the program ([`super::matmul`]). Invariants: every pass of every strip holds
 //! at least one row and column; all buffers fit the TSRAM, all semaphores their count; the search is deterministic.
 
+pub use super::tiling::{BLOCK, Cut, Grid, Side, Tiling};
 use super::{CompileError, Matmul};
 use crate::chip::{Chip, bank, cost};
 use crate::num::Dtype;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// One of the two operands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    A,
-    B,
-}
-
-/// A strip's cut: `extent` elements in `units` of `unit`, shared out over `parts` strips of `passes` passes each. Strip s has
-/// units floor(s units / parts) up to floor((s + 1) units / parts), and its passes are cut in the same way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cut {
-    pub extent: u64,
-    pub unit: u64,
-    pub units: u64,
-    pub parts: u64,
-    pub passes: u64,
-}
-
-impl Cut {
-    /// Units of the longest strip.
-    pub fn strip_units(&self) -> u64 {
-        self.units.div_ceil(self.parts)
-    }
-
-    /// Elements of the longest strip.
-    pub fn strip(&self) -> u64 {
-        (self.strip_units() * self.unit).min(self.extent)
-    }
-
-    /// Elements of the longest pass.
-    pub fn pass(&self) -> u64 {
-        (self.strip_units().div_ceil(self.passes) * self.unit).min(self.extent)
-    }
-
-    /// Blocks of `block` elements over the passes of the longest strip.
-    fn blocks(&self, block: u64) -> u64 {
-        let (short, long) = (
-            self.strip_units() / self.passes,
-            self.strip_units() % self.passes,
-        );
-        let of = |units: u64| (units * self.unit).min(self.extent).div_ceil(block);
-        long * of(short + 1) + (self.passes - long) * of(short)
-    }
-
-    /// The cut with as few passes as keep each within `most` elements; none if a unit is longer, or if the shortest strip has
-    /// fewer units than passes.
-    fn new(extent: u64, unit: u64, parts: u64, most: u64) -> Option<Cut> {
-        let units = extent.div_ceil(unit);
-        let passes = units.div_ceil(parts).div_ceil((most / unit).max(1));
-        (most >= unit && passes <= units / parts).then_some(Cut {
-            extent,
-            unit,
-            units,
-            parts,
-            passes,
-        })
-    }
-}
-
-/// The grid of tiles.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Grid {
-    pub rows: u64,
-    pub cols: u64,
-    /// Tile of (r, c) at r x cols + c.
-    pub tiles: Vec<u64>,
-    /// For the cluster that meets most: grid rows and columns with a tile in it.
-    pub met: (u64, u64),
-}
-
-impl Grid {
-    /// A grid whose blocks of neighbouring tiles lie in one cluster, so that few clusters receive a row's or column's stream.
-    pub fn new(chip: &Chip, rows: u64, cols: u64) -> Grid {
-        let (clusters, per) = (u64::from(chip.clusters), u64::from(chip.tiles_per_cluster));
-        let blocks = (1..=per.min(rows)).map(|h| (h, (per / h).min(cols)));
-        let fitting = blocks.filter(|(h, w)| rows.div_ceil(*h) * cols.div_ceil(*w) <= clusters);
-        let place: Box<dyn Fn(u64, u64) -> u64> = match fitting.min_by_key(|(h, w)| (h + w, *h)) {
-            Some((h, w)) => {
-                let across = cols.div_ceil(w);
-                Box::new(move |r, c| (r / h * across + c / w) * per + r % h * w + c % w)
-            }
-            None => Box::new(move |r, c| r * cols + c),
-        };
-        let tiles: Vec<u64> = (0..rows * cols)
-            .map(|i| place(i / cols, i % cols))
-            .collect();
-        let met = (0..clusters).map(|cluster| {
-            let inside = |r: u64, c: u64| tiles[(r * cols + c) as usize] / per == cluster;
-            let met_rows = (0..rows)
-                .filter(|r| (0..cols).any(|c| inside(*r, c)))
-                .count() as u64;
-            let met_cols = (0..cols)
-                .filter(|c| (0..rows).any(|r| inside(r, *c)))
-                .count() as u64;
-            (met_rows, met_cols)
-        });
-        let met = met.max_by_key(|(r, c)| r + c).unwrap_or((rows, cols));
-        Grid {
-            rows,
-            cols,
-            tiles,
-            met,
-        }
-    }
-}
-
-/// A complete tiling.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tiling {
-    pub op: Matmul,
-    pub grid: Arc<Grid>,
-    pub rows: Cut,
-    pub cols: Cut,
-    /// Elements of K in a chunk, and the number of chunks.
-    pub kc: u64,
-    pub chunks: u64,
-    /// The operand of the outer pass loop.
-    pub outer: Side,
-    /// Whether the outer operand stays in SRAM for a whole outer pass.
-    pub resident: bool,
-    /// Slots of the ring, which is also the distance of loads ahead of products.
-    pub ring: u64,
-    /// Bytes between rows of A, B and C in SRAM.
-    pub lda: u64,
-    pub ldb: u64,
-    pub ldc: u64,
-    /// Bytes of a ring slot (or of the resident matrix) of A and of B, and of a C buffer.
-    pub a_bytes: u64,
-    pub b_bytes: u64,
-    pub c_bytes: u64,
-    /// Staging buffers of C; with two the accumulators alternate too where both passes fit.
-    pub c_buffers: u64,
-    /// Predicted cycles: unit, or ramp.
-    pub costs: Vec<(&'static str, u64)>,
-    /// The largest unit's plus the ramp's.
-    pub cycles: u64,
-    /// What the search minimises: `cycles`, and a part of the other units' work, which gets in the way of the busiest.
-    pub score: u64,
-    /// Bytes read from HBM by all tiles.
-    pub hbm_bytes: u64,
-}
-
-impl Tiling {
-    /// Size of an operand's element.
-    pub fn element(&self) -> u64 {
-        u64::from(self.op.dtype.bits() / 8)
-    }
-
-    /// Whether this operand lies in SRAM for a whole outer pass.
-    pub fn is_resident(&self, side: Side) -> bool {
-        self.resident && self.outer == side
-    }
-
-    /// Blocks of accumulators between the bases of alternate passes; 0: all passes use the same.
-    pub fn acc_step(&self, chip: &Chip) -> u64 {
-        let (mb, nb) = (
-            self.rows.pass().div_ceil(BLOCK),
-            self.cols.pass().div_ceil(BLOCK),
-        );
-        if self.c_buffers == 2 && 2 * mb * nb <= u64::from(chip.ttu.accumulator_blocks) {
-            mb * nb
-        } else {
-            0
-        }
-    }
-}
-
-/// Rows and columns of an accumulator block: part of the instruction set.
-pub const BLOCK: u64 = 32;
 /// Most slots of a ring: as deep as the queues, beyond which loads cannot be pushed ahead.
 const MAX_RING: u64 = 16;
 /// Most chunks of a resident operand: each has two semaphores.
@@ -193,7 +25,7 @@ const CONTROL_PER_CHUNK: u64 = 110;
 const HBM_REACHED: u64 = 92;
 
 /// One part in this many of all units' work counts as delay of the busiest unit.
-const INTERFERENCE: u64 = 32;
+const INTERFERENCE: u64 = 64;
 
 /// The best tiling of a validated operation.
 pub fn search(op: &Matmul, chip: &Chip) -> Result<Tiling, CompileError> {
@@ -251,6 +83,24 @@ pub fn visit(op: &Matmul, chip: &Chip, each: &mut dyn FnMut(&Tiling)) {
             }
         }
     }
+}
+
+/// What a tiling loads.
+struct Streams {
+    /// Into the busiest tile.
+    a_bytes: u64,
+    b_bytes: u64,
+    /// Of these, what the busiest member of its row and column loads; partial requests count as whole ones.
+    a_requested: u64,
+    b_requested: u64,
+    /// Out of HBM, for all tiles, and what partial requests lack to whole ones.
+    all_bytes: u64,
+    all_padding: u64,
+}
+
+/// Greatest common divisor; of 0 and b it is b.
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 struct Search<'a> {
@@ -395,7 +245,7 @@ impl Search<'_> {
             score: 0,
             hbm_bytes: 0,
         };
-        self.score(&mut tiling, slot);
+        self.score(&mut tiling);
         Some(tiling)
     }
 
@@ -419,15 +269,45 @@ impl Search<'_> {
         })
     }
 
-    /// Requests for a row of `len` bytes: as few as possible where rows start on request boundaries, else one more.
-    fn requests(&self, len: u64, aligned: bool) -> u64 {
-        let request = u64::from(self.chip.dma.request_bytes);
-        len.div_ceil(request) + u64::from(!aligned)
+    /// The loads of a tiling. A row of `len` bytes that starts on multiples of g bytes touches (len - g) / 256 + 1 blocks of
+    /// 256 B on average (g up to 256): as many requests.
+    fn streams(&self, t: &Tiling) -> Streams {
+        let (op, element) = (t.op, self.element);
+        let request = u64::from(self.chip.dma.request_bytes).max(1);
+        let aligned = |strides: [u64; 2]| strides.iter().fold(request, |g, s| gcd(g, s * element));
+        let a_pad = request - aligned([op.k, t.kc]);
+        let b_pad = request - aligned([op.n, t.cols.unit]);
+        let a_times = if t.is_resident(Side::A) {
+            1
+        } else {
+            t.cols.passes
+        };
+        let b_times = if t.is_resident(Side::B) {
+            1
+        } else {
+            t.rows.passes
+        };
+        let (a_strip, b_strip) = (t.rows.strip() * a_times, op.k * b_times);
+        let pieces = (t.grid.cols * t.cols.passes).min(t.cols.units);
+        let all_a = op.m * a_times;
+        // The members of a row or column load whole chunks in turn.
+        let depth = t.kc.min(op.k);
+        let a_loads = t.chunks * t.rows.passes * a_times;
+        let b_loads = t.chunks * t.cols.passes * b_times;
+        let a_load = t.rows.pass() * (depth * element + a_pad);
+        let b_load = depth * (t.cols.pass() * element + b_pad);
+        Streams {
+            a_bytes: a_strip * op.k * element,
+            b_bytes: b_strip * t.cols.strip() * element,
+            a_requested: a_loads.div_ceil(t.grid.cols) * a_load,
+            b_requested: b_loads.div_ceil(t.grid.rows) * b_load,
+            all_bytes: all_a * op.k * element + b_strip * op.n * element,
+            all_padding: all_a * t.chunks * a_pad + b_strip * pieces * b_pad,
+        }
     }
 
-    fn score(&self, t: &mut Tiling, slot: u64) {
+    fn score(&self, t: &mut Tiling) {
         let (op, chip, element) = (t.op, self.chip, self.element);
-        let request = u64::from(chip.dma.request_bytes);
         let passes = t.rows.passes * t.cols.passes;
         let (mb, nb) = (
             t.rows.blocks(u64::from(chip.ttu.block_rows)),
@@ -443,44 +323,13 @@ impl Search<'_> {
         } else {
             passes * u64::from(chip.ttu.latency_cycles)
         };
-        // Streams of the longest strips: how often each operand is read, its bytes and its requests.
-        let a_times = if t.is_resident(Side::A) {
-            1
-        } else {
-            t.cols.passes
-        };
-        let b_times = if t.is_resident(Side::B) {
-            1
-        } else {
-            t.rows.passes
-        };
-        let a_stream = t.rows.strip() * op.k * element * a_times;
-        let b_stream = t.cols.strip() * op.k * element * b_times;
-        let a_aligned =
-            (op.k * element).is_multiple_of(request) && (t.kc * element).is_multiple_of(request);
-        let b_aligned = (op.n * element).is_multiple_of(request)
-            && (t.cols.unit * element).is_multiple_of(request);
-        let a_requests = t.rows.strip()
-            * a_times
-            * t.chunks
-            * self.requests(t.kc.min(op.k) * element, a_aligned);
-        let b_requests =
-            op.k * b_times * t.cols.passes * self.requests(t.cols.pass() * element, b_aligned);
+        let streams = self.streams(t);
+        let (a_stream, b_stream) = (streams.a_bytes, streams.b_bytes);
         let (gm, gn) = (t.grid.rows, t.grid.cols);
         let c_strip = t.rows.strip() * t.cols.strip() * 2;
-        let c_bytes = op.m * op.n * 2;
-        t.hbm_bytes = op.m * op.k * element * a_times + op.k * op.n * element * b_times;
-        // Partial requests cost more than their bytes and less than whole ones; both ends count half.
-        let b_pieces = (gn * t.cols.passes).min(t.cols.units);
-        let b_line = if b_aligned {
-            (op.n * element).div_ceil(request)
-        } else {
-            op.n * element / request + 2 * b_pieces
-        };
-        let hbm_requests =
-            op.m * a_times * t.chunks * self.requests(t.kc.min(op.k) * element, a_aligned)
-                + op.k * b_times * b_line.max(b_pieces);
-        let hbm_effective = (t.hbm_bytes + hbm_requests * request) / 2 + c_bytes;
+        t.hbm_bytes = streams.all_bytes;
+        // A partial request moves only the bursts it needs, but costs row hits: a quarter of the rest, by timed runs.
+        let hbm = streams.all_bytes + streams.all_padding / 4 + op.m * op.n * 2;
         let operand_bytes = steps.saturating_mul(cost::mm_operand_bytes_per_step(
             chip,
             op.dtype,
@@ -493,17 +342,12 @@ impl Search<'_> {
         let port = u64::from(chip.noc.tile_port_bytes)
             .min(u64::from(chip.tsram.dma_write_bytes))
             .max(1);
-        let issued = a_requests / gn + b_requests / gm;
+        let issued = streams.a_requested + streams.b_requested;
+        let requests = issued / u64::from(chip.dma.request_bytes).max(1);
         let units = [
             ("tensor", steps + store + drains),
-            (
-                "hbm",
-                hbm_effective / HBM_REACHED * 100 / self.hbm_per_cycle,
-            ),
-            (
-                "tile port",
-                (a_stream + b_stream + (a_requests + b_requests) * request) / 2 / port,
-            ),
+            ("hbm", hbm / HBM_REACHED * 100 / self.hbm_per_cycle),
+            ("tile port", (a_stream + b_stream).max(issued) / port),
             (
                 "cluster port",
                 (a_stream * met_rows + b_stream * met_cols)
@@ -516,7 +360,7 @@ impl Search<'_> {
             ),
             (
                 "requests in flight",
-                issued.saturating_mul(self.latency) / u64::from(chip.dma.outstanding).max(1),
+                requests.saturating_mul(self.latency) / u64::from(chip.dma.outstanding).max(1),
             ),
             (
                 "ring",
@@ -527,18 +371,56 @@ impl Search<'_> {
                 (passes * t.chunks).saturating_mul(CONTROL_PER_CHUNK),
             ),
         ];
-        // First chunk: its latency, and all tiles' first chunks through the HBM; last pass: its store and its way out.
-        let first = slot.max(t.kc * (t.rows.pass() + t.cols.pass()) * element);
-        let first_all = first * (gm + gn) / 2;
-        let last = cost::store_cycles(chip, Dtype::Bf16, t.rows.pass(), t.cols.pass())
-            + t.c_bytes / port
-            + self.latency;
-        let ramp = self.latency + (first / port).max(first_all / self.hbm_per_cycle) + last;
+        // First products: the latency, and the HBM's time for the first chunk of every loader, which all arrive together.
+        let (a_chunk, b_chunk) = (
+            t.rows.pass() * t.kc * element,
+            t.cols.pass() * t.kc * element,
+        );
+        let first = gm * gn.min(t.chunks) * a_chunk + gn * gm.min(t.chunks) * b_chunk;
+        // Last pass: its store, and its way out with those of all tiles.
+        let out = t.rows.pass() * t.cols.pass() * 2;
+        let store_last = cost::store_cycles(chip, Dtype::Bf16, t.rows.pass(), t.cols.pass());
+        let ramp = 2 * self.latency
+            + ((a_chunk + b_chunk) / port).max(first / self.hbm_per_cycle)
+            + store_last
+            + (out / port).max(out * gm * gn / self.hbm_per_cycle);
         let most = units.iter().map(|u| u.1).max().unwrap_or(0);
+        // Chunks arrive whole: with few slots the ring runs dry between two of them. The square is a fit to timed runs.
+        let grain = most / (t.ring * t.ring);
         let work = units.iter().fold(0u64, |sum, u| sum.saturating_add(u.1));
-        t.cycles = most.saturating_add(ramp);
+        let exposed = self.resident_loads(t, port);
+        t.cycles = most
+            .saturating_add(ramp)
+            .saturating_add(exposed)
+            .saturating_add(grain);
         t.score = t.cycles.saturating_add(work / INTERFERENCE);
         t.costs = units.to_vec();
+        t.costs.push(("resident loads", exposed));
+        t.costs.push(("ring grain", grain));
         t.costs.push(("ramp", ramp));
+    }
+
+    /// Cycles by which the first inner pass of each outer pass is late: a resident operand's pass arrives in that time, beside
+    /// the stream of the other, and the busiest port or the HBM may need longer for both than the tensor unit for its work.
+    fn resident_loads(&self, t: &Tiling, port: u64) -> u64 {
+        if !t.resident {
+            return 0;
+        }
+        let (op, chip) = (t.op, self.chip);
+        let (a, b) = (
+            t.rows.pass() * op.k * self.element,
+            t.cols.pass() * op.k * self.element,
+        );
+        let (met_rows, met_cols) = t.grid.met;
+        let cluster_port = u64::from(chip.noc.cluster_port_bytes).max(1);
+        let needed = ((a + b) / port)
+            .max((a * met_rows + b * met_cols) / cluster_port)
+            .max((a * t.grid.rows + b * t.grid.cols) / self.hbm_per_cycle);
+        let work = cost::mm_steps(chip, op.dtype, op.dtype, t.rows.pass(), t.cols.pass(), op.k);
+        let outer_passes = match t.outer {
+            Side::A => t.rows.passes,
+            Side::B => t.cols.passes,
+        };
+        needed.saturating_sub(work).saturating_mul(outer_passes)
     }
 }

@@ -385,9 +385,8 @@ pub fn compare_bits(got: &[u16], want: &[u16]) -> Check {
 pub fn compare_matmul(got: &[f64], sums: &[f64], abs: &[f64]) -> Check {
     let mut check = measure(got, sums, "f64: |y-r| <= 2^-8 |r| + 2^-20 sum|a b|");
     let limit = |i: usize| sums[i].abs() / 256.0 + abs[i] / f64::from(1 << 20);
-    // Written so that a NaN fails.
     let wrong =
-        (0..got.len().min(sums.len())).filter(|i| !((got[*i] - sums[*i]).abs() <= limit(*i)));
+        (0..got.len().min(sums.len())).filter(|i| exceeds((got[*i] - sums[*i]).abs(), limit(*i)));
     conclude(
         &mut check,
         wrong,
@@ -418,7 +417,7 @@ pub fn compare_attention(got: &[f64], want: &[f64], max_v: f64, fp8: bool) -> Ch
         false => f64::from(dot(got, got) == dot(want, want)),
     };
     let wrong = (0..got.len().min(want.len()))
-        .filter(|i| !((got[*i] - want[*i]).abs() <= tolerance * max_v));
+        .filter(|i| exceeds((got[*i] - want[*i]).abs(), tolerance * max_v));
     conclude(
         &mut check,
         wrong,
@@ -426,6 +425,11 @@ pub fn compare_attention(got: &[f64], want: &[f64], max_v: f64, fp8: bool) -> Ch
     );
     check.cosine = Some(cosine);
     check
+}
+
+/// Whether an error is past its limit, or not a number.
+fn exceeds(error: f64, limit: f64) -> bool {
+    error > limit || error.is_nan()
 }
 
 /// The errors of a comparison, before its rule.

@@ -22,10 +22,9 @@ pub mod unit;
 pub mod vector;
 pub mod world;
 
-use crate::chip::Chip;
 use crate::machine::op::UnitId;
 use crate::machine::{DeadlockReport, Machine, RunError};
-use crate::sim::{self, Clock, ComponentId, Engine, Outbox, Partition, Ps, RunOptions, Server};
+use crate::sim::{self, ComponentId, Engine, Outbox, Partition, Ps, RunOptions, Server};
 use crate::trace::{Account, EngineId, EngineKind, Reason, Recorder, Trace};
 use cluster::Cluster;
 use global::Global;
@@ -37,7 +36,8 @@ use world::World;
 /// How to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimedOptions {
-    /// Host threads; never changes a result. See [`useful_threads`].
+    /// Host threads; never changes a result. Worth it where operations compute much data: windows between meetings of
+    /// threads are half the global crossbar's latency, 7 ns on maia-200, too short for a run without data.
     pub threads: usize,
     /// Chip cycles after which the run is given up.
     pub max_cycles: Option<u64>,
@@ -122,17 +122,6 @@ impl Partition for Group {
             },
         }
     }
-}
-
-/// Shortest window between two meetings of threads that pays for the meeting: a product on maia-200, whose windows are 7 ns,
-/// takes ten times as long on two threads as on one; a meeting costs microseconds of host time where a window's work is less.
-const WORTH_A_MEETING: Ps = Ps(500_000);
-
-/// How many of `threads` host threads make a run on `chip` faster: one, unless its clusters are so far apart in time that
-/// threads meet seldom. [`run`] itself takes as many as it is told.
-pub fn useful_threads(chip: &Chip, threads: usize) -> usize {
-    let apart = Clock::new(chip.clock_hz).span(u64::from(chip.noc.global_cycles) / 2);
-    if apart < WORTH_A_MEETING { 1 } else { threads }
 }
 
 /// Runs a loaded machine to its end.

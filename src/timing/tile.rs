@@ -10,18 +10,18 @@ use super::msg::{Leg, Msg, Train};
 use super::processor::Processor;
 use super::tensor::{self, TensorUnit};
 use super::unit::{self, Engines, Unit};
-use super::vector::KernelTime;
+use super::vector::{KernelTime, Timed};
 use super::world::World;
 use super::{dma::DmaEngine, inbox::Inbox};
 use crate::isa::image::Space;
 use crate::machine::exec::{tensor as tensor_exec, vector as vector_exec};
-use crate::machine::op::{Launch, MacroOp, OpKind, Place, Queue, UnitId};
+use crate::machine::op::{MacroOp, OpKind, Place, Queue, UnitId};
 use crate::machine::trap::{RunError, Trap};
 use crate::machine::{self, Accumulators, Blocked, Memory};
 use crate::sim::{Outbox, Ps, Server};
 use crate::trace::{Op, Reason, Recorder};
-use rustc_hash::FxHashSet;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Index of the tensor unit in a tile's recorder.
 pub const TTU: usize = 1;
@@ -53,8 +53,6 @@ struct TileEngines {
     ttu_wake: Option<Ps>,
     vector_queue: VecDeque<Queued>,
     kernel: Option<Kernel>,
-    /// Launches whose addresses have been checked, in runs without data.
-    checked: FxHashSet<Launch>,
     /// What ports other than the operands' move.
     flows: Flows,
 }
@@ -95,6 +93,7 @@ struct Kernel {
     op: Box<MacroOp>,
     start: Ps,
     time: KernelTime,
+    timed: Arc<Timed>,
     record: Op,
 }
 
@@ -141,7 +140,6 @@ impl Tile {
                 ttu_wake: None,
                 vector_queue: VecDeque::new(),
                 kernel: None,
-                checked: FxHashSet::default(),
                 flows: Flows::default(),
             },
             egress: Server::default(),
@@ -356,7 +354,8 @@ impl Tile {
         let OpKind::Vector(launch) = &queued.op.kind else {
             panic!("vector processor given {:?}", queued.op.kind)
         };
-        let time = match &*world.kernels.time(launch, &world.image, &world.chip) {
+        let timed = world.kernels.time(launch, &world.image, &world.chip);
+        let time = match &timed.time {
             Ok(time) => *time,
             Err(fault) => {
                 let trap = Trap::in_kernel(&world.image, self.unit.id, fault.clone());
@@ -380,6 +379,7 @@ impl Tile {
             op: queued.op,
             start: setup,
             time,
+            timed,
             record,
         });
         out.send(out.component(), end, Msg::Tvp);
@@ -404,18 +404,18 @@ impl Tile {
         for (reason, until) in phases {
             self.unit.rec.until(TVP, until, reason);
         }
-        if let OpKind::Vector(launch) = &kernel.op.kind
-            && (world.data || e.checked.insert(launch.clone()))
-        {
-            let done = vector_exec::run(
-                launch,
-                &world.image,
-                &world.chip,
-                self.unit.id,
-                &mut self.tsram,
-            );
+        if let OpKind::Vector(launch) = &kernel.op.kind {
+            let id = self.unit.id;
+            let mut run = || {
+                vector_exec::run(launch, &world.image, &world.chip, id, &mut self.tsram).map(drop)
+            };
+            let done = if world.data {
+                run()
+            } else {
+                kernel.timed.addresses(run).clone()
+            };
             if let Err(fault) = done {
-                let trap = Trap::in_kernel(&world.image, self.unit.id, fault);
+                let trap = Trap::in_kernel(&world.image, id, fault);
                 return self.unit.fail(trap, out);
             }
         }

@@ -13,7 +13,7 @@ use crate::machine::KernelFault;
 use crate::machine::exec::kernel::{Control, Step};
 use crate::machine::op::Launch;
 use rustc_hash::FxHashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// What a launch costs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,32 +28,49 @@ pub struct KernelTime {
     pub store_bytes: u64,
 }
 
-/// Memory of launches timed before.
+/// What is known of a launch: pure functions of its kernel and arguments.
+#[derive(Debug)]
+pub struct Timed {
+    /// What it costs.
+    pub time: Result<KernelTime, KernelFault>,
+    addresses: OnceLock<Result<(), KernelFault>>,
+}
+
+impl Timed {
+    /// Whether its addresses lie in the TSRAM, found by `check` the first time; the TSRAMs of all tiles are alike.
+    pub fn addresses(
+        &self,
+        check: impl FnOnce() -> Result<(), KernelFault>,
+    ) -> &Result<(), KernelFault> {
+        self.addresses.get_or_init(check)
+    }
+}
+
+/// Memory of launches met before.
 #[derive(Debug, Default)]
-pub struct KernelTimes(Mutex<FxHashMap<Launch, Arc<Result<KernelTime, KernelFault>>>>);
+pub struct KernelTimes(Mutex<FxHashMap<Launch, Arc<Timed>>>);
 
 /// Launches remembered; past it the memory starts anew (a program with ever new arguments must not grow the host's).
 const REMEMBERED: usize = 1 << 16;
 
 impl KernelTimes {
     /// The time of a launch.
-    pub fn time(
-        &self,
-        launch: &Launch,
-        image: &Image,
-        chip: &Chip,
-    ) -> Arc<Result<KernelTime, KernelFault>> {
+    pub fn time(&self, launch: &Launch, image: &Image, chip: &Chip) -> Arc<Timed> {
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(time) = lock().get(launch) {
-            return time.clone();
+        if let Some(timed) = lock().get(launch) {
+            return timed.clone();
         }
-        let time = Arc::new(simulate(launch, image, chip));
+        let time = simulate(launch, image, chip);
+        let timed = Arc::new(Timed {
+            time,
+            addresses: OnceLock::new(),
+        });
         let mut map = lock();
         if map.len() >= REMEMBERED {
             map.clear();
         }
-        map.insert(launch.clone(), time.clone());
-        time
+        map.insert(launch.clone(), timed.clone());
+        timed
     }
 }
 

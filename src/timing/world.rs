@@ -137,6 +137,13 @@ impl World {
         self.clock.after(at, u64::from(cycles.max(1)))
     }
 
+    /// Time that `bytes` take of a port that packs blocks densely: their share of its cycles, rounded up to a picosecond and
+    /// not to a cycle.
+    pub fn share(&self, bytes: u64, bytes_per_cycle: u64) -> Ps {
+        let per_second = u128::from(bytes_per_cycle.max(1)) * u128::from(self.clock.hz());
+        Ps((u128::from(bytes) * 1_000_000_000_000).div_ceil(per_second) as u64)
+    }
+
     /// A number of chip cycles as time.
     pub fn cycles(&self, cycles: u32) -> Ps {
         self.clock.span(u64::from(cycles))

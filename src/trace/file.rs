@@ -240,7 +240,7 @@ pub fn write(dir: &Path, recording: &Recording) -> Result<(), TraceError> {
     file.write_all(&text).map_err(io(&meta_path))
 }
 
-/// Reads a folder that [`write`] made.
+/// Reads a folder that [`write()`] made.
 pub fn read(dir: &Path) -> Result<Recording, TraceError> {
     let path = dir.join("meta.json");
     let bytes = read_file(&path)?;

@@ -9,6 +9,7 @@ use tilewright::isa::image::Space;
 use tilewright::machine::{LoadOptions, Machine, UntimedLimits, run_untimed};
 use tilewright::num::{Dtype, Overflow, Rounding, decode, encode, random};
 use tilewright::report::reference;
+use tilewright::timing::{self, TimedOptions};
 
 fn chip(name: &str) -> Chip {
     Chip::preset(name).unwrap()
@@ -37,24 +38,39 @@ fn data(dtype: Dtype, seed: u64, len: u64) -> (Vec<u8>, Vec<f32>) {
     (bytes, codes.iter().map(|c| decode(dtype, *c)).collect())
 }
 
-/// Runs a compiled matmul untimed and compares every bit.
-fn check(compiled: Compiled, op: &Matmul, chip: &Chip, order_seed: u64) -> Result<(), String> {
+/// How to run a program: untimed in an order of turns, or timed.
+#[derive(Clone, Copy)]
+enum Run {
+    Untimed(u64),
+    Timed,
+}
+
+/// Runs a compiled matmul and compares every bit.
+fn check(compiled: Compiled, op: &Matmul, chip: &Chip, run: Run) -> Result<(), String> {
     let options = LoadOptions::default();
-    let mut machine = Machine::load(Arc::new(chip.clone()), Arc::new(compiled.image), &options)
-        .map_err(|e| e.to_string())?;
+    let image = Arc::new(compiled.image);
+    let mut machine =
+        Machine::load(Arc::new(chip.clone()), image, &options).map_err(|e| e.to_string())?;
     let (a_codes, a) = data(op.dtype, 1, op.m * op.k);
     let (b_codes, b) = data(op.dtype, 2, op.k * op.n);
-    machine
-        .set_tensor("A", &a_codes)
-        .map_err(|e| e.to_string())?;
-    machine
-        .set_tensor("B", &b_codes)
-        .map_err(|e| e.to_string())?;
-    let limits = UntimedLimits {
-        order_seed,
-        ..UntimedLimits::default()
-    };
-    run_untimed(&mut machine, &limits).map_err(|e| e.to_string())?;
+    for (name, codes) in [("A", a_codes), ("B", b_codes)] {
+        machine
+            .set_tensor(name, &codes)
+            .map_err(|e| e.to_string())?;
+    }
+    match run {
+        Run::Untimed(order_seed) => {
+            let limits = UntimedLimits {
+                order_seed,
+                ..UntimedLimits::default()
+            };
+            run_untimed(&mut machine, &limits).map_err(|e| e.to_string())?;
+        }
+        Run::Timed => {
+            let run = timing::run(machine, &TimedOptions::default());
+            machine = run.map_err(|e| e.to_string())?.machine;
+        }
+    }
     let bytes = machine.tensor_bytes("C").map_err(|e| e.to_string())?;
     let got: Vec<u16> = bytes
         .chunks_exact(2)
@@ -70,12 +86,64 @@ fn check(compiled: Compiled, op: &Matmul, chip: &Chip, order_seed: u64) -> Resul
     }
 }
 
-fn check_op(op: &Op, chip: &Chip, order_seed: u64) -> Result<(), String> {
+fn check_op(op: &Op, chip: &Chip, run: Run) -> Result<(), String> {
     let Op::Matmul(matmul) = op else {
         unreachable!("only matmuls are checked here")
     };
     let compiled = compiler::compile(op, chip).map_err(|e| e.to_string())?;
-    check(compiled, matmul, chip, order_seed)
+    check(compiled, matmul, chip, run)
+}
+
+#[test]
+fn timed_runs_match_the_reference() {
+    for dtype in [Dtype::E4m3, Dtype::Bf16] {
+        for (m, n, k) in [
+            (1, 1, 1),
+            (1, 513, 1),
+            (257, 255, 129),
+            (600, 520, 300),
+            (1, 2000, 700),
+        ] {
+            for preset in ["mini", "maia-200"] {
+                check_op(&matmul(m, n, k, dtype), &chip(preset), Run::Timed).unwrap();
+            }
+        }
+        check_op(
+            &matmul(1000, 777, 513, dtype),
+            &chip("maia-200"),
+            Run::Timed,
+        )
+        .unwrap();
+    }
+}
+
+/// The schedule keeps the tensor unit fed, and thin products the HBM: shares of the bound below which something broke.
+#[test]
+fn timed_products_come_near_their_bound() {
+    for (m, n, k, dtype, least) in [
+        (8192, 8192, 8192, Dtype::E4m3, 0.93),
+        (8192, 8192, 8192, Dtype::Bf16, 0.95),
+        (4096, 4096, 4096, Dtype::Bf16, 0.90),
+        (32, 8192, 8192, Dtype::E4m3, 0.85),
+        (16, 8192, 8192, Dtype::Bf16, 0.85),
+    ] {
+        let chip = chip("maia-200-2ghz");
+        let op = matmul(m, n, k, dtype);
+        let image = Arc::new(compiler::compile(&op, &chip).unwrap().image);
+        let options = LoadOptions {
+            data: false,
+            ..LoadOptions::default()
+        };
+        let machine = Machine::load(Arc::new(chip.clone()), image, &options).unwrap();
+        let run =
+            timing::run(machine, &TimedOptions::default()).unwrap_or_else(|e| panic!("{op}: {e}"));
+        let share = op.bound(&chip).time_s * chip.clock_hz as f64 / run.cycles as f64;
+        assert!(
+            share >= least && share < 1.0,
+            "{op}: {share:.4} of the bound in {} cycles",
+            run.cycles
+        );
+    }
 }
 
 const SHAPES: &[(u64, u64, u64)] = &[
@@ -96,7 +164,12 @@ const SHAPES: &[(u64, u64, u64)] = &[
 fn matmuls_match_the_reference_on_mini() {
     for dtype in [Dtype::E4m3, Dtype::Bf16] {
         for (i, (m, n, k)) in SHAPES.iter().enumerate() {
-            check_op(&matmul(*m, *n, *k, dtype), &chip("mini"), i as u64).unwrap();
+            check_op(
+                &matmul(*m, *n, *k, dtype),
+                &chip("mini"),
+                Run::Untimed(i as u64),
+            )
+            .unwrap();
         }
     }
 }
@@ -105,10 +178,25 @@ fn matmuls_match_the_reference_on_mini() {
 fn matmuls_match_the_reference_on_maia_200() {
     for dtype in [Dtype::E4m3, Dtype::Bf16] {
         for (i, (m, n, k)) in SHAPES.iter().enumerate() {
-            check_op(&matmul(*m, *n, *k, dtype), &chip("maia-200"), i as u64).unwrap();
+            check_op(
+                &matmul(*m, *n, *k, dtype),
+                &chip("maia-200"),
+                Run::Untimed(i as u64),
+            )
+            .unwrap();
         }
-        check_op(&matmul(1000, 777, 513, dtype), &chip("maia-200"), 7).unwrap();
-        check_op(&matmul(1600, 1500, 640, dtype), &chip("maia-200"), 8).unwrap();
+        check_op(
+            &matmul(1000, 777, 513, dtype),
+            &chip("maia-200"),
+            Run::Untimed(7),
+        )
+        .unwrap();
+        check_op(
+            &matmul(1600, 1500, 640, dtype),
+            &chip("maia-200"),
+            Run::Untimed(8),
+        )
+        .unwrap();
     }
 }
 
@@ -118,7 +206,7 @@ fn every_kind_of_tiling_is_right() {
     for (preset, m, n, k, dtype) in [
         ("mini", 400, 300, 500, Dtype::E4m3),
         ("mini", 400, 300, 500, Dtype::Bf16),
-        ("maia-200", 700, 900, 600, Dtype::E4m3),
+        ("maia-200", 400, 500, 300, Dtype::E4m3),
     ] {
         let chip = chip(preset);
         let op = Matmul { m, n, k, dtype };
@@ -139,7 +227,8 @@ fn every_kind_of_tiling_is_right() {
         for (i, tiling) in kinds.into_values().enumerate() {
             let lowered = compiler::matmul::lower_tiling(&tiling, &chip).unwrap();
             let compiled = compiler::assemble(&Op::Matmul(op), lowered).unwrap();
-            check(compiled, &op, &chip, i as u64).unwrap_or_else(|e| panic!("{e}\n{tiling:#?}"));
+            check(compiled, &op, &chip, Run::Untimed(i as u64))
+                .unwrap_or_else(|e| panic!("{e}\n{tiling:#?}"));
         }
     }
 }
@@ -150,7 +239,7 @@ proptest! {
     fn random_matmuls_match(m in 1u64..200, n in 1u64..200, k in 1u64..300, fp8: bool, big: bool, seed: u64) {
         let dtype = if fp8 { Dtype::E4m3 } else { Dtype::Bf16 };
         let chip = chip(if big { "maia-200" } else { "mini" });
-        check_op(&matmul(m, n, k, dtype), &chip, seed).unwrap();
+        check_op(&matmul(m, n, k, dtype), &chip, Run::Untimed(seed)).unwrap();
     }
 }
 

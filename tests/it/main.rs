@@ -6,4 +6,5 @@ mod cli;
 mod compiler;
 mod layers;
 mod machine;
+mod programs;
 mod timing;

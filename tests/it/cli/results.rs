@@ -365,6 +365,14 @@ fn a_model_compiles_to_the_program_of_bench() {
         std::fs::read(&object).unwrap(),
         std::fs::read(&benched).unwrap()
     );
+    // A model is also run as it is.
+    let own = [
+        "bench", "matmul", "--m", "40", "--n", "24", "--k", "1", "--dtype", "bf16",
+    ];
+    let ran = json(0, &["run", &model, "--chip", "mini"]);
+    let benched = json(0, &[&own[..], &["--chip", "mini"]].concat());
+    assert_eq!(ran["cycles"], benched["cycles"]);
+    assert!(ran["compile_s"].is_f64());
     let explain = [&["compile", &model, "--explain"][..], &shape].concat();
     let (plan, _) = exits(0, &explain);
     assert!(

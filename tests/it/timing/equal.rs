@@ -110,12 +110,3 @@ fn compiled_products() {
         check(&chip, &Arc::new(compiled.image));
     }
 }
-
-/// The presets' clusters exchange messages every few nanoseconds: one thread is faster.
-#[test]
-fn threads_are_used_where_they_pay() {
-    assert_eq!(timing::useful_threads(&preset("maia-200"), 8), 1);
-    let mut slow = preset("mini");
-    slow.clock_hz = 1_000_000;
-    assert_eq!(timing::useful_threads(&slow, 8), 8);
-}

@@ -13,7 +13,7 @@ fn time_on(chip: &Chip, body: &str, args: &[u64]) -> KernelTime {
     };
     let times = KernelTimes::default();
     let time = times.time(&launch, &image, chip);
-    (*time).clone().unwrap_or_else(|e| panic!("{e:?}"))
+    time.time.clone().unwrap_or_else(|e| panic!("{e:?}"))
 }
 
 fn cycles(body: &str) -> (u64, u64) {

@@ -1,0 +1,536 @@
+//! The tile program of prefill: start, main loop, and the subroutines that push products, updates and loads.
+//!
+//! Sizes and names of variables come from the `.equ` lines of [`super::emit`], descriptors from [`super::describe`].
+//! Invariant: an operation is pushed after all operations that it waits for.
+
+use super::{AHEAD, RING, Tiling};
+use crate::compiler::attention::kernels::STAT_L;
+use crate::compiler::attention::{Geometry, bump};
+use crate::compiler::emit::Text;
+
+pub(super) fn start(text: &mut Text, t: &Tiling) {
+    text.block("li st, addr(state)");
+    text.comment("Rings of descriptors: each names its successor.");
+    text.block(&format!(
+        "addi x, st, step_ring
+        addi t0, x, entry # the step before the first: empty
+        sd t0, e_next(x)
+        sd r0, e_n(x)
+        sd r0, e_flags(x)
+        sd t0, g_step(st)
+        addi t1, st, block_ring
+        sd t1, g_block(st)
+        sd t1, k_block(st)
+        sd t1, v_block(st)
+        li t2, {RING}
+        link:
+        addi t3, t0, entry
+        sd t3, e_next(t0)
+        addi t4, t1, entry
+        sd t4, b_next(t1)
+        addi t2, t2, -1
+        beq t2, r0, linked
+        addi t0, t3, 0
+        addi t1, t4, 0
+        jal r0, link
+        linked:
+        addi t3, st, step_ring + entry
+        sd t3, e_next(t0)
+        addi t4, st, block_ring
+        sd t4, b_next(t1)
+        # counters
+        li t0, k_slots
+        sd t0, k_room(st)
+        sd t0, v_room(st)
+        li t0, 2
+        sd t0, q_room(st)"
+    ));
+    for v in [
+        "blocks_made",
+        "k_blocks",
+        "v_blocks",
+        "k_row_next",
+        "v_row_next",
+        "g_round",
+        "g_live",
+        "g_slot",
+        "g_parity",
+    ] {
+        text.inst(&format!("sd r0, {v}(st)"));
+    }
+    text.block(
+        "li t0, addr(k_ring)
+        sd t0, k_to(st)
+        li t0, addr(v_ring)
+        sd t0, v_to(st)
+        li t0, addr(alpha)
+        sd t0, g_alpha(st)
+        # all buffers are free
+        rdsr t0, tile",
+    );
+    for (sem, n) in [
+        ("q_free", 2),
+        ("k_free", t.k_slots()),
+        ("v_free", t.k_slots()),
+        ("s_free", t.s_slots()),
+        ("p_free", 2),
+        ("part_free", 1),
+        ("out_free", 1),
+    ] {
+        text.inst(&format!("sem.post t0, {sem}, {n}"));
+    }
+    for set in 0..t.sets {
+        text.inst(&format!("sem.post t0, o_free + {set}, 1"));
+    }
+    text.block(&format!(
+        "li a0, addr(stats)
+        li a1, {}
+        li a2, addr(ones)
+        vrun init, a0, 3
+        li a0, addr(lane_query)
+        vrun lanes, a0, 1
+        addi y, x, entry
+        addi ss, y, 0
+        li xs, addr(s_ring)
+        addi ys, xs, 0
+        addi sr, xs, 0
+        li xp, addr(p_ring)
+        li sc, 0
+        li sk, 0
+        li pv, 0
+        li lead, 0
+        li upd, 0
+        # describe the first steps
+        li lead, {AHEAD}
+        ahead:
+        jal ra, generate
+        addi lead, lead, -1
+        bne lead, r0, ahead",
+        2 * t.sets
+    ));
+}
+
+pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry) {
+    let dtype = g.op.dtype;
+    let log_chunk = t.chunk.ilog2();
+    text.blank();
+    text.comment("A step: the exponential of x, the maximum of y.");
+    text.block(
+        "step:
+        jal ra, generate
+        ld nx, e_n(x)
+        ld ny, e_n(y)
+        add t0, nx, ny
+        beq t0, r0, finish
+        li xc, 0
+        beq nx, r0, slot
+        # its maximum is known now
+        ld a0, e_stat(x)
+        ld a1, e_lanes(x)
+        ld a2, e_alpha(x)
+        ld t0, e_flags(x)
+        andi t0, t0, 1
+        bne t0, r0, first_scores
+        vrun rescale, a0, 3
+        jal r0, slot
+        first_scores:
+        vrun begin, a0, 2",
+    );
+    text.blank();
+    text.comment("A slot: a chunk of x and a chunk of y. First the loads, then products up to two chunks ahead of the maximum.");
+    text.block(
+        "slot:
+        jal ra, loads
+        ld t0, e_n(ss)
+        beq t0, r0, scores_done
+        slti t0, lead, 2
+        beq t0, r0, scores_done
+        jal ra, scores
+        jal r0, slot
+        scores_done:
+        li t2, chunk
+        sub t0, nx, xc
+        min t0, t0, t2
+        max t0, t0, r0 # rows of x
+        sub t1, ny, xc
+        min t1, t1, t2
+        max t1, t1, r0 # rows of y
+        beq t1, r0, no_next
+        addi lead, lead, -1
+        wait s_full, 1
+        # causal mask, where the chunk reaches it
+        ld a1, e_mask(y)
+        max a1, a1, xc
+        add t2, xc, t1
+        bge a1, t2, no_next
+        ld a2, e_key(y)
+        add a2, a2, a1
+        sub a0, a1, xc
+        muli a0, a0, s_row
+        add a0, a0, ys
+        sub a1, t2, a1
+        ld a3, e_lanes(y)
+        li a4, addr(lane_query)
+        vrun mask, a0, 5
+        no_next:
+        min t2, t0, t1
+        andi t2, t2, -16 # rows that both have: fused
+        sub a1, t1, t2
+        beq a1, r0, no_max
+        muli a0, t2, s_row
+        add a0, a0, ys
+        ld a2, e_stat(y)
+        ld a3, e_lanes(y)
+        vrun max_rows, a0, 4
+        no_max:
+        beq t0, r0, no_exp
+        sub t3, t0, t2 # rows of x alone
+        addi a0, xs, 0
+        ld a2, e_stat(x)
+        ld a3, e_lanes(x)
+        addi a4, xp, 0
+        wait p_free, 1
+        beq t2, r0, no_fused
+        shri a1, t2, 4
+        addi a5, ys, 0
+        ld a6, e_stat(y)
+        ld a7, e_lanes(y)
+        bne t3, r0, fused_part
+        signal s_free, 1
+        signal p_full, 1
+        fused_part:
+        vrun fused, a0, 8
+        beq t3, r0, exp_done
+        muli t4, t2, s_row
+        add a0, a0, t4
+        muli t4, t2, p_row
+        add a4, a4, t4
+        no_fused:
+        addi a1, t3, 0
+        signal s_free, 1
+        signal p_full, 1
+        vrun exp_rows, a0, 5
+        exp_done:
+        beq upd, r0, no_update
+        jal ra, take_product # of the step before: its last product ran beside this slot
+        no_update:
+        li t2, chunk
+        sub t0, nx, xc
+        min t0, t0, t2",
+    );
+    text.comment("O'^T = V^T P^T, summed over the step's chunks in the accumulators.");
+    text.block(&format!(
+        "ld t4, e_flags(x)
+        ld t2, e_slot(x)
+        shri t3, xc, {log_chunk}
+        add t2, t2, t3
+        li t3, k_slots
+        blt t2, t3, v_in_ring
+        sub t2, t2, t3
+        v_in_ring:
+        muli t2, t2, k_slot
+        li a1, addr(v_ring)
+        add a1, a1, t2
+        wait p_full, 1
+        signal p_free, 1
+        bne xc, r0, not_first_chunk
+        andi t2, t4, 8
+        beq t2, r0, not_first_chunk
+        li pv, 0 # a new block
+        not_first_chunk:
+        blt xc, pv, v_there
+        wait v_full, 1
+        addi pv, xc, chunk
+        v_there:
+        andi t2, t4, 4
+        beq t2, r0, v_stays
+        signal v_free, 1
+        ld t2, v_room(st)
+        addi t2, t2, 1
+        sd t2, v_room(st)
+        v_stays:
+        li a0, 0
+        addi a2, xp, 0
+        li t2, head_dim
+        ld t3, e_lanes(x)
+        li t4, row
+        li t5, p_row
+        bne xc, r0, add_part
+        mm.new.{dtype}.{dtype}.km.kn a0, a1, a2, t2, t3, t0, t4, t5
+        jal r0, part_pushed
+        add_part:
+        mm.acc.{dtype}.{dtype}.km.kn a0, a1, a2, t2, t3, t0, t4, t5
+        part_pushed:
+        add t4, xc, t0
+        blt t4, nx, part_goes_on
+        li a1, addr(o_part)
+        li t4, s_row
+        wait part_free, 1
+        signal part_full, 1
+        mm.store.f32 a0, a1, t2, t3, t4
+        part_goes_on:"
+    ));
+    bump(text, "xs", "t4", "s_slot", "s_ring");
+    bump(text, "xp", "t4", "p_slot", "p_ring");
+    text.label("no_exp");
+    text.inst("bge xc, ny, y_stays");
+    bump(text, "ys", "t4", "s_slot", "s_ring");
+    text.block(
+        "y_stays:
+        addi xc, xc, chunk
+        max t0, nx, ny
+        blt xc, t0, slot
+        beq nx, r0, no_step
+        addi upd, x, 0
+        no_step:
+        addi x, y, 0
+        ld y, e_next(y)
+        jal r0, step
+        finish:
+        beq upd, r0, finished
+        jal ra, take_product
+        finished:
+        halt",
+    );
+}
+
+/// `scores`: S^T of the next chunk of step `ss`, in pieces; the store of a piece follows the product of the next.
+pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
+    let dtype = g.op.dtype;
+    let log_chunk = t.chunk.ilog2();
+    text.blank();
+    text.comment("S^T = K Q^T for the next chunk, piece by piece; a piece is stored behind the product of the next.");
+    text.block(&format!(
+        "scores:
+        ld t5, e_flags(ss)
+        ld t0, e_n(ss)
+        sub t0, t0, sc
+        li t1, chunk
+        min t0, t0, t1 # rows to do
+        ld t1, e_slot(ss)
+        shri t2, sc, {log_chunk}
+        add t1, t1, t2
+        li t2, k_slots
+        blt t1, t2, k_in_ring
+        sub t1, t1, t2
+        k_in_ring:
+        muli t1, t1, k_slot
+        li a1, addr(k_ring)
+        add a1, a1, t1
+        ld a2, e_q(ss)
+        ld a4, e_lanes(ss)
+        li a5, head_dim
+        li a6, row
+        li a7, s_row
+        bne sc, r0, same_block
+        andi t1, t5, 16
+        beq t1, r0, same_unit
+        wait q_full, 1
+        same_unit:
+        andi t1, t5, 8
+        beq t1, r0, same_block
+        li sk, 0
+        same_block:
+        blt sc, sk, k_there
+        wait k_full, 1
+        addi sk, sc, chunk
+        k_there:
+        li a0, s_acc
+        addi t3, sr, 0
+        li t2, 0
+        piece_loop:
+        li a3, piece
+        min a3, a3, t0
+        sub t0, t0, a3
+        bne t0, r0, k_stays
+        andi t4, t5, 4
+        beq t4, r0, k_stays
+        signal k_free, 1 # the last set is done with this chunk
+        ld t4, k_room(st)
+        addi t4, t4, 1
+        sd t4, k_room(st)
+        andi t4, t5, 32
+        beq t4, r0, k_stays
+        ld t4, e_n(ss)
+        sub t4, t4, sc
+        slti t4, t4, chunk + 1
+        beq t4, r0, k_stays
+        signal q_free, 1 # and with the unit
+        ld t4, q_room(st)
+        addi t4, t4, 1
+        sd t4, q_room(st)
+        k_stays:
+        mm.new.{dtype}.{dtype}.mk.nk a0, a1, a2, a3, a4, a5, a6, a6
+        beq t2, r0, no_store
+        bne t3, sr, s_there
+        wait s_free, 1
+        s_there:
+        mm.store.f32 t1, t3, t2, a4, a7
+        li t4, piece * s_row
+        add t3, t3, t4
+        no_store:
+        addi t1, a0, 0
+        addi t2, a3, 0
+        li t4, piece * row
+        add a1, a1, t4
+        addi a0, a0, s_acc_step
+        slti t4, a0, s_acc_end
+        bne t4, r0, acc_in_range
+        li a0, s_acc
+        acc_in_range:
+        bne t0, r0, piece_loop
+        bne t3, sr, last_store
+        wait s_free, 1
+        last_store:
+        signal s_full, 1
+        mm.store.f32 t1, t3, t2, a4, a7
+        addi lead, lead, 1"
+    ));
+    bump(text, "sr", "t4", "s_slot", "s_ring");
+    text.block(
+        "addi sc, sc, chunk
+        ld t0, e_n(ss)
+        blt sc, t0, scores_end
+        ld ss, e_next(ss)
+        li sc, 0
+        scores_end:
+        jalr r0, 0(ra)",
+    );
+}
+
+/// `take_product`: O of step `upd`, and its way to HBM after the last block.
+pub(super) fn push_update(text: &mut Text, g: &Geometry) {
+    let dim = g.op.head_dim;
+    text.blank();
+    text.comment("O^T of step upd takes in its product; after the last block O goes out, transposed to rows.");
+    text.block(&format!(
+        "take_product:
+        ld t0, e_flags(upd)
+        li a0, addr(o_part)
+        li a1, head_dim
+        ld a2, e_o(upd)
+        ld a3, e_lanes(upd)
+        ld a5, e_alpha(upd)
+        ld t1, e_set(upd)
+        li a4, addr(ones)
+        wait part_full, 1
+        signal part_free, 1
+        andi t2, t0, 2
+        beq t2, r0, not_final
+        ld a4, e_stat(upd)
+        addi a4, a4, {STAT_L}
+        signal o_done, 1
+        not_final:
+        andi t3, t0, 1
+        bne t3, r0, first_update
+        vrun update, a0, 6
+        jal r0, updated
+        first_update:
+        wait o_free(t1), 1
+        vrun update_first, a0, 5
+        updated:
+        beq t2, r0, update_end
+        li a0, addr(out)
+        li t2, {}
+        li t3, s_row
+        wait o_done, 1
+        wait out_free, 1
+        signal out_full, 1
+        signal o_free(t1), 1
+        dma.t.f32.bf16 2, a0, a2, a1, a3, t2, t3
+        ld a1, e_out(upd)
+        ld t0, e_queries(upd)
+        li t1, heads * {}
+        li t2, set_heads * {}
+        li t3, set_heads * {dim}
+        wait out_full, 1
+        signal out_free, 1
+        dim t0, t1, t2
+        dma.bf16.bf16 2, a1, a0, t3
+        update_end:
+        li upd, 0
+        jalr r0, 0(ra)",
+        2 * dim,
+        2 * dim,
+        2 * dim,
+    ));
+}
+
+/// `loads`: all chunks of K and V, and Q, whose room was given back by an operation already pushed.
+pub(super) fn loads(text: &mut Text, g: &Geometry) {
+    let dtype = g.op.dtype;
+    let dim = g.op.head_dim;
+    text.blank();
+    text.comment("Pushes every load whose room some operation already pushed gives back.");
+    text.label("loads");
+    for (p, channel) in [("k", 0), ("v", 1)] {
+        let out = format!("{p}_loads_end");
+        text.block(&format!(
+            "{p}_loads:
+            ld t0, {p}_room(st)
+            beq t0, r0, {out}
+            ld t1, blocks_made(st)
+            ld t2, {p}_blocks(st)
+            beq t1, t2, {out}
+            ld a0, {p}_block(st)
+            ld a1, {p}_row_next(st)"
+        ));
+        if p == "k" {
+            text.block(&format!(
+                "bne a1, r0, k_chunk
+                ld t3, b_new(a0)
+                beq t3, r0, k_chunk
+                ld t3, q_room(st)
+                beq t3, r0, {out}
+                addi t3, t3, -1
+                sd t3, q_room(st)
+                ld a2, b_to(a0) # Q of the new unit
+                ld a3, b_q(a0)
+                ld a4, b_queries(a0)
+                li t3, set_heads * row
+                li t4, heads * row
+                li t5, set_heads * {dim}
+                wait q_free, 1
+                signal q_full, 1
+                dim a4, t3, t4
+                dma.{dtype}.{dtype} 3, a2, a3, t5
+                k_chunk:"
+            ));
+        }
+        text.block(&format!(
+            "addi t0, t0, -1
+            sd t0, {p}_room(st)
+            ld t3, b_n(a0)
+            sub a4, t3, a1
+            li t4, chunk
+            min a4, a4, t4
+            li t5, kv_row
+            mul a3, a1, t5
+            ld t0, b_{p}(a0)
+            add a3, a3, t0
+            ld a2, {p}_to(st)
+            li t4, row
+            wait {p}_free, 1
+            signal {p}_full, 1
+            dim a4, t4, t5
+            li t4, head_dim
+            dma.{dtype}.{dtype} {channel}, a2, a3, t4"
+        ));
+        bump(text, "a2", "t4", "k_slot", &format!("{p}_ring"));
+        text.block(&format!(
+            "sd a2, {p}_to(st)
+            addi a1, a1, chunk
+            blt a1, t3, {p}_same
+            ld a0, b_next(a0)
+            sd a0, {p}_block(st)
+            addi t2, t2, 1
+            sd t2, {p}_blocks(st)
+            li a1, 0
+            {p}_same:
+            sd a1, {p}_row_next(st)
+            jal r0, {p}_loads
+            {out}:"
+        ));
+    }
+    text.inst("jalr r0, 0(ra)");
+}

@@ -1,0 +1,454 @@
+//! Prefill: many queries per K/V head. The vector processor limits it, so the schedule keeps that unit fed.
+//!
+//! A unit of work is (batch, K/V head, block of queries); its rows are cut in sets of up to 128 lanes, a lane being (query,
+//! query head of the K/V head). Units go to tiles in snake order, the longest first. A unit walks its keys in blocks of
+//! `block` rows, a block through all sets (a *step* is a set within a block), a step in *chunks*. Per chunk:
+//!
+//! ```text
+//! TTU   S^T = K Q^T of the next step's chunk        O'^T += V^T P^T of this chunk
+//! TVP   P^T = 2^(S^T scale - m) of this step, fused with max(S^T) of the next step
+//! ```
+//!
+//! so that a step's maximum is final before its exponential starts: one rescale of O per step. S^T lives in a ring of
+//! (block / chunk + 2) chunks, O'^T in the accumulator RAM until its step ends. Control code writes descriptors of
+//! steps and blocks ahead into rings of its SRAM, and pushes each operation after all those that it waits for: queue order
+//! cannot deadlock. Leaves out: splitting keys over tiles (that is [`super::decode`]).
+
+mod code;
+mod describe;
+
+use super::kernels::{STAT_BYTES, VECTOR_BYTES};
+use super::{Geometry, declare, equ};
+use crate::chip::{Chip, cost};
+use crate::compiler::CompileError;
+use crate::compiler::emit::{Text, TsramLayout};
+
+/// Descriptors of steps and of blocks that control code keeps; it writes up to [`AHEAD`] steps ahead.
+const RING: u64 = 16;
+/// Steps generated before they run.
+const AHEAD: u64 = 8;
+/// Bytes of a step descriptor, and of a block descriptor.
+const ENTRY: u64 = 128;
+/// Bytes of control code's variables in front of the descriptors.
+const VARIABLES: u64 = 256;
+
+/// Sizes of a schedule.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tiling {
+    /// Query heads of a unit: the group, or a part of it where it has more than 128 heads.
+    pub heads: u64,
+    /// Queries of a set of rows.
+    pub set_queries: u64,
+    /// Sets of rows of a unit.
+    pub sets: u64,
+    /// Keys of a chunk, a power of two.
+    pub chunk: u64,
+    /// Chunks of a block.
+    pub chunks: u64,
+    /// Rows of S^T that one `mm` makes.
+    pub piece: u64,
+    /// Accumulator blocks of O'^T, and of a piece of S^T.
+    pub acc: [u64; 2],
+    /// Pieces of S^T in the accumulator RAM at once.
+    pub regions: u64,
+    /// Predicted cycles.
+    pub cycles: u64,
+}
+
+impl Tiling {
+    /// Lanes of a full set.
+    pub fn lanes(&self) -> u64 {
+        self.set_queries * self.heads
+    }
+
+    fn padded_lanes(&self) -> u64 {
+        self.lanes().next_multiple_of(32)
+    }
+
+    /// Bytes between rows of S^T and O^T.
+    pub fn s_row(&self) -> u64 {
+        4 * self.padded_lanes()
+    }
+
+    /// Bytes between rows of P^T.
+    pub fn p_row(&self, g: &Geometry) -> u64 {
+        g.element * self.padded_lanes()
+    }
+
+    fn s_slots(&self) -> u64 {
+        self.chunks + 2
+    }
+
+    fn k_slots(&self) -> u64 {
+        self.chunks + 1
+    }
+
+    fn units(&self, g: &Geometry) -> u64 {
+        let blocks = g.op.q_len.div_ceil(self.sets * self.set_queries);
+        g.op.batch * (g.op.heads / self.heads) * blocks
+    }
+
+    /// Places all buffers.
+    fn layout(&self, g: &Geometry, chip: &Chip) -> Result<TsramLayout, CompileError> {
+        let mut l = TsramLayout::new(chip);
+        let row = g.op.head_dim * g.element;
+        l.place("state", VARIABLES + (2 * RING + 1) * ENTRY)?;
+        l.place("stats", 2 * self.sets * STAT_BYTES)?;
+        l.place("ones", VECTOR_BYTES)?;
+        l.place("alpha", 2 * VECTOR_BYTES)?;
+        l.place("lane_query", VECTOR_BYTES)?;
+        l.place("q_buf", 2 * self.sets * self.lanes() * row)?;
+        l.place("k_ring", self.k_slots() * self.chunk * row)?;
+        l.place("v_ring", self.k_slots() * self.chunk * row)?;
+        l.place("s_ring", self.s_slots() * self.chunk * self.s_row())?;
+        l.place("p_ring", 2 * self.chunk * self.p_row(g))?;
+        l.place("o_part", g.op.head_dim * self.s_row())?;
+        l.place("o_buf", self.sets * g.op.head_dim * self.s_row())?;
+        l.place("out", self.lanes() * g.op.head_dim * 2)?;
+        Ok(l)
+    }
+}
+
+/// The tiling of the least predicted time among those that fit.
+pub fn plan(g: &Geometry, chip: &Chip) -> Option<Tiling> {
+    let heads = g.heads_of_a_set()?;
+    let mut best: Option<Tiling> = None;
+    for lanes in [128, 64, 32] {
+        let most = (lanes / heads).max(1);
+        if heads > lanes {
+            continue;
+        }
+        let set_queries = most.min(g.op.q_len);
+        for sets in 1..=8u64 {
+            if sets > 1 && (sets - 1) * set_queries >= g.op.q_len {
+                break;
+            }
+            for chunk in [32, 64, 128, 256, 512] {
+                for chunks in [1, 2, 3, 4, 6, 8, 12, 16] {
+                    if chunk * chunks >= 2 * g.op.kv_len.next_multiple_of(chunk).max(chunk) {
+                        break;
+                    }
+                    let mut t = Tiling {
+                        heads,
+                        set_queries,
+                        sets,
+                        chunk,
+                        chunks,
+                        piece: 0,
+                        acc: [0, 0],
+                        regions: 0,
+                        cycles: 0,
+                    };
+                    let columns = t.lanes().div_ceil(32);
+                    let blocks = u64::from(chip.ttu.accumulator_blocks);
+                    t.acc[0] = (g.op.head_dim / 32) * columns;
+                    let left = blocks.saturating_sub(t.acc[0]);
+                    // Two pieces at least, so that one is stored while the next is computed.
+                    t.piece = (32 * (left / 2 / columns.max(1)).min(4)).min(chunk);
+                    if t.piece == 0 {
+                        continue;
+                    }
+                    t.acc[1] = t.piece.div_ceil(32) * columns;
+                    t.regions = (left / t.acc[1]).min(4);
+                    if t.layout(g, chip).is_err() {
+                        continue;
+                    }
+                    t.cycles = predict(&t, g, chip);
+                    if best.is_none_or(|b| t.cycles < b.cycles) {
+                        best = Some(t);
+                    }
+                }
+            }
+        }
+    }
+    best
+}
+
+/// Cycles without queueing: the slowest of vector, tensor and HBM work of the average unit, times the most units of a tile.
+fn predict(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
+    let op = &g.op;
+    let dtype = op.dtype;
+    // Mean keys that a set sees, with the diagonal's rounding.
+    let keys = if op.causal {
+        let scores = op.scores_per_head() as f64;
+        scores / op.q_len as f64 + (t.set_queries as f64 / 2.0 + 8.0)
+    } else {
+        op.kv_len as f64
+    }
+    .clamp(1.0, op.kv_len as f64);
+    let sets = (op.q_len as f64 / t.set_queries as f64).min(t.sets as f64);
+    let slots = (keys / t.chunk as f64).ceil();
+    let steps = (keys / (t.chunk * t.chunks) as f64).ceil();
+    let dim = op.head_dim as f64;
+    // Two cycles a row, and the filling and draining of every launch.
+    let vector = 2.0 * keys + 70.0 * slots + steps * (2.0 * dim + 120.0);
+    let lanes = t.lanes();
+    let s_steps = cost::mm_steps(chip, dtype, dtype, t.chunk, lanes, op.head_dim);
+    let pv_steps = cost::mm_steps(chip, dtype, dtype, op.head_dim, lanes, t.chunk);
+    let tensor = (s_steps + pv_steps) as f64 * keys / t.chunk as f64 + 40.0 * slots;
+    let control = 330.0 * slots + 250.0 * steps;
+    let row_bytes = (op.head_dim * g.element).max(u64::from(chip.dma.request_bytes)) as f64;
+    let rate = cost::hbm_peak_bytes_per_s(chip) as f64 * 0.8
+        / (chip.clock_hz as f64 * f64::from(chip.tiles()));
+    let hbm = 2.0 * keys * row_bytes / rate;
+    let unit = (sets * vector.max(tensor).max(control)).max(hbm) + 2500.0 / t.sets as f64;
+    let units = t.units(g) as f64;
+    let tiles = f64::from(chip.tiles());
+    // Causal units shrink towards the end of the order, so that rounds even out.
+    let rounds = if op.causal && op.q_len > 4 * t.sets * t.set_queries {
+        (units / tiles).max(1.0) + 0.1
+    } else {
+        (units / tiles).ceil()
+    };
+    (rounds * unit + 3000.0) as u64
+}
+
+/// Facts for the plan.
+pub fn explain(t: &Tiling, g: &Geometry, chip: &Chip) -> Vec<(&'static str, String)> {
+    vec![
+        (
+            "schedule",
+            "prefill: units of (batch, K/V head, block of queries), longest first".into(),
+        ),
+        (
+            "units",
+            format!("{} over {} tiles", t.units(g), chip.tiles()),
+        ),
+        (
+            "rows of a unit",
+            format!(
+                "{} sets of {} lanes = {} queries x {} heads",
+                t.sets,
+                t.lanes(),
+                t.set_queries,
+                t.heads
+            ),
+        ),
+        (
+            "keys",
+            format!(
+                "blocks of {} = {} chunks of {}",
+                t.chunk * t.chunks,
+                t.chunks,
+                t.chunk
+            ),
+        ),
+    ]
+}
+
+/// Emits the tile program.
+pub fn emit(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip) -> Result<(), CompileError> {
+    let op = &g.op;
+    let layout = t.layout(g, chip)?;
+    declare(text, &layout, &["state"]);
+    text.blank();
+    constants(text, t, g, chip);
+    text.directive(".tile");
+    text.registers(&[
+        ("a0", "arguments of operations and scratch"),
+        ("a1", ""),
+        ("a2", ""),
+        ("a3", ""),
+        ("a4", ""),
+        ("a5", ""),
+        ("a6", ""),
+        ("a7", ""),
+        ("t0", "scratch"),
+        ("t1", ""),
+        ("t2", ""),
+        ("t3", ""),
+        ("t4", ""),
+        ("t5", ""),
+        ("ra", "return address"),
+        ("st", "variables of control code"),
+        ("x", "step of the exponential"),
+        ("y", "step of the maximum: the next"),
+        ("xs", "chunk of S for the exponential"),
+        ("ys", "chunk of S for the maximum"),
+        ("xp", "chunk of P"),
+        ("xc", "first row of the chunk in its step"),
+        ("nx", "rows of step x"),
+        ("ny", "rows of step y"),
+        ("ss", "step of the next S product"),
+        ("sc", "its first row"),
+        ("sr", "its chunk of S"),
+        ("sk", "rows of the block whose K was waited for"),
+        ("pv", "rows of the block whose V was waited for"),
+        ("lead", "chunks of S pushed beyond the maximum"),
+        ("upd", "step whose O update is due, or 0"),
+    ]);
+    code::start(text, t);
+    code::main_loop(text, t, g);
+    code::push_scores(text, t, g);
+    code::push_update(text, g);
+    code::loads(text, g);
+    describe::generate(text, t, op.causal);
+    Ok(())
+}
+
+fn constants(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip) {
+    let op = &g.op;
+    let row = op.head_dim * g.element;
+    let unit_queries = t.sets * t.set_queries;
+    let virtual_heads = op.heads / t.heads;
+    text.comment("Semaphores: data there (full), room there (free).");
+    let names = [
+        "q_full",
+        "q_free",
+        "k_full",
+        "k_free",
+        "v_full",
+        "v_free",
+        "s_full",
+        "s_free",
+        "p_full",
+        "p_free",
+        "part_full",
+        "part_free",
+        "o_done",
+        "out_full",
+        "out_free",
+    ];
+    for (index, name) in names.iter().enumerate() {
+        text.equ(name, index as u64, "");
+    }
+    text.equ("o_free", 16, "one per set of rows");
+    text.comment("Sizes.");
+    for (name, value, comment) in [
+        ("head_dim", op.head_dim, ""),
+        ("tiles", u64::from(chip.tiles()), ""),
+        ("units", t.units(g), ""),
+        (
+            "unit_heads",
+            op.batch * virtual_heads,
+            "units per block of queries",
+        ),
+        ("query_blocks", op.q_len.div_ceil(unit_queries), ""),
+        (
+            "heads_per_batch",
+            virtual_heads,
+            "sets of query heads that share K and V",
+        ),
+        (
+            "sets_per_kv",
+            virtual_heads / op.kv_heads,
+            "of them per K/V head",
+        ),
+        ("q_len", op.q_len, ""),
+        ("kv_len", op.kv_len, ""),
+        ("heads", op.heads, ""),
+        ("kv_heads", op.kv_heads, ""),
+        ("set_heads", t.heads, "query heads of a set of rows"),
+        ("set_queries", t.set_queries, "queries of a set of rows"),
+        ("unit_queries", unit_queries, "queries of a unit"),
+        ("chunk", t.chunk, "keys"),
+        ("block", t.chunk * t.chunks, "keys between rescales"),
+        ("piece", t.piece, "rows of S per product"),
+        (
+            "s_acc",
+            t.acc[0],
+            "accumulator block of the first piece of S; O' is before it",
+        ),
+        ("s_acc_step", t.acc[1], "accumulator blocks of a piece"),
+        ("s_acc_end", t.acc[0] + t.regions * t.acc[1], ""),
+        ("row", row, "bytes of a row of Q, K or V in SRAM"),
+        ("kv_row", op.kv_heads * row, "bytes from key to key in HBM"),
+        ("s_row", t.s_row(), "bytes of a row of S and of O"),
+        ("p_row", t.p_row(g), "bytes of a row of P"),
+        ("k_slots", t.k_slots(), "chunks of K, and of V"),
+        ("k_slot", t.chunk * row, "bytes"),
+        ("s_slot", t.chunk * t.s_row(), ""),
+        ("p_slot", t.chunk * t.p_row(g), ""),
+        ("q_set", t.lanes() * row, "bytes of Q of a set"),
+        ("q_unit", t.sets * t.lanes() * row, "bytes of Q of a unit"),
+        ("o_set", op.head_dim * t.s_row(), "bytes of O^T of a set"),
+    ] {
+        text.equ(name, value, comment);
+    }
+    let signed = op.kv_len as i64 - op.q_len as i64;
+    text.directive(&format!(".equ first_seen, {signed}"));
+    text.comment("Variables of control code, from `st`.");
+    let variables = [
+        ("k_room", "K chunks that may be pushed"),
+        ("v_room", "V chunks that may be pushed"),
+        ("q_room", "units of Q that may be pushed"),
+        ("blocks_made", "blocks described"),
+        ("k_blocks", "blocks whose K is pushed"),
+        ("v_blocks", "blocks whose V is pushed"),
+        ("k_block", "block that K comes from"),
+        ("v_block", "block that V comes from"),
+        ("k_row_next", "first row of its next chunk"),
+        ("v_row_next", "first row of its next chunk"),
+        ("k_to", "where the chunk goes"),
+        ("v_to", "where the chunk goes"),
+        ("g_round", "rounds over the tiles begun"),
+        ("g_live", "a unit is being described"),
+        ("g_set", "set of the next step"),
+        ("g_row", "first key of its block"),
+        ("g_open", "the block is described"),
+        ("g_slot", "its first ring slot"),
+        ("g_parity", "buffers of the unit: 0 or 1"),
+        ("g_alpha", "alpha of the next step"),
+        ("g_step", "descriptor to write"),
+        ("g_block", "descriptor to write"),
+        ("u_q0", "first query of the unit"),
+        ("u_queries", "its queries"),
+        ("u_sets", "its sets"),
+        ("u_keys", "keys that its last set needs"),
+        ("u_q", "its Q in HBM"),
+        ("u_o", "its O in HBM"),
+        ("u_k", "its K in HBM"),
+        ("u_v", "its V in HBM"),
+    ];
+    equ(text, &variables, 0);
+    text.comment("A step: a set of rows within a block of keys.");
+    equ(
+        text,
+        &[
+            ("e_next", "next descriptor"),
+            ("e_n", "keys; 0: no step"),
+            ("e_lanes", "rows"),
+            (
+                "e_flags",
+                "1 first of its rows, 2 final, 4 last set, 8 first set, 16 first of its unit, 32 last",
+            ),
+            ("e_q", "Q in SRAM"),
+            ("e_slot", "ring slot of the block"),
+            ("e_stat", "statistics"),
+            ("e_alpha", "alpha"),
+            ("e_o", "O^T"),
+            ("e_set", "number of the set"),
+            ("e_mask", "first masked row"),
+            (
+                "e_key",
+                "key of row 0, counted from the last that the first query sees",
+            ),
+            ("e_out", "O in HBM"),
+            ("e_queries", "queries"),
+        ],
+        0,
+    );
+    text.comment("A block of keys.");
+    equ(
+        text,
+        &[
+            ("b_next", "next descriptor"),
+            ("b_n", "keys"),
+            ("b_k", "K in HBM"),
+            ("b_v", "V in HBM"),
+            ("b_new", "first block of a unit"),
+            ("b_q", "Q in HBM"),
+            ("b_queries", "queries of the unit"),
+            ("b_to", "Q in SRAM"),
+        ],
+        0,
+    );
+    text.equ(
+        "step_ring",
+        VARIABLES,
+        "descriptors after the variables; the first stands before step 0",
+    );
+    text.equ("block_ring", VARIABLES + (RING + 1) * ENTRY, "");
+    text.equ("entry", ENTRY, "bytes");
+    text.blank();
+}
