@@ -88,7 +88,7 @@ pub enum EngineKind {
     Cdma,
     /// Network queue of a unit.
     Net,
-    /// A NoC port or link.
+    /// A port or link of the NoC, a CSRAM port, the Ethernet port.
     Noc,
     /// An HBM channel.
     Hbm,
