@@ -229,6 +229,11 @@ impl DmaEngine {
         ready
     }
 
+    /// Whether every operation that a channel has started is retired.
+    pub fn drained(&self, channel: usize) -> bool {
+        self.channels[channel].flying.is_empty()
+    }
+
     /// Starts a network post, whose waits have been taken: nothing to issue, complete when it has left.
     pub fn start_post(&mut self, now: Ps, rec: &Recorder) -> Option<Post> {
         let channel = self.channels.len() - 1;

@@ -189,6 +189,10 @@ impl Unit {
             let Some(head) = self.dma.head(channel, now) else {
                 continue;
             };
+            // A post says that the queue's earlier transfers have arrived.
+            if matches!(head.kind, OpKind::NetSignal(_)) && !self.dma.drained(channel) {
+                continue;
+            }
             if !self.sems.try_take_all(&head.waits) {
                 continue;
             }
