@@ -180,7 +180,7 @@ impl Global {
                     let schedule = self.model.submit(now, run);
                     slot.runs.push(schedule.last);
                     let stack = (channel / channels_per_stack) as usize;
-                    let service = world.clock.bytes(bytes, width);
+                    let service = world.share(bytes, width);
                     let port = match direction {
                         Direction::Read => &mut self.stack_out[stack],
                         Direction::Write => &mut self.stack_in[stack],
