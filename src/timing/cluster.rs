@@ -114,7 +114,7 @@ impl Cluster {
         match msg {
             Msg::Step => self.unit.stepped(now),
             Msg::Pump => self.unit.pumped(now),
-            Msg::Post { sem, n } => self.unit.posted(sem, n, world, out),
+            Msg::Post { sem, n, by } => self.unit.posted(sem, n, by, world, out),
             Msg::Read(train) => return self.read_out(train, now, world, out),
             Msg::Data {
                 train,

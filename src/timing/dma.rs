@@ -79,6 +79,8 @@ struct Flying {
 pub struct Retired {
     /// Increments by this unit.
     pub signals: Vec<Signal>,
+    /// The instruction that pushed it.
+    pub pc: u32,
 }
 
 impl DmaEngine {
@@ -362,10 +364,9 @@ impl DmaEngine {
             (Reason::Order, now.max(issued)),
         ];
         rec.mark(&mut flying.record, &milestones);
+        let (signals, pc) = (flying.signals, flying.record.pc);
         rec.close(flying.record);
-        Some(Retired {
-            signals: flying.signals,
-        })
+        Some(Retired { signals, pc })
     }
 
     /// Brings the accounts up to `now`: what each channel does from now on.

@@ -110,7 +110,7 @@ impl Global {
         match msg {
             Msg::Step => self.unit.stepped(now),
             Msg::Pump => self.unit.pumped(now),
-            Msg::Post { sem, n } => self.unit.posted(sem, n, world, out),
+            Msg::Post { sem, n, by } => self.unit.posted(sem, n, by, world, out),
             Msg::Read(train) => return self.submit(train, Direction::Read, now, world, out),
             Msg::Data { train, leg } => return self.route(train, leg, now, world, out),
             Msg::Hbm { slot, version } => return self.complete(slot, version, now, world, out),

@@ -66,6 +66,15 @@ impl Train {
     }
 }
 
+/// The instruction that an event goes back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Whose program it is in.
+    pub unit: UnitId,
+    /// Its word there.
+    pub pc: u32,
+}
+
 /// How far a train has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leg {
@@ -92,6 +101,8 @@ pub enum Msg {
         sem: u16,
         /// How many.
         n: u16,
+        /// Who made it.
+        by: Origin,
     },
     /// A request for a train arrives at the memory that holds its source.
     Read(Train),

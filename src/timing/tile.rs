@@ -166,7 +166,7 @@ impl Tile {
             Msg::Pump => self.unit.pumped(now),
             Msg::Ttu => self.engines.ttu_wake = self.engines.ttu_wake.filter(|t| *t > now),
             Msg::Tvp => self.end_kernel(now, world, out),
-            Msg::Post { sem, n } => self.unit.posted(sem, n, world, out),
+            Msg::Post { sem, n, by } => self.unit.posted(sem, n, by, world, out),
             Msg::Read(train) => {
                 self.read_out(train, now, world, out);
                 return;
@@ -330,7 +330,7 @@ impl Tile {
             }
         }
         self.unit.rec.close(record);
-        self.unit.signal(&op.signals, now, world, out);
+        self.unit.signal(&op.signals, op.pc, now, world, out);
     }
 
     /// Starts the next kernel if the vector processor is free and its waits hold.
@@ -421,7 +421,8 @@ impl Tile {
         }
         self.unit.rec.mark(&mut kernel.record, &phases[1..]);
         self.unit.rec.close(kernel.record);
-        self.unit.signal(&kernel.op.signals, now, world, out);
+        self.unit
+            .signal(&kernel.op.signals, kernel.op.pc, now, world, out);
     }
 
     /// Whether processor, queues and engines are all done.

@@ -5,7 +5,7 @@
 //! Invariant: an operation's waits are taken together, at its queue's head, when its engine could start it.
 
 use super::dma::{DmaEngine, Issue};
-use super::msg::{Msg, Train};
+use super::msg::{Msg, Origin, Train};
 use super::processor::{Advance, Processor, SPIN_LIMIT, State};
 use super::world::World;
 use crate::machine::exec::transfer;
@@ -153,7 +153,8 @@ impl Unit {
                 true
             }
             Ok(Advance::Post(post)) => {
-                self.post(post, self.processor.time.max(now), world, out);
+                let pc = self.processor.core.pc.saturating_sub(1);
+                self.post(post, pc, self.processor.time.max(now), world, out);
                 true
             }
             Ok(Advance::Spinning) => {
@@ -214,15 +215,7 @@ impl Unit {
                 _ => {
                     if let Some(post) = self.dma.start_post(now, &self.rec) {
                         let latency = u64::from(world.chip.network.tray_latency_ns) * 1000;
-                        let at = world.control(self.id, post.unit, now + Ps(latency));
-                        out.send(
-                            world.component(post.unit),
-                            at,
-                            Msg::Post {
-                                sem: post.sem,
-                                n: post.n,
-                            },
-                        );
+                        self.post(post, pc, now + Ps(latency), world, out);
                     }
                     self.retire(now, world, out);
                 }
@@ -250,20 +243,27 @@ impl Unit {
     pub fn retire(&mut self, now: Ps, world: &World, out: &mut Outbox<Msg>) {
         for channel in 0..self.dma.channels() {
             while let Some(retired) = self.dma.retire(channel, now, &mut self.rec) {
-                self.signal(&retired.signals, now, world, out);
+                self.signal(&retired.signals, retired.pc, now, world, out);
             }
         }
     }
 
-    /// Makes the signals of a retired operation.
-    pub fn signal(&mut self, signals: &[Signal], now: Ps, world: &World, out: &mut Outbox<Msg>) {
+    /// Makes the signals of a retired operation that the instruction at `pc` pushed.
+    pub fn signal(
+        &mut self,
+        signals: &[Signal],
+        pc: u32,
+        now: Ps,
+        world: &World,
+        out: &mut Outbox<Msg>,
+    ) {
         for s in signals {
             match *s {
-                Signal::Unit(post) => self.post(post, now, world, out),
+                Signal::Unit(post) => self.post(post, pc, now, world, out),
                 Signal::Tiles { mask, sem, n } => {
                     let tiles = (0..64u16).filter(|t| mask >> t & 1 == 1);
                     for unit in tiles.map(UnitId::Tile) {
-                        self.post(Post { unit, sem, n }, now, world, out);
+                        self.post(Post { unit, sem, n }, pc, now, world, out);
                     }
                 }
                 // Made where the data arrives.
@@ -272,7 +272,7 @@ impl Unit {
         }
     }
 
-    fn post(&mut self, post: Post, at: Ps, world: &World, out: &mut Outbox<Msg>) {
+    fn post(&mut self, post: Post, pc: u32, at: Ps, world: &World, out: &mut Outbox<Msg>) {
         let arrives = world.control(self.id, post.unit, at);
         out.send(
             world.component(post.unit),
@@ -280,15 +280,15 @@ impl Unit {
             Msg::Post {
                 sem: post.sem,
                 n: post.n,
+                by: Origin { unit: self.id, pc },
             },
         );
     }
 
     /// A semaphore increment arrives.
-    pub fn posted(&mut self, sem: u16, n: u16, world: &World, out: &mut Outbox<Msg>) {
+    pub fn posted(&mut self, sem: u16, n: u16, by: Origin, world: &World, out: &mut Outbox<Msg>) {
         if let Err(kind) = self.sems.post(self.id, sem, n) {
-            let pc = self.processor.core.pc.saturating_sub(1);
-            self.trap(world, pc, kind, out);
+            self.fail(Trap::at(&world.image, by.unit, by.pc, kind), out);
         }
     }
 
@@ -373,7 +373,19 @@ pub fn arrived(
     if last && here != UnitId::Chip {
         for (sem, n) in &op.at_destination {
             let at = world.control(here, here, now);
-            out.send(world.component(here), at, Msg::Post { sem: *sem, n: *n });
+            let by = Origin {
+                unit: op.initiator,
+                pc: op.pc,
+            };
+            out.send(
+                world.component(here),
+                at,
+                Msg::Post {
+                    sem: *sem,
+                    n: *n,
+                    by,
+                },
+            );
         }
     }
 }
