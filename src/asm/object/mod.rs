@@ -14,8 +14,9 @@
 //!
 //! The addresses of the text sections exist for tools that map an address to a line; the machine counts words from 0.
 //! Leaves out: relocation and linking: an object is a whole program. Invariants: the bytes are a function of the image; a
-//! section is read only after its checksum is verified, so that a damaged file gives an error and never a different program;
-//! reading allocates no more than a small multiple of the file.
+//! section is read only after its checksum is verified, and a file is accepted only if its image would be written as the
+//! same bytes, so that a damaged file gives an error wherever the damage is; reading allocates no more than a small multiple
+//! of the file.
 
 mod bytes;
 mod dwarf;
@@ -97,6 +98,12 @@ pub enum ObjectError {
         found: u64,
         /// As recorded.
         expected: u64,
+    },
+    /// A header, a name or padding is not what was written.
+    #[error("offset {offset:#x}: not as this build writes it: the file is damaged")]
+    Frame {
+        /// First byte of the file that differs.
+        offset: usize,
     },
     /// A section ends inside a record.
     #[error("section {section}, offset {offset:#x}: truncated")]

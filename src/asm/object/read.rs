@@ -34,7 +34,7 @@ pub fn read(data: &[u8]) -> Result<Image, ObjectError> {
     read_labels(&mut code, &kernels, get(SYMBOLS)?, get(STRINGS)?)?;
     let constants = words(CONSTANTS.0, get(CONSTANTS.0)?)?;
     let [tile, cluster, chip, kernel_code] = code;
-    Ok(Image {
+    let image = Image {
         files,
         tile,
         cluster,
@@ -44,6 +44,20 @@ pub fn read(data: &[u8]) -> Result<Image, ObjectError> {
         constants,
         tensors: read_tensors(get(TENSORS)?)?,
         notes: read_notes(get(NOTES)?)?,
+    };
+    check_frame(data, &super::write(&image))?;
+    Ok(image)
+}
+
+/// The checksums cover what the sections hold; headers, names and padding are a function of that, so they are compared with
+/// what would be written.
+fn check_frame(data: &[u8], written: &[u8]) -> Result<(), ObjectError> {
+    if data == written {
+        return Ok(());
+    }
+    let same = data.iter().zip(written).take_while(|(a, b)| a == b);
+    Err(ObjectError::Frame {
+        offset: same.count(),
     })
 }
 
