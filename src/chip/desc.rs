@@ -146,6 +146,12 @@ pub struct Hbm {
     pub refresh: Refresh,
     /// Bytes of consecutive addresses in one channel.
     pub interleave_bytes: u32,
+    /// Bursts that a channel's controller can hold for writing.
+    pub write_queue: u32,
+    /// Share of the write queue at which writes start to drain.
+    pub write_high_permille: u32,
+    /// Share of the write queue at which they stop.
+    pub write_low_permille: u32,
     pub path: HbmPath,
     pub timing: HbmDevice,
 }

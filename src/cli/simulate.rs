@@ -181,6 +181,7 @@ pub fn run_error(error: &RunError) -> CliError {
         }
         RunError::StepLimit(_) => ("step_limit", None, Ok(().into())),
         RunError::CycleLimit(_) => ("cycle_limit", None, Ok(().into())),
+        RunError::TraceLimit { .. } => ("trace_limit", None, Ok(().into())),
         RunError::MemoryLimit { .. } => ("memory_limit", None, Ok(().into())),
     };
     CliError::Run {

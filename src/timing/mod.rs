@@ -4,7 +4,7 @@
 //! tiles, clusters with their crossbar and mesh ([`tile`], [`cluster`]), the global NoC and HBM ([`global`], [`hbm`]).
 //! Data moves in trains of a few KiB that pass FIFO servers, so cost follows transfers and not cycles. Leaves out: what
 //! operations compute, which is the machine's executor, called when hardware would make the result visible.
-//! Invariants: components share nothing but [`World`], which is constant; every message between components takes at least a
+//! Invariants: components share nothing but [`World`], which is constant but for a cache of pure values; every message between components takes at least a
 //! picosecond, between partitions at least the lookahead; so results depend neither on the order in which components run
 //! inside an instant nor on the number of threads. Every wait has a named reason.
 //! Who may call it: the command line, the debugger, tests and benches.
@@ -362,6 +362,7 @@ impl Ended {
             self.counters.hbm_activations += c.activations;
             let totals = [
                 (Reason::Busy, c.data),
+                (Reason::Latency, c.latency),
                 (Reason::Activate, c.activate),
                 (Reason::Refresh, c.refresh),
                 (Reason::Turnaround, c.turnaround),

@@ -2,7 +2,8 @@
 //!
 //! Models: the tile's side of every transfer (reading its TSRAM out through its port, writing what arrives), the order in
 //! which TSRAM ports are served (DMA, then vector processor, then tensor unit, which gets the bytes the others leave).
-//! Leaves out: routes between tiles ([`super::cluster`]). Invariant: data becomes visible in TSRAM at the time its transfer,
+//! Leaves out: routes between tiles ([`super::cluster`]); waits of DMA and vector processor for banks, since they have priority
+//! over the tensor unit and need less than all banks together. Invariant: data becomes visible in TSRAM at the time its transfer,
 //! product or kernel ends, through the machine's one executor.
 
 use super::dma::Queued;

@@ -16,6 +16,7 @@ use crate::machine::trap::{RunError, Trap, TrapKind};
 use crate::machine::{Blocked, BlockedOn, Need};
 use crate::sim::{Outbox, Ps};
 use crate::trace::Recorder;
+use crate::trace::account::RECORD_LIMIT;
 
 /// Engines that only some units have.
 pub trait Engines {
@@ -101,6 +102,16 @@ impl Unit {
         out: &mut Outbox<Msg>,
     ) -> bool {
         let mut changed = false;
+        if self.rec.is_full() {
+            self.fail(
+                RunError::TraceLimit {
+                    unit: self.id,
+                    limit: RECORD_LIMIT,
+                },
+                out,
+            );
+            return false;
+        }
         loop {
             let mut again = self.run_processor(now, world, local.as_deref_mut(), engines, out);
             again |= self.start_transfers(now, world, local.as_deref(), out);

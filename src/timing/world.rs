@@ -1,4 +1,4 @@
-//! What every component may read and none may change: the chip, the program, latencies, component numbers.
+//! What every component reads: the chip, the program, latencies, component numbers. Constant but for a cache of pure values.
 
 use crate::chip::Chip;
 use crate::isa::image::{Image, Space};

@@ -65,7 +65,12 @@ pub struct Recorder {
     pub ops: Vec<Op>,
     /// Whether to record.
     pub tracing: bool,
+    /// Milestones of recorded operations: with the spans, what recording costs.
+    milestones: usize,
 }
+
+/// Spans and milestones that one component may record: about 100 MB, 4 GB for a whole chip.
+pub const RECORD_LIMIT: usize = 4 << 20;
 
 impl Recorder {
     /// Accounts for engines that start in these states.
@@ -76,6 +81,11 @@ impl Recorder {
             tracing,
             ..Recorder::default()
         }
+    }
+
+    /// Whether more was recorded than [`RECORD_LIMIT`].
+    pub fn is_full(&self) -> bool {
+        self.spans.len() + self.milestones > RECORD_LIMIT
     }
 
     /// From now on the engine does `state`; what it did until now goes to the state before.
@@ -138,6 +148,7 @@ impl Recorder {
     /// Keeps the record of an operation that has retired when tracing.
     pub fn close(&mut self, op: Op) {
         if self.tracing {
+            self.milestones += op.milestones.len();
             self.ops.push(op);
         }
     }
@@ -148,5 +159,21 @@ impl Recorder {
             let state = self.accounts[engine].state;
             self.until(engine, end, state);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recording_is_bounded() {
+        let mut rec = Recorder::new(&[Reason::Idle], true);
+        let reasons = [Reason::Busy, Reason::Idle];
+        for i in 0..=RECORD_LIMIT as u64 {
+            assert!(!rec.is_full());
+            rec.until(0, Ps(i + 1), reasons[i as usize % 2]);
+        }
+        assert!(rec.is_full());
     }
 }

@@ -59,7 +59,7 @@ reasons! {
     Order = "order", "complete, but an earlier operation of the channel has not retired";
     Accumulator = "accumulator", "the tensor unit waits for accumulator blocks or a port in use by an earlier operation";
     Result = "result", "the tensor unit's array is idle while its result or preload port moves blocks";
-    Latency = "latency", "the last result is on its way through the pipeline";
+    Latency = "latency", "the last result is on its way through the pipeline, or from an open row of the HBM";
     SramBank = "sram_bank", "slowed by TSRAM banks that other ports use";
     OperandFetch = "operand_fetch", "slowed by operand rows that fall into the same TSRAM banks";
     Dependency = "dependency", "the vector processor issues nothing: a result is not ready or a slot is taken";

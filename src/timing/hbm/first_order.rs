@@ -12,13 +12,6 @@ use super::{ChannelTotals, Direction, HbmModel, LINE_BYTES, Run, Schedule};
 use crate::chip::{Chip, HbmDevice, Refresh};
 use crate::sim::Ps;
 
-/// Lines that share a row of a bank before the bank group changes: 256 B over two pseudo channels.
-const LINES_PER_BLOCK: u64 = 8;
-/// Share of a controller's write queue that one drain empties: between its watermarks of 0.8 and 0.2.
-const DRAIN_SHARE_PERCENT: u64 = 60;
-/// Writes (32 B) that a controller can hold: estimate, see the memory facts of the chip's stacks.
-const WRITE_QUEUE_LINES: u64 = 256;
-
 /// All channels.
 #[derive(Clone, Debug)]
 pub struct FirstOrder {
@@ -49,6 +42,9 @@ struct Timing {
     bank_bits: u32,
     sids: u64,
     blocks_per_row: u64,
+    /// Lines that share a row of a bank before the bank group changes: a block of the interleave.
+    lines_per_block: u64,
+    /// Lines that one drain of the write queue moves: what lies between its watermarks.
     write_batch_lines: u64,
 }
 
@@ -66,8 +62,10 @@ struct Channel {
 /// What a request waits for before its data.
 #[derive(Clone, Copy, Debug, Default)]
 enum Wait {
-    /// Its row.
+    /// Nothing but the column access of an open row.
     #[default]
+    Column,
+    /// Its row.
     Row,
     /// The refresh of its bank.
     Refresh,
@@ -94,6 +92,9 @@ impl Timing {
             // The channel stops while the bank due is closed and its refresh issued.
             Refresh::PbBlocking => (ps(d.refipb_ck), ps(d.rp_ck + d.rrefd_ck)),
         };
+        let lines_per_block = (u64::from(chip.hbm.interleave_bytes) / LINE_BYTES).max(1);
+        let high = chip.hbm.write_high_permille;
+        let drained = u64::from(high.saturating_sub(chip.hbm.write_low_permille));
         Timing {
             tck,
             // Every pseudo channel moves a burst in BL.
@@ -116,9 +117,10 @@ impl Timing {
             bank_bits: d.banks_per_group.ilog2(),
             sids: u64::from(d.sids),
             blocks_per_row: (u64::from(d.row_bytes()) * u64::from(d.pseudo_channels)
-                / (LINES_PER_BLOCK * LINE_BYTES))
+                / (lines_per_block * LINE_BYTES))
                 .max(1),
-            write_batch_lines: WRITE_QUEUE_LINES * DRAIN_SHARE_PERCENT / 100,
+            lines_per_block,
+            write_batch_lines: (u64::from(chip.hbm.write_queue) * drained / 1000).max(1),
         }
     }
 
@@ -178,7 +180,7 @@ impl Channel {
         let (index, row) = t.place(block);
         let bank = &mut self.banks[index];
         let mut start = now.max(bank.column_ready);
-        let mut cause = Wait::Row;
+        let mut cause = Wait::Column;
         if let Some(end) = t.refresh_end(index, start) {
             start = end;
             bank.row = None;
@@ -198,6 +200,9 @@ impl Channel {
             };
             bank.column_ready = activate + Ps(rcd);
             start = bank.column_ready;
+            if !matches!(cause, Wait::Refresh) {
+                cause = Wait::Row;
+            }
             self.totals.activations += 1;
         }
         // Lines alternate between the pseudo channels, so a single line takes the time of a pair.
@@ -224,7 +229,8 @@ impl Channel {
         let waited = pending.min(now).saturating_sub(self.bus_free);
         match cause {
             Wait::Refresh => self.totals.refresh += waited,
-            _ => self.totals.activate += waited,
+            Wait::Row => self.totals.activate += waited,
+            Wait::Column => self.totals.latency += waited,
         }
     }
 
@@ -245,8 +251,8 @@ impl HbmModel for FirstOrder {
         let mut schedule: Option<Schedule> = None;
         let (mut line, mut left) = (run.line, u64::from(run.lines));
         while left > 0 {
-            let lines = left.min(LINES_PER_BLOCK - line % LINES_PER_BLOCK);
-            let part = channel.block(t, now, line / LINES_PER_BLOCK, lines, run.direction);
+            let lines = left.min(t.lines_per_block - line % t.lines_per_block);
+            let part = channel.block(t, now, line / t.lines_per_block, lines, run.direction);
             if run.direction == Direction::Write {
                 channel.drain(t, lines);
             }

@@ -4,6 +4,7 @@
 //! the spread of addresses over channels. Leaves out: latency outside the DRAM (`hbm.path` in the chip description, added by the
 //! caller). Invariants: times never decrease from call to call; a revision never moves a schedule whose first beat has
 //! passed, and never before the time at which it is announced.
+//! The caller books the stack's port when a run is submitted; a revision moves the end of the run, not its place at the port.
 //! Who may call it: the chip's global component only. Implementations: [`first_order::FirstOrder`].
 
 pub mod first_order;
@@ -69,6 +70,8 @@ pub struct ChannelTotals {
     pub data: Ps,
     /// Data bus idle with work waiting for a row.
     pub activate: Ps,
+    /// Data bus idle with only column accesses of open rows under way.
+    pub latency: Ps,
     /// Data bus idle with work waiting for a bank under refresh.
     pub refresh: Ps,
     /// Data bus turning around.

@@ -101,7 +101,8 @@ fn a_sequential_stream_reaches_the_peak_less_refresh() {
             "{refresh:?}: {reached}, {lost} lost"
         );
         assert_eq!(totals.read_bytes, count as u64 * 256);
-        let busy = totals.data + totals.activate + totals.refresh + totals.turnaround;
+        let busy =
+            totals.data + totals.latency + totals.activate + totals.refresh + totals.turnaround;
         assert!(busy.0 <= end, "{refresh:?}: {totals:?} in {end} ps");
     }
 }
