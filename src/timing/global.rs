@@ -7,9 +7,7 @@
 //! through the chip's crossbars to `network.tray_latency`. Invariant: a train reaches every destination exactly once.
 
 use super::cluster::NoEngines;
-use super::hbm::{
-    ChannelTotals, Direction, HbmModel, Interleave, LINE_BYTES, Run, first_order::FirstOrder,
-};
+use super::hbm::{ChannelTotals, Direction, HbmModel, Interleave, LINE_BYTES, Run};
 use super::inbox::Inbox;
 use super::msg::{Leg, Msg, Train};
 use super::processor::Processor;
@@ -68,7 +66,7 @@ const RUN_BITS: u32 = 20;
 
 impl Global {
     /// The chip level at reset.
-    pub fn new(global: machine::Global, world: &World) -> Global {
+    pub fn new(global: machine::Global, model: Box<dyn HbmModel>, world: &World) -> Global {
         let chip = &world.chip;
         let processor = Processor::new(global.core, UnitId::Chip);
         let dma = DmaEngine::new(UnitId::Chip, chip, 1);
@@ -77,7 +75,7 @@ impl Global {
         Global {
             unit: Unit::new(processor, global.sems, dma, rec),
             hbm: global.hbm,
-            model: Box::new(FirstOrder::new(chip)),
+            model,
             interleave: Interleave::new(chip),
             slots: Vec::new(),
             free_slots: Vec::new(),

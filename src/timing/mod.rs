@@ -129,6 +129,19 @@ impl Partition for Group {
 /// # Errors
 /// A trap, a deadlock, the cycle limit, a processor that spins, the host memory limit.
 pub fn run(machine: Machine, options: &TimedOptions) -> Result<TimedRun, RunError> {
+    let model = Box::new(hbm::first_order::FirstOrder::new(&machine.chip));
+    run_with(machine, options, model)
+}
+
+/// [`run`] with another model of the chip's HBM.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(
+    machine: Machine,
+    options: &TimedOptions,
+    model: Box<dyn hbm::HbmModel>,
+) -> Result<TimedRun, RunError> {
     let Machine {
         chip,
         image,
@@ -165,7 +178,7 @@ pub fn run(machine: Machine, options: &TimedOptions) -> Result<TimedRun, RunErro
     }
     placement.extend(0..=parts.len() as u32);
     parts.push(Part::Global(
-        Box::new(Global::new(global, &world)),
+        Box::new(Global::new(global, model, &world)),
         world.clone(),
     ));
     let components = placement.len() as u32;

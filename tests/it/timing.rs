@@ -7,6 +7,7 @@ mod hbm;
 mod limits;
 mod processor;
 mod random_chips;
+mod revised;
 mod tensor;
 mod vector;
 
