@@ -16,6 +16,7 @@ mod generate;
 mod isa;
 mod model;
 mod npy;
+mod num;
 mod objects;
 mod outcome;
 mod progress;
@@ -56,6 +57,7 @@ enum Command {
     Bench(bench::Args),
     Chip(chip::Args),
     Isa(isa::Args),
+    Num(num::Args),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
 }
@@ -74,6 +76,7 @@ fn dispatch(cli: &Cli, context: &Context) -> Result<(), CliError> {
         Command::Bench(args) => bench::run(args, context),
         Command::Chip(args) => chip::run(args, context),
         Command::Isa(args) => isa::run(args, context),
+        Command::Num(args) => num::run(args, context),
         Command::Completions(args) => generate::completions(args, context),
         Command::Man(args) => generate::man(args, context),
     }

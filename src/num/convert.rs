@@ -3,7 +3,7 @@
 //! [`decode`] is exact for every type but I32, whose value rounds to the nearest f32 (ties to even). [`encode`] rounds as if the
 //! exponent had no upper end, then applies the overflow policy to what lies past the largest finite value. For E4M3 the tie at
 //! 464 therefore goes to the even neighbour 448 under [`Rounding::Rne`] and overflows (to 480) under [`Rounding::Rna`].
-//! Stochastic rounding and block scales are not here.
+//! Stochastic rounding by name and the scale types are in [`super::Format`].
 //!
 //! Sources: OCP 8-bit Floating Point Specification (OFP8) 1.0, OCP Microscaling Formats (MX) 1.0, IEEE 754-2019.
 
@@ -103,6 +103,37 @@ impl Spec {
 
     const fn sign_bit(self) -> u32 {
         1 << (self.exp_bits + self.man_bits)
+    }
+
+    /// Whether a finite magnitude is at or past the value that the code after the largest finite one would have.
+    pub fn above_largest(self, magnitude: f32) -> bool {
+        let (field, fraction) = (
+            self.max >> self.man_bits,
+            self.max & ((1 << self.man_bits) - 1),
+        );
+        let exponent = field as i32 - self.bias - self.man_bits as i32;
+        let next = f64::from((1u32 << self.man_bits) + fraction + 1) * 2f64.powi(exponent);
+        f64::from(magnitude) >= next
+    }
+
+    pub const fn smallest_normal(self) -> f32 {
+        f32::from_bits(((1 - self.bias + 127) as u32) << 23)
+    }
+}
+
+impl Dtype {
+    /// The layout of a float format of at most 16 bits.
+    pub(super) const fn spec(self) -> Option<Spec> {
+        match self {
+            Dtype::Bf16 => Some(Spec::BF16),
+            Dtype::F16 => Some(Spec::F16),
+            Dtype::E4m3 => Some(Spec::E4M3),
+            Dtype::E5m2 => Some(Spec::E5M2),
+            Dtype::E2m1 => Some(Spec::E2M1),
+            Dtype::E3m2 => Some(Spec::E3M2),
+            Dtype::E2m3 => Some(Spec::E2M3),
+            Dtype::F32 | Dtype::I32 | Dtype::I16 | Dtype::I8 | Dtype::U8 => None,
+        }
     }
 }
 
@@ -252,6 +283,51 @@ fn overflowed(spec: Spec, overflow: Overflow) -> u32 {
         Overflow::Saturate => spec.max,
         Overflow::Ieee => spec.inf.or(spec.nan).unwrap_or(spec.max),
     }
+}
+
+/// [`encode_float`] by stochastic rounding; the rule is on [`super::Format::encode_stochastic`].
+pub(super) fn encode_float_stochastic(
+    spec: Spec,
+    value: f32,
+    random: u32,
+    overflow: Overflow,
+) -> u32 {
+    if !value.is_finite() {
+        return encode_float(spec, value, Rounding::Rtz, overflow);
+    }
+    let toward_zero = encode_float(spec, value, Rounding::Rtz, overflow);
+    let magnitude = value.to_bits() & 0x7FFF_FFFF;
+    let field = (magnitude >> 23) as i32;
+    let significand = u64::from(magnitude & 0x007F_FFFF | u32::from(field != 0) << 23);
+    let exponent = field.max(1) - 127;
+    // Low bits of the significand that the code does not hold; up to 22 + 126 of them.
+    let lost = 23 - spec.man_bits + ((1 - spec.bias).max(exponent) - exponent) as u32;
+    let fraction = match lost {
+        0..=32 => (significand & ((1 << lost) - 1)) << (32 - lost),
+        33..=63 => significand >> (lost - 32),
+        _ => 0,
+    };
+    let past_largest = Spec::above_largest(spec, f32::from_bits(magnitude));
+    // Past the next code it is an overflow whatever the word is.
+    if past_largest || (fraction as u32).overflowing_add(random).1 {
+        let code = toward_zero & (spec.sign_bit() - 1);
+        let sign = toward_zero & spec.sign_bit();
+        return match past_largest || code == spec.max {
+            true => sign | overflowed(spec, overflow),
+            false => sign | (code + 1),
+        };
+    }
+    toward_zero
+}
+
+/// [`encode_int`] by stochastic rounding.
+pub(super) fn encode_int_stochastic(low: i32, high: i32, value: f32, random: u32) -> i32 {
+    let x = f64::from(value).clamp(f64::from(low), f64::from(high));
+    // The fraction has at most 24 significant bits: the product is exact and `as` cuts it.
+    let fraction = (x.fract().abs() * 4_294_967_296.0) as u32;
+    let away = i32::from(fraction.overflowing_add(random).1);
+    // Clamped between integers: a value with a fraction has room for one more.
+    x as i32 + if x < 0.0 { -away } else { away }
 }
 
 /// `value` as an integer by `rounding`, saturating to `low..=high`; NaN gives 0.

@@ -1,5 +1,5 @@
 //! The element types: names, widths, codes. What a code *means* is in [`super::decode`]; scales of block formats are not element
-//! types and are not here.
+//! types: they are in [`super::Format`].
 
 use serde::{Deserialize, Serialize};
 

@@ -19,6 +19,40 @@ pub fn exp2(x: f32) -> f32 {
     exp2_f64(f64::from(x).clamp(-160.0, 130.0)) as f32
 }
 
+/// e^x: the algorithm of [`exp2`] at x log2 e, one f64 multiplication by the f64 nearest to log2 e. The product is off by at most
+/// 2^-45 where the result is neither 0 nor infinite, which is 2^-45.5 of the result.
+///
+/// `exp(-inf)` = +0, `exp(inf)` = inf.
+pub fn exp(x: f32) -> f32 {
+    if x.is_nan() {
+        return super::CANONICAL_NAN;
+    }
+    exp2_f64((f64::from(x) * LOG2_E).clamp(-160.0, 130.0)) as f32
+}
+
+/// 1 / (1 + e^-x): with t = 2^(-|x| log2 e) by the algorithm of [`exp2`], 1 / (1 + t) for x >= 0 and t / (1 + t) for x < 0.
+///
+/// `sigmoid(+-0)` = 1/2, `sigmoid(inf)` = 1, `sigmoid(-inf)` = +0.
+pub fn sigmoid(x: f32) -> f32 {
+    if x.is_nan() {
+        return super::CANONICAL_NAN;
+    }
+    let t = exp2_f64((-f64::from(x.abs()) * LOG2_E).max(-160.0));
+    let numerator = if x < 0.0 { t } else { 1.0 };
+    (numerator / (1.0 + t)) as f32
+}
+
+/// sqrt(x): the IEEE f32 square root, correctly rounded.
+///
+/// `sqrt(-0)` = -0, `sqrt(inf)` = inf, negative x gives NaN.
+pub fn sqrt(x: f32) -> f32 {
+    // In integers and by the operand: the optimiser drops a comparison of floats that only replaces one NaN by another after a
+    // square root. Above the bits of infinity are the NaNs and everything negative.
+    let (operand, root) = (x.to_bits(), x.sqrt().to_bits());
+    let invalid = operand > 0x7F80_0000 && operand != 0x8000_0000;
+    f32::from_bits(if invalid { 0x7FC0_0000 } else { root })
+}
+
 /// 1 / x: one IEEE f32 division, correctly rounded.
 ///
 /// `rcp(+-0)` = +-inf, `rcp(+-inf)` = +-0; the reciprocal of a magnitude of at most 2^-128 overflows to infinity.
@@ -75,6 +109,82 @@ pub fn log2(x: f32) -> f32 {
         x
     } else {
         log2_f64(f64::from(x)) as f32
+    }
+}
+
+/// A function of one f32 by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Function {
+    /// [`exp2`].
+    Exp2,
+    /// [`exp`].
+    Exp,
+    /// [`rcp`].
+    Rcp,
+    /// [`rsqrt`].
+    Rsqrt,
+    /// [`sqrt`].
+    Sqrt,
+    /// [`log2`].
+    Log2,
+    /// [`tanh`].
+    Tanh,
+    /// [`sigmoid`].
+    Sigmoid,
+}
+
+impl Function {
+    /// Every function.
+    pub const ALL: [Function; 8] = [
+        Function::Exp2,
+        Function::Exp,
+        Function::Rcp,
+        Function::Rsqrt,
+        Function::Sqrt,
+        Function::Log2,
+        Function::Tanh,
+        Function::Sigmoid,
+    ];
+
+    /// The name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Function::Exp2 => "exp2",
+            Function::Exp => "exp",
+            Function::Rcp => "rcp",
+            Function::Rsqrt => "rsqrt",
+            Function::Sqrt => "sqrt",
+            Function::Log2 => "log2",
+            Function::Tanh => "tanh",
+            Function::Sigmoid => "sigmoid",
+        }
+    }
+
+    /// The function called `name`.
+    pub fn parse(name: &str) -> Option<Function> {
+        Self::ALL.into_iter().find(|f| f.name() == name)
+    }
+
+    /// Its value.
+    pub fn eval(self, x: f32) -> f32 {
+        match self {
+            Function::Exp2 => exp2(x),
+            Function::Exp => exp(x),
+            Function::Rcp => rcp(x),
+            Function::Rsqrt => rsqrt(x),
+            Function::Sqrt => sqrt(x),
+            Function::Log2 => log2(x),
+            Function::Tanh => tanh(x),
+            Function::Sigmoid => sigmoid(x),
+        }
+    }
+
+    /// The most that a result is off the true value, in units in the last place: 1/2 for what IEEE 754 rounds correctly.
+    pub const fn ulp_bound(self) -> f64 {
+        match self {
+            Function::Rcp | Function::Sqrt => 0.5,
+            _ => 1.0,
+        }
     }
 }
 

@@ -63,6 +63,38 @@ fn log2_within_bound() {
 }
 
 #[test]
+fn exp_within_bound() {
+    check("exp", exp, f64::exp, 0x776F_886F_0C95_0817);
+}
+
+#[test]
+fn sigmoid_within_bound() {
+    // e^x / (1 + e^x) loses nothing for negative x.
+    let oracle = |x: f64| match x < 0.0 {
+        true => x.exp() / (1.0 + x.exp()),
+        false => 1.0 / (1.0 + (-x).exp()),
+    };
+    check("sigmoid", sigmoid, oracle, 0x1923_2928_FB56_8678);
+}
+
+#[test]
+fn sqrt_within_bound() {
+    check("sqrt", sqrt, f64::sqrt, 0x5D48_871D_8235_D388);
+}
+
+#[test]
+fn names_round_trip() {
+    for f in Function::ALL {
+        assert_eq!(Function::parse(f.name()), Some(f));
+        assert!(f.eval(f32::NAN).is_nan());
+    }
+    assert_eq!(Function::parse("sin"), None);
+    assert_eq!(Function::Exp.eval(0.0), 1.0);
+    assert_eq!(Function::Sqrt.eval(2.25), 1.5);
+    assert_eq!(Function::Sigmoid.eval(-0.0), 0.5);
+}
+
+#[test]
 fn stated_special_cases() {
     let inf = f32::INFINITY;
     let tiny = f32::from_bits(1);
@@ -76,6 +108,15 @@ fn stated_special_cases() {
         ("exp2", exp2, 128.0, 0x7F80_0000),
         ("exp2", exp2, f32::MIN, 0),
         ("exp2", exp2, f32::MAX, 0x7F80_0000),
+        ("exp", exp, -inf, 0),
+        ("exp", exp, inf, 0x7F80_0000),
+        ("exp", exp, 1.0, 0x402D_F854),
+        ("sigmoid", sigmoid, -inf, 0),
+        ("sigmoid", sigmoid, inf, 0x3F80_0000),
+        ("sigmoid", sigmoid, -0.0, 0x3F00_0000),
+        ("sqrt", sqrt, -0.0, 0x8000_0000),
+        ("sqrt", sqrt, inf, 0x7F80_0000),
+        ("sqrt", sqrt, -tiny, 0x7FC0_0000),
         ("rcp", rcp, 0.0, 0x7F80_0000),
         ("rcp", rcp, -0.0, 0xFF80_0000),
         ("rcp", rcp, -inf, 0x8000_0000),
@@ -102,6 +143,9 @@ fn stated_special_cases() {
     }
     for (name, f) in [
         ("exp2", exp2 as fn(f32) -> f32),
+        ("exp", exp),
+        ("sigmoid", sigmoid),
+        ("sqrt", sqrt),
         ("rcp", rcp),
         ("rsqrt", rsqrt),
         ("tanh", tanh),

@@ -6,5 +6,6 @@ mod cli;
 mod compiler;
 mod layers;
 mod machine;
+mod num;
 mod programs;
 mod timing;
