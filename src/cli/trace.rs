@@ -44,6 +44,9 @@ enum Format {
 }
 
 pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
+    if let Err(error) = std::fs::metadata(&args.dir) {
+        return Err(CliError::io("read", &args.dir, &error));
+    }
     let recording = file::read(&args.dir)?;
     let clock = clock(&recording.trace, &args.dir)?;
     if let Some(format) = args.to {
