@@ -54,7 +54,7 @@ pub enum Problem {
     TooLong { limit: u64 },
     #[error("not TOML: {message}")]
     Syntax { message: String },
-    #[error("unknown key `{key}`{}", hint(.suggestion))]
+    #[error("unknown key `{key}`{}", key_hint(.suggestion))]
     UnknownKey {
         key: String,
         suggestion: Option<String>,
@@ -94,7 +94,7 @@ pub enum ValueProblem {
         text: String,
         expected: &'static str,
     },
-    #[error("`{text}` has unit `{unit}`; expected {expected}")]
+    #[error("`{text}` {}; expected {expected}", unit_fault(.unit))]
     WrongUnit {
         text: String,
         unit: String,
@@ -121,6 +121,21 @@ impl ChipError {
             Place::Set(_) | Place::Name => true,
             Place::File { .. } => matches!(*self.problem, Problem::Read { .. }),
         }
+    }
+}
+
+/// As [`hint`], or where all keys are listed.
+fn key_hint(suggestion: &Option<String>) -> String {
+    match suggestion {
+        Some(_) => hint(suggestion),
+        None => "; see `chip show`".to_owned(),
+    }
+}
+
+fn unit_fault(unit: &str) -> String {
+    match unit {
+        "" => "has no unit".to_owned(),
+        _ => format!("has unit `{unit}`"),
     }
 }
 

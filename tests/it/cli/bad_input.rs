@@ -380,12 +380,28 @@ fn bad_models_are_refused() {
             "[[op]]\nkind = \"matmul\"\nm = 0\nn = 1\nk = 1\ndtype = \"bf16\"\n",
             &["m is 0"],
         ),
-        ("nonsense", &["line 1"]),
+        ("nonsense", &["m.toml:1", "not TOML"]),
+        (
+            "[[op]]\nkind = \"attention\"\nbatch = 1\nheads = 2\nkv_heads = 2\nhead_dim = 7\nq_len = 1\nkv_len = 1\ndtype = \"bf16\"\n",
+            &["m.toml:6", "head_dim", "multiple of 32"],
+        ),
     ] {
         let file = dir.write("m.toml", content);
         refused(3, "file", words, &["compile", &file, "-o", &object]);
     }
     assert!(!Path::new(&object).exists());
+    let good = dir.write(
+        "g.toml",
+        "[[op]]\nkind = \"matmul\"\nm = 1\nn = 1\nk = 1\ndtype = \"bf16\"\n",
+    );
+    for flag in ["m=0", "m=-3", "m=99999999999", "x=1"] {
+        refused(
+            2,
+            "usage",
+            &["1"],
+            &["compile", &good, "--explain", "--shape", flag],
+        );
+    }
 }
 
 #[test]
