@@ -104,7 +104,7 @@ pub enum ValueProblem {
     NotWhole { text: String, unit: &'static str },
     #[error("`{text}` must not be negative")]
     Negative { text: String },
-    #[error("`{text}` is below the limit of {limit}")]
+    #[error("`{text}` is below the limit of {limit}{}", missing_unit(.text, .limit))]
     TooSmall { text: String, limit: String },
     #[error("`{text}` is above the limit of {limit}")]
     TooLarge { text: String, limit: String },
@@ -129,6 +129,18 @@ fn key_hint(suggestion: &Option<String>) -> String {
     match suggestion {
         Some(_) => hint(suggestion),
         None => "; see `chip show`".to_owned(),
+    }
+}
+
+/// For a bare number that is too small only because it counts the smallest unit: how it was probably meant.
+fn missing_unit(text: &str, limit: &str) -> String {
+    let bare = text.parse::<f64>().is_ok_and(|value| value > 0.0);
+    match limit.split_once(' ') {
+        Some((_, unit)) if bare => {
+            let unit = if unit.ends_with("Hz") { "GHz" } else { unit };
+            format!("; unit missing: write `{text} {unit}`")
+        }
+        _ => String::new(),
     }
 }
 

@@ -55,7 +55,8 @@ impl Place {
     fn blame(&self, key: Option<&str>, message: impl std::fmt::Display) -> CliError {
         let given = key.and_then(|key| self.keys.iter().rev().find(|(name, _)| name == key));
         match given {
-            Some((_, None)) => CliError::usage(message.to_string()),
+            Some((key, None)) if key == "dtype" => CliError::usage(format!("--dtype: {message}")),
+            Some((key, None)) => CliError::usage(format!("--shape {key}: {message}")),
             Some((key, Some(line))) => self.fail(*line, format!("{key}: {message}")),
             None => self.fail(self.line, message),
         }
@@ -130,7 +131,7 @@ pub fn read(path: &Path, shape: &[(String, u64)], dtype: Option<&str>) -> Result
             format!("not TOML: {}", e.message().replace('\n', ", ")),
         )
     })?;
-    for key in root.get_ref().keys().filter(|k| k.get_ref() != "op") {
+    if let Some(key) = root.get_ref().keys().find(|k| k.get_ref() != "op") {
         let message = format!("{}: unknown key; a graph holds [[op]]", key.get_ref());
         return Err(place.fail(line(key.span().start), message));
     }

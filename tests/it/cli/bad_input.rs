@@ -35,6 +35,24 @@ fn flags_out_of_range_are_usage_errors() {
             &["bananas"],
             vec!["chip", "show", "--set", "clock=2 bananas"],
         ),
+        (
+            &["unit missing: write `2 GHz`"],
+            vec!["chip", "show", "--set", "clock=2"],
+        ),
+        (
+            &["`foo`", "chip show"],
+            vec!["chip", "show", "--set", "foo=1"],
+        ),
+        (
+            &["1 to 4294967296"],
+            vec![
+                "bench", "matmul", "--m", "-5", "--n", "1", "--k", "1", "--dtype", "fp8",
+            ],
+        ),
+        (
+            &["A is given twice"],
+            vec!["run", "x.s", "--input", "A=a", "--input", "A=b"],
+        ),
         (&["clock"], vec!["chip", "show", "--set", "clock=-1 GHz"]),
         (&["clusters"], vec!["chip", "show", "--set", "clusters=0"]),
         (&["KEY=VALUE"], vec!["chip", "show", "--set", "clock"]),
@@ -398,7 +416,7 @@ fn bad_models_are_refused() {
         refused(
             2,
             "usage",
-            &["1"],
+            &["shape"],
             &["compile", &good, "--explain", "--shape", flag],
         );
     }
