@@ -3,8 +3,8 @@
 # What to learn here
 #   - Multicast: all tiles of a cluster need the same panel of A. The cluster's processor loads it once and `mcast` copies it
 #     into the SRAM of each tile, where the routes part: the memory is read once instead of once per tile.
-#   - Three programs: tiles compute, the cluster processor (section .cluster) feeds them; both walk the same blocks in the
-#     same order, so they need not talk about anything but buffers.
+#   - Two programs: the tiles (section .tile) compute, each cluster's processor (section .cluster) feeds them. Both walk the
+#     same blocks in the same order, so they need not talk about anything but buffers.
 #   - Semaphores between units: `signal.dest` tells each tile that its copy has arrived; `signal.unit` tells the cluster
 #     processor that a tile is through with it. The processor collects one token per tile before a slot is filled again.
 #

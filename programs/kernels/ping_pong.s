@@ -2,12 +2,13 @@
 #
 # What to learn here
 #   - A tile's DMA writes into another tile's SRAM directly: an address with space 2 and the tile's number.
-#   - `signal.dest` adds to a semaphore *of the tile written to*, once the last byte is there: the receiver needs no polling.
+#   - `signal.dest` adds to a semaphore *of the tile written to*, once the last byte is there: the receiver needs no
+#     polling.
 #   - The reply is at the same time the permission to send again, so one buffer each way is enough.
 #
 # Each round tile 0 sends WORDS integers, tile 1 adds 1 to each and sends them back, tile 0 doubles them. After ROUNDS
-# rounds from all zero, x -> 2 (x + 1), every integer is 2^(ROUNDS + 1) - 2. Tile 0 stores them to
-# HBM, where `.expect` checks them after the run.
+# rounds from all zero, x -> 2 (x + 1), every integer is 2^(ROUNDS + 1) - 2. Tile 0 stores them to HBM, where `.expect`
+# checks them after the run.
 
 .equ WORDS, 1024
 .equ ROUNDS, 8

@@ -88,6 +88,9 @@ pub const ALIGNMENT: u64 = 256;
 /// Largest object file that is read, in bytes. Sources end earlier, at the text that one program may have.
 pub const MAX_FILE_BYTES: u64 = 256 << 20;
 
+/// What is wrong with a source or object that no processor can run.
+pub(crate) const NO_PROGRAM: &str = "no .tile, .cluster or .chip program";
+
 /// Why a file gives no program.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -112,17 +115,41 @@ pub enum LoadError {
     },
 }
 
-/// The program in a file: an object if it begins like an ELF file, else a source.
+/// The program in a file: an object if it is called `.elf` or begins with the first byte of one, which no source does; else
+/// a source. A damaged object is so never read as text.
 pub fn load(path: &Path) -> Result<Image, LoadError> {
     let file = path.to_string_lossy().into_owned();
     let bytes = match read_bytes(path) {
         Ok(bytes) => bytes,
         Err(error) => return Err(LoadError::Io { file, error }),
     };
-    match bytes.starts_with(b"\x7fELF") {
-        true => object::read(&bytes).map_err(|error| LoadError::Object { file, error }),
-        false => assemble_bytes(&file, bytes).map_err(LoadError::Source),
+    if path.extension().is_some_and(|e| e == "elf") || bytes.starts_with(b"\x7f") {
+        let image = object::read(&bytes).and_then(|image| match has_program(&image) {
+            true => Ok(image),
+            false => Err(ObjectError::NoProgram),
+        });
+        return image.map_err(|error| LoadError::Object { file, error });
     }
+    let image = assemble_bytes(&file, bytes).and_then(|image| with_program(image, &file));
+    image.map_err(LoadError::Source)
+}
+
+fn has_program(image: &Image) -> bool {
+    let programs = [&image.tile, &image.cluster, &image.chip];
+    programs.iter().any(|section| !section.insts.is_empty())
+}
+
+/// The image, if a processor has something to run.
+fn with_program(image: Image, name: &str) -> Result<Image, Diagnostics> {
+    match has_program(&image) {
+        true => Ok(image),
+        false => Err(one(Diagnostic::file(NO_PROGRAM.to_owned(), name))),
+    }
+}
+
+/// Assembles a file that is to be a whole program, not a part that others include.
+pub fn assemble_program(path: &Path) -> Result<Image, Diagnostics> {
+    assemble(path).and_then(|image| with_program(image, &path.to_string_lossy()))
 }
 
 /// Assembles a file; includes are read relative to it.
@@ -181,10 +208,18 @@ pub fn read_source(path: &str) -> io::Result<String> {
         .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.utf8_error()))
 }
 
+/// The error of a path that names a directory, in the same words on every host.
+pub(crate) fn is_a_directory() -> io::Error {
+    io::Error::new(io::ErrorKind::IsADirectory, "is a directory")
+}
+
 fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     use io::Read;
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path)?;
+    if file.metadata()?.is_dir() {
+        return Err(is_a_directory());
+    }
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > MAX_FILE_BYTES {
         true => Err(io::Error::other(format!(

@@ -54,7 +54,7 @@ pub enum Problem {
     TooLong { limit: u64 },
     #[error("not TOML: {message}")]
     Syntax { message: String },
-    #[error("unknown key `{key}`{}", hint(.suggestion))]
+    #[error("unknown key `{key}`{}", key_hint(.suggestion))]
     UnknownKey {
         key: String,
         suggestion: Option<String>,
@@ -94,7 +94,7 @@ pub enum ValueProblem {
         text: String,
         expected: &'static str,
     },
-    #[error("`{text}` has unit `{unit}`; expected {expected}")]
+    #[error("`{text}` {}; expected {expected}", unit_fault(.unit))]
     WrongUnit {
         text: String,
         unit: String,
@@ -104,7 +104,7 @@ pub enum ValueProblem {
     NotWhole { text: String, unit: &'static str },
     #[error("`{text}` must not be negative")]
     Negative { text: String },
-    #[error("`{text}` is below the limit of {limit}")]
+    #[error("`{text}` is below the limit of {limit}{}", missing_unit(.text, .limit))]
     TooSmall { text: String, limit: String },
     #[error("`{text}` is above the limit of {limit}")]
     TooLarge { text: String, limit: String },
@@ -121,6 +121,33 @@ impl ChipError {
             Place::Set(_) | Place::Name => true,
             Place::File { .. } => matches!(*self.problem, Problem::Read { .. }),
         }
+    }
+}
+
+/// As [`hint`], or where all keys are listed.
+fn key_hint(suggestion: &Option<String>) -> String {
+    match suggestion {
+        Some(_) => hint(suggestion),
+        None => "; see `chip show`".to_owned(),
+    }
+}
+
+/// For a bare number that is too small only because it counts the smallest unit: how it was probably meant.
+fn missing_unit(text: &str, limit: &str) -> String {
+    let bare = text.parse::<f64>().is_ok_and(|value| value > 0.0);
+    match limit.split_once(' ') {
+        Some((_, unit)) if bare => {
+            let unit = if unit.ends_with("Hz") { "GHz" } else { unit };
+            format!("; unit missing: write `{text} {unit}`")
+        }
+        _ => String::new(),
+    }
+}
+
+fn unit_fault(unit: &str) -> String {
+    match unit {
+        "" => "has no unit".to_owned(),
+        _ => format!("has unit `{unit}`"),
     }
 }
 

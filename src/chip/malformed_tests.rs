@@ -46,7 +46,7 @@ fn malformed_files_are_refused_with_place_key_and_limit() {
         (source("ttu.operand_hold", "1"), "t.toml:3: `ttu.operand_hold`: `1` is not one of true, false".into()),
         (source("ttu.latancy", "1"), "t.toml:3: unknown key `ttu.latancy`; did you mean `ttu.latency`?".into()),
         (source("ttu.latency_cycles", "1"), "t.toml:3: unknown key `ttu.latency_cycles`; did you mean `ttu.latency`?".into()),
-        (source("warp", "1"), "t.toml:3: unknown key `warp`".into()),
+        (source("warp", "1"), "t.toml:3: unknown key `warp`; see `chip show`".into()),
         ("\n[ttu]\nlatency = 4".into(), "t.toml:5: `ttu.latency` must be `{ value = .., source = \"..\" }` or `{ value = .., estimate = \"..\" }`, found an integer".into()),
         ("ttu = 3".into(), "t.toml:3: `ttu` must be a table of keys, found an integer".into()),
         ("clock = { value = \"1 GHz\" }".into(), "t.toml:3: `clock` has neither `source` nor `estimate`: say where its value comes from".into()),

@@ -1,6 +1,6 @@
 //! `asm`: from source to object file or listing.
 
-use crate::asm::{Diagnostics, LoadError, assemble, listing, object, read_source};
+use crate::asm::{Diagnostics, LoadError, assemble_program, listing, object, read_source};
 use clap::ValueEnum;
 use std::path::PathBuf;
 
@@ -63,11 +63,17 @@ pub enum Failure {
 
 /// Assembles and writes the object, or gives the listing. Nothing is written if the source has errors.
 pub fn run(args: &Args) -> Result<Output, Failure> {
-    if let Err(error) = std::fs::File::open(&args.source) {
+    let opened = std::fs::File::open(&args.source).and_then(|f| f.metadata());
+    let opened = opened.and_then(|m| match m.is_dir() {
+        true => Err(crate::asm::is_a_directory()),
+        false => Ok(()),
+    });
+    if let Err(error) = opened {
         let file = args.source.to_string_lossy().into_owned();
         return Err(Failure::Load(LoadError::Io { file, error }));
     }
-    let image = assemble(&args.source).map_err(|d| Failure::Source(d, args.message_format))?;
+    let image =
+        assemble_program(&args.source).map_err(|d| Failure::Source(d, args.message_format))?;
     let mut output = Output::default();
     if args.list {
         output.data = listing(&image, &read_source);

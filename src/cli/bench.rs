@@ -27,34 +27,39 @@ pub struct Args {
 enum OpArgs {
     /// C[m,n] = A[m,k] B[k,n]
     Matmul {
-        #[arg(long)]
+        /// Rows of A and C
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
         m: u64,
-        #[arg(long)]
+        /// Columns of B and C
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
         n: u64,
-        #[arg(long)]
+        /// Columns of A and rows of B
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
         k: u64,
         #[command(flatten)]
         common: Common,
     },
     /// O = softmax(Q K^T / sqrt(head-dim)) V
     Attention {
-        #[arg(long)]
+        /// Sequences
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
         batch: u64,
         /// Query heads
-        #[arg(long)]
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
         heads: u64,
         /// Heads of K and V; divides --heads
-        #[arg(long)]
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
         kv_heads: u64,
-        #[arg(long)]
+        /// Elements of a head: a multiple of 32 up to 256
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
         head_dim: u64,
         /// Queries per sequence; 1 is decoding
-        #[arg(long)]
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
         q_len: u64,
         /// Keys per sequence
-        #[arg(long)]
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
         kv_len: u64,
-        /// Query i sees keys 0 to kv-len - q-len + i
+        /// Query i sees keys 0 to kv-len - q-len + i; a query that sees none gives zeros
         #[arg(long)]
         causal: bool,
         #[command(flatten)]
@@ -64,7 +69,7 @@ enum OpArgs {
 
 #[derive(clap::Args)]
 struct Common {
-    /// Operand type: bf16 or fp8; the output is BF16
+    /// Operand type: bf16, or fp8, which is E4M3; the output is BF16
     #[arg(long)]
     dtype: String,
     /// Compare the result with a slow reference
@@ -74,7 +79,12 @@ struct Common {
     #[arg(long)]
     no_data: bool,
     /// Seed of the inputs, which are N(0,1)
-    #[arg(long, default_value_t = 1)]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value_t = 1
+    )]
     seed: u64,
     /// Record what every engine did into a directory
     #[arg(long, value_name = "DIR")]
@@ -82,8 +92,8 @@ struct Common {
     /// Write the program: an object, or text if it is called .s
     #[arg(short, long, value_name = "F.elf")]
     output: Option<PathBuf>,
-    /// Give up after this many cycles
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_CYCLES, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Give up after this many chip cycles
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = DEFAULT_MAX_CYCLES, value_parser = clap::value_parser!(u64).range(1..))]
     max_cycles: u64,
 }
 

@@ -11,8 +11,8 @@ pub struct Args {
     /// A .toml graph of one matmul or attention
     #[arg(value_name = "MODEL")]
     model: PathBuf,
-    /// Object file to write; assembly text if it is called .s
-    #[arg(short, long, value_name = "F.elf", required_unless_present = "explain")]
+    /// Object file to write; assembly text if it is called .s [default: the model's name with .elf; none with --explain]
+    #[arg(short, long, value_name = "F.elf")]
     output: Option<PathBuf>,
     /// Another extent than the model's; repeatable
     #[arg(long, value_name = "NAME=N", value_parser = model::extent)]
@@ -27,9 +27,12 @@ pub struct Args {
 
 pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     let chip = context.chip()?;
-    let op = model::read(&args.model, &args.shape, args.dtype.as_deref())?;
-    let (compiled, compile_s) = model::compiled(&op, &chip, Some(&args.model))?;
-    if let Some(path) = &args.output {
+    let model = model::read(&args.model, &args.shape, args.dtype.as_deref())?;
+    let op = model.op;
+    let (compiled, compile_s) = model::compiled(&op, &chip, Some(&model))?;
+    let beside = || (!args.explain).then(|| args.model.with_extension("elf"));
+    let output = args.output.clone().or_else(beside);
+    if let Some(path) = &output {
         model::write(&compiled, path)?;
         context.note(&format!(
             "wrote {} ({} of program)",
@@ -49,7 +52,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
             "program_bytes": compiled.image.program_bytes(),
             "compile_s": compile_s,
             "plan": compiled.plan,
-            "output": args.output,
+            "output": output,
         }));
     }
     match args.explain {

@@ -25,36 +25,44 @@ pub enum ColorWhen {
 #[derive(clap::Args, Clone, Debug)]
 pub struct Global {
     /// Print one JSON object instead of text
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Global options")]
     json: bool,
     /// When to colour diagnostics
     #[arg(
         long,
         global = true,
+        help_heading = "Global options",
         value_enum,
         default_value = "auto",
         value_name = "WHEN"
     )]
     color: ColorWhen,
     /// Say nothing on stderr but errors
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        help_heading = "Global options",
+        conflicts_with = "verbose"
+    )]
     quiet: bool,
     /// Say more; tables list every engine
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = "Global options", action = ArgAction::Count)]
     verbose: u8,
     /// Host threads, 1 to 1024; never changes a result [default: all, but one for a timed run without data]
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, global = true, help_heading = "Global options", allow_negative_numbers = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
     /// Chip: a preset (see `chip list`) or a TOML file
     #[arg(
         long,
         global = true,
+        help_heading = "Global options",
         value_name = "NAME|FILE.toml",
         default_value = "maia-200"
     )]
     chip: String,
     /// Change a number of the chip, such as clock="2.15 GHz"; repeatable
-    #[arg(long, global = true, value_name = "KEY=VALUE", action = ArgAction::Append)]
+    #[arg(long, global = true, help_heading = "Global options", value_name = "KEY=VALUE", action = ArgAction::Append)]
     set: Vec<String>,
 }
 
@@ -176,8 +184,15 @@ impl Context {
             CliError::StdoutClosed | CliError::Reported { .. } => {}
             CliError::Check { message } if self.json => stderr(&format!("error: {message}\n")),
             _ if self.json => {
-                // If stdout is closed too, the exit code is all that is left.
-                let _ = self.print_json(json!({ "error": error.json() }));
+                // If stdout cannot take it, stderr says so.
+                if let Err(lost @ CliError::Usage { .. }) =
+                    self.print_json(json!({ "error": error.json() }))
+                {
+                    stderr(&format!("error: {lost}\n"));
+                    if lost.to_string() != error.to_string() {
+                        stderr(&format!("error: {error}\n"));
+                    }
+                }
             }
             CliError::Source { rendered, .. } => stderr(&rendered.render(self.color)),
             _ => stderr(&format!("{}: {error}\n", self.paint("error"))),

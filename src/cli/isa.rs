@@ -181,8 +181,70 @@ fn describe(info: &InstInfo) -> Value {
         "semantics": info.semantics,
         "traps": info.traps,
         "cost": info.cost,
+        "cycles": cycles(info.cost),
         "example": info.example,
     })
+}
+
+/// What an instruction of a cost class takes, in fields of the chip; the timing model's rules in words.
+fn cycles(cost: &str) -> &'static str {
+    match cost {
+        "alu" | "div" | "branch" | "store" | "stage" => {
+            "control.instruction cycles of its processor."
+        }
+        "load" => "control.load cycles of its processor.",
+        "semaphore" => {
+            "control.instruction cycles of its processor, and for `sem.wait` the wait. A post arrives after \
+             control.tile_signal, control.cluster_signal or control.chip_signal cycles, by distance."
+        }
+        "dma" => {
+            "queue.push cycles of the processor, longer while the queue holds queue.depth operations. The transfer: \
+             dma.setup cycles, then requests of up to dma.request bytes, at most dma.outstanding in flight, at the rate of \
+             the slowest port on the way (tsram.dma_read, tsram.dma_write, noc.tile_port, noc.cluster_port, csram.read, \
+             csram.write, noc.stack_port, HBM), shared with other transfers; a cluster processor's own has cdma.* instead."
+        }
+        "net" => {
+            "queue.push cycles of the processor. A transfer as of `dma`, over network.ports x network.port between chips."
+        }
+        "mm" => {
+            "queue.push cycles of the processor. The array: ceil(m / ttu.block_rows) x ceil(n / ttu.block_cols) x \
+             ceil(k / K) cycles, K being ttu.k_fp4, ttu.k_fp8 or ttu.k_bf16 for the wider operand; more when operand rows \
+             meet in the TSRAM's banks. Results are ready ttu.latency cycles later."
+        }
+        "mm.load" => {
+            "queue.push cycles of the processor. The preload port moves ttu.preload_port bytes a cycle beside the array."
+        }
+        "mm.store" => {
+            "queue.push cycles of the processor. The result port moves ttu.result_port bytes of accumulators a cycle beside \
+             the array, once the products before it are ready (ttu.latency)."
+        }
+        "vrun" => {
+            "queue.push cycles of the processor. The kernel: tvp.launch cycles, then its instructions, issued in order."
+        }
+        "vload" => {
+            "A load slot (tvp.load_slots a cycle) for ceil(bytes of a vector / tsram.tvp_load) cycles, longer if strided \
+             elements meet in banks; the result after tvp.load_latency cycles."
+        }
+        "vstore" => {
+            "A store slot (tvp.store_slots a cycle) for ceil(bytes of a vector / tsram.tvp_store) cycles, longer if strided \
+             elements meet in banks."
+        }
+        "varith" => {
+            "One arithmetic slot (tvp.arithmetic_slots a cycle); the result after tvp.arithmetic_latency cycles."
+        }
+        "vspecial" => {
+            "The special slot (tvp.special_slots a cycle) for tvp.lanes_32 / tvp.special_per_cycle_32 cycles (_16 for types \
+             of up to 16 bits); the result after tvp.special_latency cycles."
+        }
+        "vreduce" => {
+            "One arithmetic slot; the result after 2 x log2(lanes) cycles, of tvp.lanes_32 or tvp.lanes_16."
+        }
+        "scalar" => "One scalar slot (tvp.scalar_slots a cycle); the result in the next cycle.",
+        "loop" => {
+            "One scalar slot (tvp.scalar_slots a cycle); turns of the loop cost nothing of their own."
+        }
+        _ => "",
+    }
 }
 
 /// One page: the same headings for every instruction.
@@ -220,8 +282,10 @@ fn page(info: &InstInfo) -> String {
     }
     let _ = writeln!(
         out,
-        "\n## Performance\n\nCost class `{}`; its cycles follow from the chip (`chip show`).\n\n## Example\n\n```\n{}\n```",
-        info.cost, info.example
+        "\n## Performance\n\nCost class `{}`. {}\n\nNames with a dot are fields of the chip (`chip show`).\n\n## Example\n\n```\n{}\n```",
+        info.cost,
+        cycles(info.cost),
+        info.example
     );
     out
 }
@@ -263,6 +327,7 @@ fn write_pages(dir: &Path) -> Result<(), CliError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chip::{Chip, show};
 
     #[test]
     fn every_page_has_every_heading_and_field() {
@@ -278,8 +343,29 @@ mod tests {
             ] {
                 assert!(page.contains(&format!("\n## {heading}\n")), "{}", info.name);
             }
+            assert!(!cycles(info.cost).is_empty(), "{}", info.cost);
             for field in info.fields {
                 assert!(page.contains(&format!("`{}`", field.name)), "{}", info.name);
+            }
+        }
+    }
+
+    #[test]
+    fn costs_name_fields_that_every_chip_has() {
+        let shown = show::text(&Chip::preset("mini").unwrap());
+        let keys: Vec<&str> = shown.lines().filter_map(|l| l.split(' ').next()).collect();
+        for info in INFO.iter() {
+            let text = cycles(info.cost).replace("dma.*", "");
+            let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '.' && c != '_');
+            for word in words
+                .map(|w| w.trim_matches('.'))
+                .filter(|w| w.contains('.'))
+            {
+                assert!(
+                    word == "sem.wait" || keys.contains(&word),
+                    "{}: {word}",
+                    info.cost
+                );
             }
         }
     }

@@ -34,8 +34,8 @@ pub struct Args {
     /// Record what every engine did into a directory
     #[arg(long, value_name = "DIR")]
     trace: Option<PathBuf>,
-    /// Give up after this many cycles (with --untimed: instructions and operations)
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_CYCLES, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Give up after this many chip cycles (with --untimed: instructions and operations)
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = DEFAULT_MAX_CYCLES, value_parser = clap::value_parser!(u64).range(1..))]
     max_cycles: u64,
 }
 
@@ -44,23 +44,35 @@ fn program(path: &Path, chip: &Chip) -> Result<(Image, Option<f64>), CliError> {
     if path.extension().is_none_or(|e| e != "toml") {
         return Ok((objects::load_image(path)?, None));
     }
-    let op = model::read(path, &[], None)?;
-    let (compiled, compile_s) = model::compiled(&op, chip, Some(path))?;
+    let model = model::read(path, &[], None)?;
+    let (compiled, compile_s) = model::compiled(&model.op, chip, Some(&model))?;
     Ok((compiled.image, Some(compile_s)))
 }
 
 pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     let chip = Arc::new(context.chip()?);
+    for (i, (name, _)) in args.input.iter().enumerate() {
+        if args.input[..i].iter().any(|(before, _)| before == name) {
+            return Err(CliError::usage(format!("--input {name} is given twice")));
+        }
+    }
     let (image, compile_s) = program(&args.program, &chip)?;
     let image = Arc::new(image);
     let program = args.program.display().to_string();
+    let compiled_for = image.notes.iter().find(|(key, _)| key == "chip");
+    if let Some((_, name)) = compiled_for.filter(|(_, name)| *name != chip.name) {
+        context.warn(&format!(
+            "{program} was compiled for {name} and runs on {}",
+            chip.name
+        ));
+    }
     let mut machine = simulate::load(&chip, &image, !args.no_data, &program)?;
     for (name, path) in &args.input {
         tensors::set(&mut machine, name, path, context)?;
     }
-    for (name, _) in &args.output {
+    for (name, path) in &args.output {
         // Before the run: a misspelt name should not cost one.
-        tensors::check_output(&machine, name)?;
+        tensors::check_output(&machine, name, path)?;
     }
     let options = Options {
         untimed: args.untimed,

@@ -15,8 +15,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Cycles after which a run is given up unless `--max-cycles` says otherwise: seconds of chip time, hours of host time.
-pub const DEFAULT_MAX_CYCLES: u64 = 10_000_000_000;
+/// Cycles after which a run is given up unless `--max-cycles` says otherwise: half a second of the
+/// default chip. No program that comes with the crate takes a hundredth of it.
+pub const DEFAULT_MAX_CYCLES: u64 = 1_000_000_000;
 
 /// Host bytes that the simulated memories may take.
 pub const MEMORY_LIMIT: u64 = 8 << 30;
@@ -174,6 +175,9 @@ pub fn machine_error(place: &str, error: &MachineError) -> CliError {
 pub fn run_error(error: &RunError) -> CliError {
     let (code, place, detail) = match error {
         RunError::Trap(trap) => ("trap", trap.place.clone(), serde_json::to_value(trap)),
+        RunError::KernelSteps(trap) => {
+            ("step_limit", trap.place.clone(), serde_json::to_value(trap))
+        }
         RunError::Spin(trap) => ("spin", trap.place.clone(), serde_json::to_value(trap)),
         RunError::Deadlock(report) => {
             let place = report.blocked.first().and_then(|b| b.place.clone());
@@ -191,5 +195,30 @@ pub fn run_error(error: &RunError) -> CliError {
         message: error.to_string(),
         // Plain data: it always has a JSON form.
         detail: detail.ok().filter(|d| !d.is_null()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::op::UnitId;
+    use crate::machine::{Trap, TrapKind};
+
+    #[test]
+    fn an_endless_kernel_is_a_limit_and_not_a_trap() {
+        let of = |kind| {
+            let trap = Trap {
+                unit: UnitId::Tile(0),
+                pc: 0,
+                place: None,
+                instruction: String::new(),
+                kind,
+            };
+            let error = run_error(&RunError::from(trap));
+            (error.code(), error.exit_code())
+        };
+        assert_eq!(of(TrapKind::KernelSteps { limit: 5 }), ("step_limit", 4));
+        assert_eq!(of(TrapKind::MemoryLimit { limit: 5 }), ("memory_limit", 4));
+        assert_eq!(of(TrapKind::DivideByZero), ("trap", 1));
     }
 }

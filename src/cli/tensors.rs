@@ -58,8 +58,22 @@ pub fn set(
     set.map_err(|e| super::simulate::machine_error(&place, &e))
 }
 
-/// Whether a tensor can be written to a file: it exists, and its values fit the host memory that a run may take.
-pub fn check_output(machine: &Machine, name: &str) -> Result<(), CliError> {
+/// Whether a tensor can be written to a file: it exists, the file has a directory to be in, and its values fit the host memory that a run may take.
+pub fn check_output(machine: &Machine, name: &str, path: &Path) -> Result<(), CliError> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if path.is_dir() {
+        return Err(CliError::io("write", path, &crate::asm::is_a_directory()));
+    }
+    if !directory.is_dir() {
+        return Err(CliError::usage(format!(
+            "cannot write {}: there is no directory {}",
+            path.display(),
+            directory.display()
+        )));
+    }
     let t = tensor(machine, "--output", name)?;
     let bytes = t.elements().saturating_mul(4);
     match bytes <= MEMORY_LIMIT {

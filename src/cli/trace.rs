@@ -16,8 +16,11 @@ use std::path::{Path, PathBuf};
 #[derive(clap::Args)]
 pub struct Args {
     /// A directory that `run --trace` wrote
-    #[arg(value_name = "DIR")]
-    dir: PathBuf,
+    #[arg(value_name = "DIR", required_unless_present = "reasons")]
+    dir: Option<PathBuf>,
+    /// List what engines and operations can wait for, with meanings
+    #[arg(long, conflicts_with = "dir")]
+    reasons: bool,
     /// Busy and stalled time of every kind of engine, of every engine with -v (what is shown without flags)
     #[arg(long)]
     stalls: bool,
@@ -44,8 +47,14 @@ enum Format {
 }
 
 pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
-    let recording = file::read(&args.dir)?;
-    let clock = clock(&recording.trace, &args.dir)?;
+    let Some(dir) = &args.dir else {
+        return list_reasons(context);
+    };
+    if let Err(error) = std::fs::metadata(dir) {
+        return Err(CliError::io("read", dir, &error));
+    }
+    let recording = file::read(dir)?;
+    let clock = clock(&recording.trace, dir)?;
     if let Some(format) = args.to {
         return convert(&recording, clock, format, args.output.as_deref(), context);
     }
@@ -72,6 +81,25 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         out.push_str(&line_table(&recording, clock));
     }
     context.print(&out)
+}
+
+/// Every reason with its meaning.
+fn list_reasons(context: &Context) -> Result<(), CliError> {
+    if context.json {
+        let reason = |r: Reason| json!({ "name": r.name(), "doc": r.doc() });
+        let all: Vec<Value> = Reason::ALL.into_iter().map(reason).collect();
+        return context.print_json(json!({ "reasons": all }));
+    }
+    context.print(&meanings(Reason::ALL))
+}
+
+/// A line per reason: name and meaning.
+fn meanings(reasons: impl IntoIterator<Item = Reason>) -> String {
+    let mut table = Table::new(&["", ""]);
+    for reason in reasons {
+        table.row([format!("  {}", reason.name()), reason.doc().to_owned()]);
+    }
+    table.text()
 }
 
 /// The tile clock of the run.
@@ -165,7 +193,11 @@ fn stall_table(trace: &Trace, each: bool) -> String {
         true => "engine",
         false => "engine kind, averaged over its engines",
     };
-    format!("Percent of the run by {per}\n{}", table.text())
+    format!(
+        "Percent of the run by {per}\n{}\n{}",
+        table.text(),
+        meanings(reasons)
+    )
 }
 
 fn line_table(recording: &Recording, clock: Clock) -> String {

@@ -318,6 +318,14 @@ impl Op {
     }
 }
 
+/// A `--dtype` value and what it stands for.
+fn shown(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::E4m3 => "fp8 (e4m3)",
+        other => other.name(),
+    }
+}
+
 impl std::fmt::Display for Op {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -327,7 +335,7 @@ impl std::fmt::Display for Op {
                 m = op.m,
                 n = op.n,
                 k = op.k,
-                dt = op.dtype
+                dt = shown(op.dtype)
             ),
             Op::Attention(op) => write!(
                 f,
@@ -339,7 +347,7 @@ impl std::fmt::Display for Op {
                 op.q_len,
                 op.kv_len,
                 if op.causal { ", causal" } else { "" },
-                op.dtype
+                shown(op.dtype)
             ),
         }
     }

@@ -10,6 +10,9 @@ use crate::isa::image::{Image, Processor, Section, Space};
 use crate::isa::{Dtype, text};
 use serde::Serialize;
 
+/// Instructions that a processor may run between two that others can see.
+pub const SPIN_LIMIT: u32 = 10_000_000;
+
 /// Why an instruction or an operation failed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum TrapKind {
@@ -290,11 +293,9 @@ pub enum RunError {
     /// The run took more cycles than it was given.
     #[error("the program did not end within {0} cycles")]
     CycleLimit(u64),
-    /// A traced run recorded more than the host keeps.
-    #[error(
-        "the trace of {unit} grew past {limit} spans and milestones: trace a smaller run, or end it with a cycle limit"
-    )]
-    TraceLimit { unit: UnitId, limit: usize },
+    /// A vector kernel took more instructions than one may.
+    #[error("{0}")]
+    KernelSteps(Box<Trap>),
     /// A processor runs without ever doing anything that others can see.
     #[error("{0}")]
     Spin(Box<Trap>),
@@ -317,6 +318,7 @@ impl From<Trap> for RunError {
     fn from(trap: Trap) -> Self {
         match trap.kind {
             TrapKind::MemoryLimit { limit } => RunError::MemoryLimit { limit },
+            TrapKind::KernelSteps { .. } => RunError::KernelSteps(Box::new(trap)),
             _ => RunError::Trap(Box::new(trap)),
         }
     }

@@ -9,7 +9,7 @@ use super::deadlock::{Blocked, BlockedOn, DeadlockReport, Need};
 use super::exec::{tensor, transfer, vector};
 use super::load::Machine;
 use super::op::{MacroOp, OpKind, Place, Post, Queue, Transfer, UnitId, Wait};
-use super::trap::{RunError, Trap, TrapKind};
+use super::trap::{RunError, SPIN_LIMIT, Trap, TrapKind};
 use crate::num::random::splitmix64;
 use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
@@ -54,6 +54,8 @@ pub struct UntimedSummary {
 struct Unit {
     /// What the processor returned and cannot finish yet.
     stalled: Option<Action>,
+    /// Instructions since the last one that others can see.
+    spin: u32,
     queues: BTreeMap<Queue, VecDeque<MacroOp>>,
 }
 
@@ -70,7 +72,7 @@ struct Runner<'a> {
 /// Runs until all processors have halted and all queues are empty.
 ///
 /// # Errors
-/// A trap, a deadlock, the step limit, the host memory limit.
+/// A trap, a deadlock, the step limit, a processor that spins, the host memory limit.
 pub fn run_untimed(
     machine: &mut Machine,
     limits: &UntimedLimits,
@@ -143,7 +145,8 @@ impl Runner<'_> {
                 Some(action) => action,
                 None => {
                     let max = self.left()?.min(left);
-                    let (done, action) = run_steps(self.machine, unit, max)?;
+                    let (done, action) =
+                        run_steps(self.machine, unit, max, &mut self.units[index].spin)?;
                     self.summary.instructions += done;
                     self.steps += done;
                     left -= done;
@@ -349,7 +352,13 @@ fn core_pc(machine: &Machine, unit: UnitId) -> u32 {
 
 /// Steps a processor until it has run `max` instructions or one that the runner must act on; instructions run (a halted
 /// processor runs none) and what the last one was.
-fn run_steps(machine: &mut Machine, unit: UnitId, max: u64) -> Result<(u64, Action), RunError> {
+/// `spin` counts instructions since the last that others can see, across calls.
+fn run_steps(
+    machine: &mut Machine,
+    unit: UnitId,
+    max: u64,
+    spin: &mut u32,
+) -> Result<(u64, Action), RunError> {
     let Machine {
         chip,
         image,
@@ -384,6 +393,15 @@ fn run_steps(machine: &mut Machine, unit: UnitId, max: u64) -> Result<(u64, Acti
         let stepped = core.step(&mut ctx);
         let action = stepped.map_err(|kind| Trap::at(image, unit, core.pc, kind))?;
         done += u64::from(running);
+        *spin = match &action {
+            Action::Ran(info) if !matches!(info.cost, "load" | "store" | "semaphore") => *spin + 1,
+            _ => 0,
+        };
+        if *spin > SPIN_LIMIT {
+            let limit = SPIN_LIMIT.into();
+            let at = Trap::at(image, unit, core.pc, TrapKind::Spin { limit });
+            return Err(RunError::Spin(Box::new(at)));
+        }
         if done == max || !matches!(action, Action::Ran(_)) {
             return Ok((done, action));
         }

@@ -79,7 +79,8 @@ pub fn duration(seconds: f64) -> String {
         s if s >= 1.0 => format!("{s:.2} s"),
         s if s >= 1e-3 => format!("{:.3} ms", s * 1e3),
         s if s >= 1e-6 => format!("{:.3} us", s * 1e6),
-        s => format!("{:.1} ns", s * 1e9),
+        s if s >= 1e-9 || s <= 0.0 => format!("{:.1} ns", s * 1e9),
+        s => format!("{:.3} ps", s * 1e12),
     }
 }
 

@@ -150,7 +150,10 @@ pub fn run_with(
         data,
         budget,
     } = machine;
-    let world = Arc::new(World::new(chip.clone(), image.clone(), data, options.trace));
+    let mut world = World::new(chip.clone(), image.clone(), data, options.trace);
+    let limit = options.max_cycles.map(|c| world.clock.edge(c));
+    world.limit = limit.unwrap_or(world.limit);
+    let world = Arc::new(world);
     let per = chip.tiles_per_cluster;
     let mut placement = Vec::new();
     let mut parts = Vec::new();
@@ -196,7 +199,6 @@ pub fn run_with(
     for component in 0..components {
         engine.seed(ComponentId(component), Ps::ZERO, Msg::Step);
     }
-    let limit = options.max_cycles.map(|c| world.clock.edge(c));
     let run_options = RunOptions {
         threads: options.threads,
         limit,

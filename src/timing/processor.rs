@@ -16,8 +16,7 @@ use crate::machine::trap::TrapKind;
 use crate::sim::Ps;
 use crate::trace::{Reason, Recorder};
 
-/// Instructions that a processor may run between two that others can see.
-pub const SPIN_LIMIT: u32 = 10_000_000;
+pub use crate::machine::trap::SPIN_LIMIT;
 
 /// Index of the processor in its component's recorder.
 pub const PROCESSOR: usize = 0;
@@ -124,7 +123,8 @@ impl Processor {
                 State::Pushing(op) => return Ok(Advance::Push(op)),
                 State::Running => {}
             }
-            if self.time > now && self.visible(world) {
+            // Past the end of the run it stops running ahead: the clock never gets there.
+            if self.time > now && (self.time > world.limit || self.visible(world)) {
                 return Ok(Advance::At(self.time));
             }
             if self.spin >= SPIN_LIMIT {

@@ -25,6 +25,8 @@ pub struct World {
     pub tracing: bool,
     /// Time of each kernel launch met so far; a pure function, so sharing it orders nothing.
     pub kernels: KernelTimes,
+    /// When the run is given up.
+    pub limit: Ps,
     /// HBM path outside the DRAM, towards it; at least a picosecond, as for every message.
     pub hbm_request: Ps,
     /// HBM path outside the DRAM, back; at least a picosecond.
@@ -39,6 +41,7 @@ impl World {
             clock: Clock::new(chip.clock_hz),
             hbm_request: ns(chip.hbm.path.request_ns()).max(Ps(1)),
             hbm_return: ns(chip.hbm.path.return_ns()).max(Ps(1)),
+            limit: Ps(u64::MAX),
             kernels: KernelTimes::default(),
             layout: (!data).then(|| Layout::new(&image)),
             chip,

@@ -343,7 +343,11 @@ impl<'a> Records<'a> {
         reasons: &'a [Reason],
     ) -> Result<Records<'a>, TraceError> {
         if bytes.len() as u64 != part.bytes {
-            let problem = format!("{} bytes, wanted {}: truncated?", bytes.len(), part.bytes);
+            let what = match (bytes.len() as u64) < part.bytes {
+                true => "truncated",
+                false => "too long",
+            };
+            let problem = format!("{what}: {} bytes, wanted {}", bytes.len(), part.bytes);
             return Err(content(path, problem));
         }
         if fnv1a(bytes) != part.fnv1a {

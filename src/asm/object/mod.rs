@@ -123,6 +123,9 @@ pub enum ObjectError {
         /// What is wrong with it.
         error: DecodeError,
     },
+    /// Nothing for a processor to run.
+    #[error("{}", crate::asm::NO_PROGRAM)]
+    NoProgram,
     /// A value that means nothing.
     #[error("section {section}, offset {offset:#x}: {what}")]
     Value {

@@ -35,6 +35,24 @@ fn flags_out_of_range_are_usage_errors() {
             &["bananas"],
             vec!["chip", "show", "--set", "clock=2 bananas"],
         ),
+        (
+            &["unit missing: write `2 GHz`"],
+            vec!["chip", "show", "--set", "clock=2"],
+        ),
+        (
+            &["`foo`", "chip show"],
+            vec!["chip", "show", "--set", "foo=1"],
+        ),
+        (
+            &["1 to 4294967296"],
+            vec![
+                "bench", "matmul", "--m", "-5", "--n", "1", "--k", "1", "--dtype", "fp8",
+            ],
+        ),
+        (
+            &["A is given twice"],
+            vec!["run", "x.s", "--input", "A=a", "--input", "A=b"],
+        ),
         (&["clock"], vec!["chip", "show", "--set", "clock=-1 GHz"]),
         (&["clusters"], vec!["chip", "show", "--set", "clusters=0"]),
         (&["KEY=VALUE"], vec!["chip", "show", "--set", "clock"]),
@@ -127,12 +145,16 @@ fn objects_that_were_damaged_are_refused() {
     exits(0, &["asm", &source, "-o", &object]);
     let good = std::fs::read(&object).unwrap();
     let bad = dir.path("bad.elf");
-    for keep in [4, 16, 63, good.len() / 2, good.len() - 1] {
+    for keep in [0, 3, 4, 16, 63, good.len() / 2, good.len() - 1] {
         std::fs::write(&bad, &good[..keep]).unwrap();
         refused(3, "file", &["bad.elf"], &["run", &bad]);
     }
-    // Any single bit after the magic number, without which it is source; headers and padding included.
-    for at in (4..good.len()).step_by(good.len() / 40) {
+    let mut magic = good.clone();
+    magic[0] = b'#';
+    std::fs::write(&bad, &magic).unwrap();
+    refused(3, "file", &["bad.elf"], &["disasm", &bad]);
+    // Any single bit: refused, or (in what nothing reads, such as padding) without effect; never a panic.
+    for at in (0..good.len()).step_by(good.len() / 40) {
         let mut bytes = good.clone();
         bytes[at] ^= 1 << (at % 8);
         std::fs::write(&bad, &bytes).unwrap();
@@ -235,13 +257,13 @@ fn wrong_programs_end_with_a_place() {
 fn programs_that_never_end_are_given_up() {
     let dir = Dir::new("forever");
     let quiet = dir.write("spin.s", ".tile\nagain:\n  j again\n");
-    let out = json(
-        4,
-        &["run", &quiet, "--chip", "mini", "--max-cycles", "100000"],
-    );
-    let code = out["error"]["code"].as_str().unwrap();
-    assert!(code == "spin" || code == "cycle_limit", "{out}");
     let limit = ["--max-cycles", "100000"];
+    let timed = [&["run", &quiet, "--chip", "mini"][..], &limit].concat();
+    refused(4, "cycle_limit", &["100000 cycles"], &timed);
+    for mode in [&[][..], &["--untimed"]] {
+        let args = [&["run", &quiet, "--chip", "mini"][..], mode].concat();
+        refused(4, "spin", &["spin.s:3", "loops forever"], &args);
+    }
     let untimed = [&["run", &quiet, "--chip", "mini", "--untimed"][..], &limit].concat();
     refused(4, "step_limit", &["100000"], &untimed);
     // Forever, but always doing something that others can see.
@@ -337,7 +359,10 @@ fn a_program_that_does_not_fit_the_chip_is_refused() {
 #[test]
 fn broken_traces_are_refused() {
     let dir = Dir::new("traces");
-    refused(3, "file", &["meta.json"], &["trace", &dir.path("absent")]);
+    let absent = dir.path("absent");
+    refused(2, "usage", &["cannot read", "absent"], &["trace", &absent]);
+    std::fs::create_dir(&absent).unwrap();
+    refused(3, "file", &["meta.json"], &["trace", &absent]);
     let program = dir.write("t.s", ".tile\n  halt\n");
     let trace = dir.path("t");
     exits(0, &["run", &program, "--chip", "mini", "--trace", &trace]);
@@ -348,6 +373,8 @@ fn broken_traces_are_refused() {
     refused(3, "file", &["spans.bin", "checksum"], &["trace", &trace]);
     std::fs::write(&spans, &bytes[1..]).unwrap();
     refused(3, "file", &["spans.bin", "truncated"], &["trace", &trace]);
+    std::fs::write(&spans, [&bytes[..], &[0]].concat()).unwrap();
+    refused(3, "file", &["spans.bin", "too long"], &["trace", &trace]);
     dir.write("t/meta.json", "{}");
     refused(3, "file", &["meta.json"], &["trace", &trace]);
 }
@@ -365,12 +392,28 @@ fn bad_models_are_refused() {
             "[[op]]\nkind = \"matmul\"\nm = 0\nn = 1\nk = 1\ndtype = \"bf16\"\n",
             &["m is 0"],
         ),
-        ("nonsense", &["line 1"]),
+        ("nonsense", &["m.toml:1", "not TOML"]),
+        (
+            "[[op]]\nkind = \"attention\"\nbatch = 1\nheads = 2\nkv_heads = 2\nhead_dim = 7\nq_len = 1\nkv_len = 1\ndtype = \"bf16\"\n",
+            &["m.toml:6", "head_dim", "multiple of 32"],
+        ),
     ] {
         let file = dir.write("m.toml", content);
         refused(3, "file", words, &["compile", &file, "-o", &object]);
     }
     assert!(!Path::new(&object).exists());
+    let good = dir.write(
+        "g.toml",
+        "[[op]]\nkind = \"matmul\"\nm = 1\nn = 1\nk = 1\ndtype = \"bf16\"\n",
+    );
+    for flag in ["m=0", "m=-3", "m=99999999999", "x=1"] {
+        refused(
+            2,
+            "usage",
+            &["shape"],
+            &["compile", &good, "--explain", "--shape", flag],
+        );
+    }
 }
 
 #[test]
@@ -421,5 +464,29 @@ fn a_closed_stdout_is_no_panic() {
         let stderr = text(&out.stderr);
         assert!(stderr.is_empty(), "{args:?}: {stderr}");
         assert_eq!(out.status.code(), Some(0), "{args:?}");
+    }
+}
+
+#[test]
+fn a_file_without_a_program_is_refused() {
+    let dir = Dir::new("empty");
+    for (name, content) in [
+        ("none.s", ""),
+        ("data.s", ".tensor A, hbm, u8, [4], payload\n"),
+        ("section.s", ".tile\n"),
+    ] {
+        let file = dir.write(name, content);
+        for command in ["asm", "run", "disasm"] {
+            refused(
+                3,
+                "source",
+                &["no .tile, .cluster or .chip"],
+                &[command, &file],
+            );
+        }
+    }
+    let here = dir.0.display().to_string();
+    for command in ["asm", "run", "disasm"] {
+        refused(2, "usage", &["is a directory"], &[command, &here]);
     }
 }

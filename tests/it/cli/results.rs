@@ -221,7 +221,15 @@ fn trace_tables_sum_to_a_hundred_percent() {
         .lines()
         .skip_while(|l| !l.starts_with("engine"))
         .skip(1)
+        .take_while(|l| !l.is_empty())
         .collect();
+    // Under it, what the reasons of its columns mean.
+    assert!(table.contains("waits for a semaphore"), "{table}");
+    let (all, _) = exits(0, &["trace", "--reasons"]);
+    assert!(
+        all.lines().count() > 15 && all.contains("queue_full"),
+        "{all}"
+    );
     assert!(rows.len() >= 8, "{table}");
     for row in &rows {
         let cells: Vec<&str> = row.split_whitespace().collect();
