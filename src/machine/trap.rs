@@ -293,6 +293,11 @@ pub enum RunError {
     /// The run took more cycles than it was given.
     #[error("the program did not end within {0} cycles")]
     CycleLimit(u64),
+    /// A traced run recorded more than the host keeps.
+    #[error(
+        "the trace of {unit} grew past {limit} spans and milestones: trace a smaller run, or end it with a cycle limit"
+    )]
+    TraceLimit { unit: UnitId, limit: usize },
     /// A vector kernel took more instructions than one may.
     #[error("{0}")]
     KernelSteps(Box<Trap>),
