@@ -6,6 +6,7 @@
 //! out: queueing, which exists only in timing, and the program ([`super::matmul`]). Invariants: every pass of every strip holds
 //! at least one row and column; all buffers fit the TSRAM, all semaphores their count; the search is deterministic.
 
+use super::limits::Needs;
 pub use super::tiling::{BLOCK, Cut, Grid, Side, Tiling};
 use super::{CompileError, Matmul};
 use crate::chip::{Chip, bank, cost};
@@ -18,7 +19,7 @@ const MAX_RING: u64 = 16;
 /// Most chunks of a resident operand: each has two semaphores.
 const MAX_RESIDENT_CHUNKS: u64 = 96;
 /// Waits, and signals, that one product stages.
-const CLAUSES: u32 = 2;
+const CLAUSES: u64 = 2;
 /// Control instructions per chunk, counted in the programs that [`super::matmul`] emits.
 const CONTROL_PER_CHUNK: u64 = 110;
 /// Share of the HBM's peak that streams reach, in percent: refresh, turnaround and row misses take the rest.
@@ -33,14 +34,8 @@ pub fn search(op: &Matmul, chip: &Chip) -> Result<Tiling, CompileError> {
         let (op, chip) = (super::Op::Matmul(*op).to_string(), chip.name.clone());
         CompileError::NoPlan { op, chip, reason }
     };
-    if chip.semaphores.per_op < CLAUSES {
-        return Err(no_plan(format!(
-            "semaphores.per_op is {}, and products need {CLAUSES}",
-            chip.semaphores.per_op
-        )));
-    }
     let mut best: Option<Tiling> = None;
-    visit(op, chip, &mut |t| {
+    let refused = visit(op, chip, &mut |t| {
         if best
             .as_ref()
             .is_none_or(|b| (t.score, t.hbm_bytes) < (b.score, b.hbm_bytes))
@@ -49,15 +44,14 @@ pub fn search(op: &Matmul, chip: &Chip) -> Result<Tiling, CompileError> {
         }
     });
     best.ok_or_else(|| {
-        let (bytes, count) = (chip.tsram.size_bytes, chip.semaphores.count);
-        no_plan(format!(
-            "no tiling fits {bytes} bytes of tile SRAM and {count} semaphores"
-        ))
+        let bytes = chip.tsram.size_bytes;
+        no_plan(refused.unwrap_or_else(|| format!("no tiling fits {bytes} bytes of tile SRAM")))
     })
 }
 
-/// Calls `each` with every candidate, in a fixed order.
-pub fn visit(op: &Matmul, chip: &Chip, each: &mut dyn FnMut(&Tiling)) {
+/// Calls `each` with every candidate, in a fixed order. Returns what the least demanding of those that fit the SRAM lacks, if any
+/// lacks anything.
+pub fn visit(op: &Matmul, chip: &Chip, each: &mut dyn FnMut(&Tiling)) -> Option<String> {
     // Masks of tiles have 64 bits.
     let tiles = u64::from(chip.tiles()).min(64);
     let mut search = Search::new(op, chip);
@@ -83,6 +77,7 @@ pub fn visit(op: &Matmul, chip: &Chip, each: &mut dyn FnMut(&Tiling)) {
             }
         }
     }
+    search.refused.map(|(_, missing)| missing)
 }
 
 /// What a tiling loads.
@@ -112,6 +107,8 @@ struct Search<'a> {
     /// Cycles from a request to its data, and bytes per cycle of HBM.
     latency: u64,
     hbm_per_cycle: u64,
+    /// Semaphores and counter of the least demanding candidate that the chip has too few of, and what it lacks.
+    refused: Option<((u64, u64), String)>,
 }
 
 impl Search<'_> {
@@ -129,6 +126,7 @@ impl Search<'_> {
             strides: BTreeMap::new(),
             latency,
             hbm_per_cycle,
+            refused: None,
         }
     }
 
@@ -206,23 +204,39 @@ impl Search<'_> {
         } else {
             1
         };
+        // Two semaphores per slot of a ring, per chunk of a resident operand, and per C buffer.
+        let (per_slot, other) = if resident {
+            (2, 2 * chunks + 2 * c_buffers)
+        } else {
+            (4, 2 * c_buffers)
+        };
+        let least = if total > 1 { 2 } else { 1 };
+        let needs = Needs {
+            semaphores: other + per_slot * least,
+            // A slot is free when all its sharers said so.
+            counter: grid.rows.max(grid.cols),
+            per_op: CLAUSES,
+            ..Needs::default()
+        };
         let ring = ((free - (c_buffers - 1) * c_bytes) / slot)
             .min(MAX_RING)
             .min(total.max(1));
-        if ring == 0 || (ring < 2 && total > 1) {
+        if ring < least {
             return None;
         }
-        let semaphores = if resident {
-            2 * chunks + 2 * ring
-        } else {
-            4 * ring
-        } + 4;
-        let widest = grid.rows.max(grid.cols);
-        if semaphores > u64::from(chip.semaphores.count)
-            || widest >= 1 << chip.semaphores.bits.min(32)
-        {
+        if let Some(missing) = needs.missing(chip) {
+            // Candidates come with grids of few rows first, but of few columns last: the least demanding one says why.
+            let demand = (needs.semaphores, needs.counter);
+            if self
+                .refused
+                .as_ref()
+                .is_none_or(|(least, _)| demand < *least)
+            {
+                self.refused = Some((demand, missing));
+            }
             return None;
         }
+        let ring = ring.min((u64::from(chip.semaphores.count) - other) / per_slot);
         let mut tiling = Tiling {
             op,
             grid: grid.clone(),
