@@ -2,7 +2,12 @@
 //!
 //! Models: the tiles form a grid; tile (r, c) owns a strip of rows and a strip of columns of C, walked in passes that fill the
 //! accumulators; K is cut in chunks that come through a ring of SRAM slots, or, for one operand, lie in SRAM for a whole pass
-//! of the outer loop. Each candidate is scored with the formulas of [`crate::chip::cost`]: the busiest unit, plus ramps. Leaves
+//! of the outer loop. Each candidate is scored with the formulas of [`crate::chip::cost`]: the busiest unit, plus ramps.
+//!
+//! Three numbers of the score are heuristics of this search, set by timed runs of candidates: the grain of a ring (the busiest
+//! unit's work over the square of the slots), the [`INTERFERENCE`] of the other units, and [`PARTIAL_REQUEST`], the charge for
+//! partial requests. They order candidates and appear in the prediction that `--explain` prints; no simulated cycle depends on
+//! them but by the choice of the program. Leaves
 //! out: queueing, which exists only in timing, and the program ([`super::matmul`]). Invariants: every pass of every strip holds
 //! at least one row and column; all buffers fit the TSRAM, all semaphores their count; the search is deterministic.
 
@@ -25,7 +30,10 @@ const CONTROL_PER_CHUNK: u64 = 110;
 /// Share of the HBM's peak that streams reach, in percent: refresh, turnaround and row misses take the rest.
 const HBM_REACHED: u64 = 92;
 
-/// One part in this many of all units' work counts as delay of the busiest unit.
+/// Heuristic of the search: one part in this many of what a partial request lacks to a whole one counts as HBM traffic. It moves
+/// only the bursts that it needs, but costs row hits.
+const PARTIAL_REQUEST: u64 = 4;
+/// Heuristic of the search: one part in this many of all units' work counts as delay of the busiest unit.
 const INTERFERENCE: u64 = 64;
 
 /// The best tiling of a validated operation.
@@ -342,8 +350,7 @@ impl Search<'_> {
         let (gm, gn) = (t.grid.rows, t.grid.cols);
         let c_strip = t.rows.strip() * t.cols.strip() * 2;
         t.hbm_bytes = streams.all_bytes;
-        // A partial request moves only the bursts it needs, but costs row hits: a quarter of the rest, by timed runs.
-        let hbm = streams.all_bytes + streams.all_padding / 4 + op.m * op.n * 2;
+        let hbm = streams.all_bytes + streams.all_padding / PARTIAL_REQUEST + op.m * op.n * 2;
         let operand_bytes = steps.saturating_mul(cost::mm_operand_bytes_per_step(
             chip,
             op.dtype,
@@ -376,9 +383,17 @@ impl Search<'_> {
                 "requests in flight",
                 requests.saturating_mul(self.latency) / u64::from(chip.dma.outstanding).max(1),
             ),
+            // A slot, or a C buffer, is used again a latency later; the first round of them waits in the ramp.
             (
                 "ring",
-                (passes * t.chunks).saturating_mul(self.latency) / t.ring,
+                (passes * t.chunks - t.ring).saturating_mul(self.latency) / t.ring,
+            ),
+            (
+                "C buffers",
+                passes
+                    .saturating_sub(t.c_buffers)
+                    .saturating_mul(self.latency)
+                    / t.c_buffers,
             ),
             (
                 "control",
@@ -399,8 +414,12 @@ impl Search<'_> {
             + store_last
             + (out / port).max(out * gm * gn / self.hbm_per_cycle);
         let most = units.iter().map(|u| u.1).max().unwrap_or(0);
-        // Chunks arrive whole: with few slots the ring runs dry between two of them. The square is a fit to timed runs.
-        let grain = most / (t.ring * t.ring);
+        // Heuristic of the search: chunks arrive whole. With few slots the ring runs dry between two of them, where slots are used again at all.
+        let grain = if passes * t.chunks > t.ring {
+            most / (t.ring * t.ring)
+        } else {
+            0
+        };
         let work = units.iter().fold(0u64, |sum, u| sum.saturating_add(u.1));
         let exposed = self.resident_loads(t, port);
         t.cycles = most
@@ -416,6 +435,8 @@ impl Search<'_> {
 
     /// Cycles by which the first inner pass of each outer pass is late: a resident operand's pass arrives in that time, beside
     /// the stream of the other, and the busiest port or the HBM may need longer for both than the tensor unit for its work.
+    /// From the second outer pass on the load's latency adds to that, because a chunk's place is free only when the last inner
+    /// pass before is done with it; the ramp has the first latency.
     fn resident_loads(&self, t: &Tiling, port: u64) -> u64 {
         if !t.resident {
             return 0;
@@ -435,6 +456,8 @@ impl Search<'_> {
             Side::A => t.rows.passes,
             Side::B => t.cols.passes,
         };
-        needed.saturating_sub(work).saturating_mul(outer_passes)
+        let first = needed.saturating_sub(work);
+        let later = (needed + self.latency).saturating_sub(work);
+        first.saturating_add(later.saturating_mul(outer_passes - 1))
     }
 }
