@@ -419,8 +419,11 @@ fn what_does_not_compile_says_why() {
     let mut tiny = Chip::preset("mini").unwrap();
     tiny.set("tsram.size=32 KiB").unwrap();
     let message = error(&tiny, [1, 1, 1, 256, 256, 256]).to_string();
+    let blocks = tiny.ttu.accumulator_blocks;
     assert!(
-        message.ends_with("no tiling fits 32768 bytes of tile SRAM"),
+        message.ends_with(&format!(
+            "no tiling fits 32768 bytes of tile SRAM and {blocks} accumulator blocks"
+        )),
         "{message}"
     );
 }

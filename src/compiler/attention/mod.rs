@@ -37,8 +37,8 @@ const KERNEL_NEEDS: Needs = Needs {
 /// Why a schedule without a tiling that fits the tile SRAM, or its partial results the HBM, is none.
 fn no_room(chip: &Chip) -> String {
     format!(
-        "no tiling fits {} bytes of tile SRAM",
-        chip.tsram.size_bytes
+        "no tiling fits {} bytes of tile SRAM and {} accumulator blocks",
+        chip.tsram.size_bytes, chip.ttu.accumulator_blocks
     )
 }
 
