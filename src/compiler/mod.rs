@@ -4,11 +4,12 @@
 //! the machine only by the ISA and by the formulas of [`crate::chip::cost`]. Invariants: the same input gives the same text;
 //! program size does not grow with the problem; the image is what the assembler makes of the text.
 //!
-//! Reading order: [`graph`] (operations, bounds), [`tiling`] and [`plan`] (the search), [`matmul`], [`attention`] (the schedules), [`emit`].
+//! Reading order: [`graph`] (operations, bounds), [`limits`] (what chips must have), [`tiling`] and [`plan`] (the search), [`matmul`], [`attention`] (the schedules), [`emit`].
 
 pub mod attention;
 pub mod emit;
 pub mod graph;
+pub mod limits;
 pub mod matmul;
 pub mod plan;
 pub mod tiling;
@@ -74,7 +75,8 @@ pub fn compile(op: &Op, chip: &Chip) -> Result<Compiled, CompileError> {
 /// Assembles what a lowering made.
 pub fn assemble(op: &Op, lowered: Lowered) -> Result<Compiled, CompileError> {
     let no_includes = |path: &str| Err(std::io::Error::other(format!("no include of {path}")));
-    let name = format!("{}.s", op.name());
+    // A name that no file has: the text exists only in memory.
+    let name = format!("<compiled {}>", op.name());
     match asm::assemble_text(&name, &lowered.text, &no_includes) {
         Ok(image) => Ok(Compiled {
             text: lowered.text,
@@ -142,20 +144,10 @@ pub struct Lowered {
     pub plan: Plan,
 }
 
-/// Starts a program's text: header comment from the plan, notes that a later `run` of the object reads, and the operation's
-/// tensors in HBM from address 0, 256-byte aligned. A lowering calls it first.
+/// Starts a program's text: header comment from the plan, and the operation's tensors in HBM from address 0, 256-byte aligned.
+/// A lowering calls it first, and [`epilogue`] last.
 pub fn prologue(text: &mut emit::Text, op: &Op, chip: &Chip, plan: &Plan) {
     text.comment(&format!("Compiled for chip `{}`.\n\n{plan}", chip.name));
-    text.blank();
-    let bound = op.bound(chip);
-    text.note("op", op.name());
-    text.note("op_json", &serde_json::to_string(op).unwrap_or_default());
-    text.note("chip", &chip.name);
-    text.note("flops", &op.flops().to_string());
-    text.note("bound", bound.unit.name());
-    text.note("bound_time_s", &format!("{:e}", bound.time_s));
-    text.note("split_k", &plan.split_k.to_string());
-    text.note("plan", &serde_json::to_string(plan).unwrap_or_default());
     text.blank();
     let mut offset = 0u64;
     for t in op.tensors() {
@@ -169,4 +161,19 @@ pub fn prologue(text: &mut emit::Text, op: &Op, chip: &Chip, plan: &Plan) {
         // The operation was validated, so sizes and their sum fit HBM.
         offset = (offset + t.bytes() as u64).next_multiple_of(256);
     }
+}
+
+/// Ends a program's text: notes that a later `run` of the object reads, last because they are long and not for people.
+pub fn epilogue(text: &mut emit::Text, op: &Op, chip: &Chip, plan: &Plan) {
+    text.blank();
+    text.comment("For `run` and `bench`.");
+    let bound = op.bound(chip);
+    text.note("op", op.name());
+    text.note("op_json", &serde_json::to_string(op).unwrap_or_default());
+    text.note("chip", &chip.name);
+    text.note("flops", &op.flops().to_string());
+    text.note("bound", bound.unit.name());
+    text.note("bound_time_s", &format!("{:e}", bound.time_s));
+    text.note("split_k", &plan.split_k.to_string());
+    text.note("plan", &serde_json::to_string(plan).unwrap_or_default());
 }

@@ -2,10 +2,16 @@
 //!
 //! Models: the tiles form a grid; tile (r, c) owns a strip of rows and a strip of columns of C, walked in passes that fill the
 //! accumulators; K is cut in chunks that come through a ring of SRAM slots, or, for one operand, lie in SRAM for a whole pass
-//! of the outer loop. Each candidate is scored with the formulas of [`crate::chip::cost`]: the busiest unit, plus ramps. Leaves
+//! of the outer loop. Each candidate is scored with the formulas of [`crate::chip::cost`]: the busiest unit, plus ramps.
+//!
+//! Three numbers of the score are heuristics of this search, set by timed runs of candidates: the grain of a ring (the busiest
+//! unit's work over the square of the slots), the [`INTERFERENCE`] of the other units, and [`PARTIAL_REQUEST`], the charge for
+//! partial requests. They order candidates and appear in the prediction that `--explain` prints; no simulated cycle depends on
+//! them but by the choice of the program. Leaves
 //! out: queueing, which exists only in timing, and the program ([`super::matmul`]). Invariants: every pass of every strip holds
 //! at least one row and column; all buffers fit the TSRAM, all semaphores their count; the search is deterministic.
 
+use super::limits::Needs;
 pub use super::tiling::{BLOCK, Cut, Grid, Side, Tiling};
 use super::{CompileError, Matmul};
 use crate::chip::{Chip, bank, cost};
@@ -18,13 +24,16 @@ const MAX_RING: u64 = 16;
 /// Most chunks of a resident operand: each has two semaphores.
 const MAX_RESIDENT_CHUNKS: u64 = 96;
 /// Waits, and signals, that one product stages.
-const CLAUSES: u32 = 2;
+const CLAUSES: u64 = 2;
 /// Control instructions per chunk, counted in the programs that [`super::matmul`] emits.
 const CONTROL_PER_CHUNK: u64 = 110;
 /// Share of the HBM's peak that streams reach, in percent: refresh, turnaround and row misses take the rest.
 const HBM_REACHED: u64 = 92;
 
-/// One part in this many of all units' work counts as delay of the busiest unit.
+/// Heuristic of the search: one part in this many of what a partial request lacks to a whole one counts as HBM traffic. It moves
+/// only the bursts that it needs, but costs row hits.
+const PARTIAL_REQUEST: u64 = 4;
+/// Heuristic of the search: one part in this many of all units' work counts as delay of the busiest unit.
 const INTERFERENCE: u64 = 64;
 
 /// The best tiling of a validated operation.
@@ -33,14 +42,8 @@ pub fn search(op: &Matmul, chip: &Chip) -> Result<Tiling, CompileError> {
         let (op, chip) = (super::Op::Matmul(*op).to_string(), chip.name.clone());
         CompileError::NoPlan { op, chip, reason }
     };
-    if chip.semaphores.per_op < CLAUSES {
-        return Err(no_plan(format!(
-            "semaphores.per_op is {}, and products need {CLAUSES}",
-            chip.semaphores.per_op
-        )));
-    }
     let mut best: Option<Tiling> = None;
-    visit(op, chip, &mut |t| {
+    let refused = visit(op, chip, &mut |t| {
         if best
             .as_ref()
             .is_none_or(|b| (t.score, t.hbm_bytes) < (b.score, b.hbm_bytes))
@@ -49,15 +52,14 @@ pub fn search(op: &Matmul, chip: &Chip) -> Result<Tiling, CompileError> {
         }
     });
     best.ok_or_else(|| {
-        let (bytes, count) = (chip.tsram.size_bytes, chip.semaphores.count);
-        no_plan(format!(
-            "no tiling fits {bytes} bytes of tile SRAM and {count} semaphores"
-        ))
+        let bytes = chip.tsram.size_bytes;
+        no_plan(refused.unwrap_or_else(|| format!("no tiling fits {bytes} bytes of tile SRAM")))
     })
 }
 
-/// Calls `each` with every candidate, in a fixed order.
-pub fn visit(op: &Matmul, chip: &Chip, each: &mut dyn FnMut(&Tiling)) {
+/// Calls `each` with every candidate, in a fixed order. Returns what the least demanding of those that fit the SRAM lacks, if any
+/// lacks anything.
+pub fn visit(op: &Matmul, chip: &Chip, each: &mut dyn FnMut(&Tiling)) -> Option<String> {
     // Masks of tiles have 64 bits.
     let tiles = u64::from(chip.tiles()).min(64);
     let mut search = Search::new(op, chip);
@@ -83,6 +85,7 @@ pub fn visit(op: &Matmul, chip: &Chip, each: &mut dyn FnMut(&Tiling)) {
             }
         }
     }
+    search.refused.map(|(_, missing)| missing)
 }
 
 /// What a tiling loads.
@@ -112,6 +115,8 @@ struct Search<'a> {
     /// Cycles from a request to its data, and bytes per cycle of HBM.
     latency: u64,
     hbm_per_cycle: u64,
+    /// Semaphores and counter of the least demanding candidate that the chip has too few of, and what it lacks.
+    refused: Option<((u64, u64), String)>,
 }
 
 impl Search<'_> {
@@ -129,6 +134,7 @@ impl Search<'_> {
             strides: BTreeMap::new(),
             latency,
             hbm_per_cycle,
+            refused: None,
         }
     }
 
@@ -206,23 +212,39 @@ impl Search<'_> {
         } else {
             1
         };
+        // Two semaphores per slot of a ring, per chunk of a resident operand, and per C buffer.
+        let (per_slot, other) = if resident {
+            (2, 2 * chunks + 2 * c_buffers)
+        } else {
+            (4, 2 * c_buffers)
+        };
+        let least = if total > 1 { 2 } else { 1 };
+        let needs = Needs {
+            semaphores: other + per_slot * least,
+            // A slot is free when all its sharers said so.
+            counter: grid.rows.max(grid.cols),
+            per_op: CLAUSES,
+            ..Needs::default()
+        };
         let ring = ((free - (c_buffers - 1) * c_bytes) / slot)
             .min(MAX_RING)
             .min(total.max(1));
-        if ring == 0 || (ring < 2 && total > 1) {
+        if ring < least {
             return None;
         }
-        let semaphores = if resident {
-            2 * chunks + 2 * ring
-        } else {
-            4 * ring
-        } + 4;
-        let widest = grid.rows.max(grid.cols);
-        if semaphores > u64::from(chip.semaphores.count)
-            || widest >= 1 << chip.semaphores.bits.min(32)
-        {
+        if let Some(missing) = needs.missing(chip) {
+            // Candidates come with grids of few rows first, but of few columns last: the least demanding one says why.
+            let demand = (needs.semaphores, needs.counter);
+            if self
+                .refused
+                .as_ref()
+                .is_none_or(|(least, _)| demand < *least)
+            {
+                self.refused = Some((demand, missing));
+            }
             return None;
         }
+        let ring = ring.min((u64::from(chip.semaphores.count) - other) / per_slot);
         let mut tiling = Tiling {
             op,
             grid: grid.clone(),
@@ -328,8 +350,7 @@ impl Search<'_> {
         let (gm, gn) = (t.grid.rows, t.grid.cols);
         let c_strip = t.rows.strip() * t.cols.strip() * 2;
         t.hbm_bytes = streams.all_bytes;
-        // A partial request moves only the bursts it needs, but costs row hits: a quarter of the rest, by timed runs.
-        let hbm = streams.all_bytes + streams.all_padding / 4 + op.m * op.n * 2;
+        let hbm = streams.all_bytes + streams.all_padding / PARTIAL_REQUEST + op.m * op.n * 2;
         let operand_bytes = steps.saturating_mul(cost::mm_operand_bytes_per_step(
             chip,
             op.dtype,
@@ -362,9 +383,17 @@ impl Search<'_> {
                 "requests in flight",
                 requests.saturating_mul(self.latency) / u64::from(chip.dma.outstanding).max(1),
             ),
+            // A slot, or a C buffer, is used again a latency later; the first round of them waits in the ramp.
             (
                 "ring",
-                (passes * t.chunks).saturating_mul(self.latency) / t.ring,
+                (passes * t.chunks - t.ring).saturating_mul(self.latency) / t.ring,
+            ),
+            (
+                "C buffers",
+                passes
+                    .saturating_sub(t.c_buffers)
+                    .saturating_mul(self.latency)
+                    / t.c_buffers,
             ),
             (
                 "control",
@@ -385,8 +414,12 @@ impl Search<'_> {
             + store_last
             + (out / port).max(out * gm * gn / self.hbm_per_cycle);
         let most = units.iter().map(|u| u.1).max().unwrap_or(0);
-        // Chunks arrive whole: with few slots the ring runs dry between two of them. The square is a fit to timed runs.
-        let grain = most / (t.ring * t.ring);
+        // Heuristic of the search: chunks arrive whole. With few slots the ring runs dry between two of them, where slots are used again at all.
+        let grain = if passes * t.chunks > t.ring {
+            most / (t.ring * t.ring)
+        } else {
+            0
+        };
         let work = units.iter().fold(0u64, |sum, u| sum.saturating_add(u.1));
         let exposed = self.resident_loads(t, port);
         t.cycles = most
@@ -402,6 +435,8 @@ impl Search<'_> {
 
     /// Cycles by which the first inner pass of each outer pass is late: a resident operand's pass arrives in that time, beside
     /// the stream of the other, and the busiest port or the HBM may need longer for both than the tensor unit for its work.
+    /// From the second outer pass on the load's latency adds to that, because a chunk's place is free only when the last inner
+    /// pass before is done with it; the ramp has the first latency.
     fn resident_loads(&self, t: &Tiling, port: u64) -> u64 {
         if !t.resident {
             return 0;
@@ -421,6 +456,8 @@ impl Search<'_> {
             Side::A => t.rows.passes,
             Side::B => t.cols.passes,
         };
-        needed.saturating_sub(work).saturating_mul(outer_passes)
+        let first = needed.saturating_sub(work);
+        let later = (needed + self.latency).saturating_sub(work);
+        first.saturating_add(later.saturating_mul(outer_passes - 1))
     }
 }

@@ -60,7 +60,13 @@ fn reference(op: &Attention, q: &[f64], k: &[f64], v: &[f64]) -> Vec<f64> {
     out
 }
 
-fn run(op: &Attention, compiled: Compiled, chip: &Chip, order_seed: u64) -> Result<(), String> {
+/// The output of an untimed run, in shuffled order, on codes of Q, K and V.
+fn output(
+    compiled: Compiled,
+    chip: &Chip,
+    order_seed: u64,
+    inputs: [Vec<u8>; 3],
+) -> Result<Vec<f64>, String> {
     let text = |e: &dyn std::fmt::Display| e.to_string();
     let mut machine = Machine::load(
         Arc::new(chip.clone()),
@@ -68,12 +74,7 @@ fn run(op: &Attention, compiled: Compiled, chip: &Chip, order_seed: u64) -> Resu
         &LoadOptions::default(),
     )
     .map_err(|e| text(&e))?;
-    let rows = op.batch * op.q_len * op.heads * op.head_dim;
-    let keys = op.batch * op.kv_len * op.kv_heads * op.head_dim;
-    let (q_codes, q) = data(op.dtype, 1, rows);
-    let (k_codes, k) = data(op.dtype, 2, keys);
-    let (v_codes, v) = data(op.dtype, 3, keys);
-    for (name, codes) in [("Q", q_codes), ("K", k_codes), ("V", v_codes)] {
+    for (name, codes) in ["Q", "K", "V"].into_iter().zip(inputs) {
         machine.set_tensor(name, &codes).map_err(|e| text(&e))?;
     }
     let limits = UntimedLimits {
@@ -82,11 +83,17 @@ fn run(op: &Attention, compiled: Compiled, chip: &Chip, order_seed: u64) -> Resu
     };
     run_untimed(&mut machine, &limits).map_err(|e| text(&e))?;
     let bytes = machine.tensor_bytes("O").map_err(|e| text(&e))?;
-    let got = bytes.chunks_exact(2).map(|c| {
-        f64::from(f32::from_bits(
-            u32::from(u16::from_le_bytes([c[0], c[1]])) << 16,
-        ))
-    });
+    let bf16 = |c: &[u8]| f32::from_bits(u32::from(u16::from_le_bytes([c[0], c[1]])) << 16);
+    Ok(bytes.chunks_exact(2).map(|c| f64::from(bf16(c))).collect())
+}
+
+fn run(op: &Attention, compiled: Compiled, chip: &Chip, order_seed: u64) -> Result<(), String> {
+    let rows = op.batch * op.q_len * op.heads * op.head_dim;
+    let keys = op.batch * op.kv_len * op.kv_heads * op.head_dim;
+    let (q_codes, q) = data(op.dtype, 1, rows);
+    let (k_codes, k) = data(op.dtype, 2, keys);
+    let (v_codes, v) = data(op.dtype, 3, keys);
+    let got = output(compiled, chip, order_seed, [q_codes, k_codes, v_codes])?;
     let want = reference(op, &q, &k, &v);
     let max_v = v.iter().fold(0f64, |m, x| m.max(x.abs()));
     let (tolerance, least) = match op.dtype {
@@ -94,7 +101,7 @@ fn run(op: &Attention, compiled: Compiled, chip: &Chip, order_seed: u64) -> Resu
         _ => (max_v / 128.0, 0.99999),
     };
     let (mut dot, mut yy, mut rr, mut worst) = (0.0, 0.0, 0.0, (0.0f64, 0));
-    for (i, (y, r)) in got.zip(&want).enumerate() {
+    for (i, (y, r)) in got.into_iter().zip(&want).enumerate() {
         (dot, yy, rr) = (dot + y * r, yy + y * y, rr + r * r);
         // A NaN is the worst.
         if (y - r).abs() > worst.0 || y.is_nan() {
@@ -130,18 +137,21 @@ fn attention(shape: [u64; 6], causal: bool, dtype: Dtype) -> Attention {
     }
 }
 
-/// Compiles by every schedule that fits, runs in shuffled orders and compares.
+/// Compiles by every schedule that fits a preset, runs in shuffled orders and compares.
 fn check(chip: &str, schedules: usize, shape: [u64; 6], causal: bool, dtype: Dtype) {
     let chip = Chip::preset(chip).unwrap();
-    let op = attention(shape, causal, dtype);
-    let found = lowering::schedules(&op, &chip).unwrap_or_else(|e| panic!("{op:?}: {e}"));
+    check_on(&chip, schedules, attention(shape, causal, dtype));
+}
+
+fn check_on(chip: &Chip, schedules: usize, op: Attention) {
+    let found = lowering::schedules(&op, chip).unwrap_or_else(|e| panic!("{op:?}: {e}"));
     assert_eq!(found.len(), schedules, "{op:?}: {found:?}");
     for schedule in found {
-        let lowered = lowering::lower_as(&op, &chip, &schedule).unwrap();
+        let lowered = lowering::lower_as(&op, chip, &schedule).unwrap();
         let compiled =
             compiler::assemble(&Op::Attention(op), lowered).unwrap_or_else(|e| panic!("{e}"));
-        let seed = shape.iter().fold(1, |s, x| s * 31 + x);
-        run(&op, compiled, &chip, seed).unwrap_or_else(|e| panic!("{op:?}: {e}\n{schedule:?}"));
+        let seed = 1 + op.kv_len * 31 + op.q_len;
+        run(&op, compiled, chip, seed).unwrap_or_else(|e| panic!("{op:?}: {e}\n{schedule:?}"));
     }
 }
 
@@ -196,6 +206,178 @@ fn large_chip() {
     }
 }
 
+/// `maia-200-2ghz` with so many clusters of so many tiles.
+fn grid(clusters: u32, tiles: u32) -> Chip {
+    let mut chip = Chip::preset("maia-200-2ghz").unwrap();
+    // Both orders pass through few tiles.
+    chip.set("clusters=1").unwrap();
+    chip.set(&format!("tiles_per_cluster={tiles}")).unwrap();
+    chip.set(&format!("clusters={clusters}")).unwrap();
+    chip
+}
+
+/// Decode in blocks so small that every tile has some.
+fn split_over_all_tiles(op: &Attention, chip: &Chip) -> (lowering::Schedule, u64) {
+    let decode = lowering::schedules(op, chip)
+        .unwrap()
+        .into_iter()
+        .find_map(|s| match s {
+            lowering::Schedule::Decode(t) => Some(t),
+            lowering::Schedule::Prefill(_) => None,
+        });
+    let mut t = decode.expect("a decode schedule");
+    let lines = op.batch * (op.kv_heads / t.line_heads);
+    while lines * op.kv_len.div_ceil(t.keys) < u64::from(chip.tiles()) {
+        t.keys /= 2;
+    }
+    (lowering::Schedule::Decode(t), t.keys)
+}
+
+#[test]
+fn lines_split_over_all_tiles_are_joined() {
+    for (clusters, tiles) in [(4, 9), (4, 10), (8, 8), (1, 41), (5, 8)] {
+        let chip = grid(clusters, tiles);
+        for (shape, dtype) in [
+            ([1, 2, 1, 64, 1, 1500], FP8),
+            ([1, 4, 2, 64, 2, 1601], BF16),
+            ([1, 8, 1, 128, 4, 4608], FP8),
+            // Two lines and a half of another tile's run: parts and owners side by side.
+            ([3, 2, 2, 32, 1, 1531], BF16),
+        ] {
+            let op = attention(shape, false, dtype);
+            let (schedule, _) = split_over_all_tiles(&op, &chip);
+            let lowered = lowering::lower_as(&op, &chip, &schedule).unwrap();
+            let compiled = compiler::assemble(&Op::Attention(op), lowered).unwrap();
+            run(&op, compiled, &chip, 7).unwrap_or_else(|e| panic!("{op:?}: {e}\n{schedule:?}"));
+        }
+    }
+}
+
+/// With Q = K = 0 all keys weigh the same, and V is one in the column of the tile that reads the key: a column of O is that
+/// tile's share of the keys, so a part that is lost, taken twice or taken for another shows in its own column.
+#[test]
+fn every_tile_s_part_of_a_line_counts_once() {
+    for (clusters, tiles) in [(4, 9), (4, 10), (8, 8), (7, 9)] {
+        let chip = grid(clusters, tiles);
+        let op = attention([1, 2, 1, 64, 1, 3000], false, BF16);
+        let (schedule, keys) = split_over_all_tiles(&op, &chip);
+        let tiles = u64::from(chip.tiles());
+        let blocks = op.kv_len.div_ceil(keys);
+        let (share, more) = (blocks / tiles, blocks % tiles);
+        let tile_of = |key: u64| {
+            let block = key / keys;
+            (0..tiles)
+                .rev()
+                .find(|t| t * share + (*t).min(more) <= block)
+                .unwrap()
+        };
+        let mut expect = vec![0.0; 64];
+        let mut v = vec![0u8; (op.kv_len * 64 * 2) as usize];
+        for key in 0..op.kv_len {
+            let tile = tile_of(key);
+            expect[tile as usize] += 1.0 / op.kv_len as f64;
+            let at = ((key * 64 + tile) * 2) as usize;
+            v[at..at + 2].copy_from_slice(&0x3f80u16.to_le_bytes());
+        }
+        assert!(expect[..tiles as usize].iter().all(|x| *x > 0.0));
+        let inputs = [vec![0; 2 * 64 * 2], vec![0; v.len()], v];
+        let lowered = lowering::lower_as(&op, &chip, &schedule).unwrap();
+        let compiled = compiler::assemble(&Op::Attention(op), lowered).unwrap();
+        for order_seed in 1..=3 {
+            let got = output(compiled.clone(), &chip, order_seed, inputs.clone()).unwrap();
+            for (i, (y, r)) in got.iter().zip(expect.iter().cycle()).enumerate() {
+                assert!(
+                    (y - r).abs() <= r / 128.0,
+                    "{tiles} tiles, element {i}: {y} for {r}"
+                );
+            }
+        }
+    }
+}
+
+/// A chip with `setting` on top of four tiles.
+fn with(setting: &str) -> Chip {
+    let mut chip = grid(2, 2);
+    chip.set(setting).unwrap();
+    chip
+}
+
+#[test]
+fn programs_keep_the_chip_s_limits() {
+    for (schedules, setting) in [
+        (2, "dma.channels=1"),
+        (2, "dma.channels=2"),
+        (2, "dma.channels=3"),
+        (2, "queue.depth=1"),
+        (2, "queue.depth=2"),
+        (2, "semaphores.count=20"),
+        // Too few for decode.
+        (1, "semaphores.count=19"),
+        (1, "semaphores.count=17"),
+        (2, "semaphores.bits=2"),
+        (2, "semaphores.bits=3"),
+        (2, "semaphores.per_op=2"),
+        (2, "tvp.loop_depth=2"),
+        (2, "tvp.lanes_16=128"),
+        (2, "tvp.lanes_16=512"),
+        (2, "ttu.block_rows=16"),
+        (2, "ttu.block_cols=64"),
+        (2, "ttu.accumulator_blocks=16"),
+    ] {
+        let chip = with(setting);
+        for (shape, causal, dtype) in [
+            ([2, 4, 2, 64, 3, 700], true, FP8),
+            ([1, 4, 4, 64, 20, 500], false, BF16),
+        ] {
+            let op = attention(shape, causal, dtype);
+            check_on(&chip, schedules, op);
+            // Engines at work at the same time, in queues that can be full.
+            for schedule in lowering::schedules(&op, &chip).unwrap() {
+                let machine = loaded(&Op::Attention(op), &chip, &schedule, false);
+                let run = timing::run(machine, &TimedOptions::default());
+                run.unwrap_or_else(|e| panic!("{setting}: {e}\n{schedule:?}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn limits_that_no_program_keeps_are_named() {
+    for (setting, reason) in [
+        (
+            "tvp.lanes_32=64",
+            "needs 128 lanes of 32 bits, tvp.lanes_32 is 64",
+        ),
+        (
+            "tvp.lanes_32=256",
+            "needs 128 lanes of 32 bits, tvp.lanes_32 is 256",
+        ),
+        (
+            "tvp.lanes_16=64",
+            "needs 128 lanes of 16 bits, tvp.lanes_16 is 64",
+        ),
+        (
+            "tvp.loop_depth=1",
+            "needs 2 nested vector loops, tvp.loop_depth is 1",
+        ),
+        (
+            "semaphores.count=16",
+            "decode needs 20 semaphores, semaphores.count is 16; prefill needs 17 semaphores, semaphores.count is 16",
+        ),
+        (
+            "semaphores.per_op=1",
+            "needs 2 waits or signals of an operation, semaphores.per_op is 1",
+        ),
+    ] {
+        let op = attention([2, 4, 2, 64, 3, 700], true, FP8);
+        let error = lowering::schedules(&op, &with(setting)).unwrap_err();
+        let CompileError::NoPlan { reason: got, .. } = error else {
+            panic!("another error");
+        };
+        assert_eq!(got, reason);
+    }
+}
+
 #[test]
 fn program_size_does_not_grow_with_the_problem() {
     let chip = Chip::preset("maia-200").unwrap();
@@ -237,8 +419,11 @@ fn what_does_not_compile_says_why() {
     let mut tiny = Chip::preset("mini").unwrap();
     tiny.set("tsram.size=32 KiB").unwrap();
     let message = error(&tiny, [1, 1, 1, 256, 256, 256]).to_string();
+    let blocks = tiny.ttu.accumulator_blocks;
     assert!(
-        message.ends_with("no tiling fits 32768 bytes of tile SRAM"),
+        message.ends_with(&format!(
+            "no tiling fits 32768 bytes of tile SRAM and {blocks} accumulator blocks"
+        )),
         "{message}"
     );
 }

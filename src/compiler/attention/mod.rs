@@ -13,7 +13,8 @@ pub mod prefill;
 pub mod schedule;
 
 use super::emit::{Text, TsramLayout};
-use super::{Attention, CompileError, Lowered, Op, Plan, prologue};
+use super::limits::Needs;
+use super::{Attention, CompileError, Lowered, Op, Plan, epilogue, prologue};
 use crate::chip::Chip;
 use crate::num::Dtype;
 
@@ -21,6 +22,50 @@ use crate::num::Dtype;
 const MAX_HEAD_DIM: u64 = 256;
 /// Strides are immediates of the control code's multiply.
 const MAX_STRIDE: u64 = 1 << 30;
+
+/// Lanes of 32 bits that the kernels are written for: the length of rows, statistics and constants in TSRAM.
+const LANES: u64 = kernels::VECTOR_BYTES / 4;
+/// What both schedules need: a pipelined loop inside the loop that skips it, two waits and two signals of one operation.
+const KERNEL_NEEDS: Needs = Needs {
+    lanes: LANES,
+    loop_depth: 2,
+    semaphores: 0,
+    counter: 0,
+    per_op: 2,
+};
+
+/// Why a schedule without a tiling that fits the tile SRAM, or its partial results the HBM, is none.
+fn no_room(chip: &Chip) -> String {
+    format!(
+        "no tiling fits {} bytes of tile SRAM and {} accumulator blocks",
+        chip.tsram.size_bytes, chip.ttu.accumulator_blocks
+    )
+}
+
+/// The DMA channels of a tile's program. Operations wait only for earlier ones of the tile's program, or of another tile's that
+/// never waits back, so that streams may share a channel in the order of their pushes.
+#[derive(Clone, Copy, Debug)]
+struct Channels {
+    /// Blocks of K, and partial results.
+    k: u32,
+    v: u32,
+    /// Stores of O.
+    out: u32,
+    q: u32,
+}
+
+impl Channels {
+    /// Four channels, or as many as there are.
+    fn of(chip: &Chip) -> Channels {
+        let at = |wanted: u32| wanted.min(chip.dma.channels.saturating_sub(1));
+        Channels {
+            k: 0,
+            v: at(1),
+            out: at(2),
+            q: at(3),
+        }
+    }
+}
 
 /// An operation with the numbers derived from it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,17 +93,23 @@ impl Geometry {
         })
     }
 
+    /// Bytes of HBM behind the tensors.
+    pub fn hbm_room(&self, chip: &Chip) -> u64 {
+        chip.hbm_bytes().saturating_sub(self.hbm_end())
+    }
+
     /// Query heads of a K/V head.
     pub fn group(&self) -> u64 {
         self.op.heads / self.op.kv_heads
     }
 
     /// Query heads in a set of rows: the group, or its largest divisor up to the 128 lanes of a vector.
-    pub fn heads_of_a_set(&self) -> Option<u64> {
+    pub fn heads_of_a_set(&self) -> u64 {
         let group = self.group();
-        (1..=group.min(128))
+        (1..=group.min(LANES))
             .rev()
             .find(|h| group.is_multiple_of(*h))
+            .unwrap_or(1)
     }
 }
 
@@ -108,18 +159,16 @@ pub fn schedules(op: &Attention, chip: &Chip) -> Result<Vec<Schedule>, CompileEr
         }
     }
     let g = Geometry::new(op);
-    let room = chip.hbm_bytes().saturating_sub(g.hbm_end());
-    let mut found: Vec<Schedule> = decode::plan(&g, chip)
-        .filter(|t| decode::scratch_bytes(t, &g, chip) <= room)
-        .map(Schedule::Decode)
-        .into_iter()
-        .chain(prefill::plan(&g, chip).map(Schedule::Prefill))
-        .collect();
+    let decode = decode::plan(&g, chip).map(Schedule::Decode);
+    let prefill = prefill::plan(&g, chip).map(Schedule::Prefill);
+    let mut found = match (decode, prefill) {
+        (Err(d), Err(p)) if d == p => return Err(refuse(d)),
+        // Without lanes for its rows decode is no choice: what prefill lacks is the reason.
+        (Err(_), Err(p)) if g.group().saturating_mul(op.q_len) > LANES => return Err(refuse(p)),
+        (Err(d), Err(p)) => return Err(refuse(format!("decode {d}; prefill {p}"))),
+        (d, p) => [d, p].into_iter().flatten().collect::<Vec<_>>(),
+    };
     found.sort_by_key(Schedule::cycles);
-    if found.is_empty() {
-        let size = chip.tsram.size_bytes;
-        return Err(refuse(format!("no tiling fits {size} bytes of tile SRAM")));
-    }
     Ok(found)
 }
 
@@ -190,6 +239,7 @@ pub fn lower_as(op: &Attention, chip: &Chip, chosen: &Schedule) -> Result<Lowere
             );
         }
     }
+    epilogue(&mut text, &whole, chip, &plan);
     Ok(Lowered {
         text: text.finish(),
         plan,

@@ -12,7 +12,7 @@ mod code;
 
 use super::emit::{Text, TsramLayout};
 use super::plan::{self, Side, Tiling};
-use super::{CompileError, Lowered, Matmul, Op, Plan, prologue};
+use super::{CompileError, Lowered, Matmul, Op, Plan, epilogue, prologue};
 use crate::chip::Chip;
 
 /// Compiles a validated matrix product.
@@ -40,6 +40,7 @@ pub fn lower_tiling(t: &Tiling, chip: &Chip) -> Result<Lowered, CompileError> {
     };
     emit.tables();
     emit.program();
+    epilogue(&mut emit.text, &Op::Matmul(t.op), chip, &plan);
     Ok(Lowered {
         text: emit.text.finish(),
         plan,

@@ -5,7 +5,7 @@
 
 use super::{AHEAD, RING, Tiling};
 use crate::compiler::attention::kernels::{STAT_L, VECTOR_BYTES};
-use crate::compiler::attention::{Geometry, bump};
+use crate::compiler::attention::{Channels, Geometry, bump};
 use crate::compiler::emit::Text;
 
 pub(super) fn start(text: &mut Text, t: &Tiling) {
@@ -335,7 +335,8 @@ pub(super) fn push_output(text: &mut Text, g: &Geometry) {
 }
 
 /// Writes O: `a0` is ready for the transposing transfer's arguments; O^T is done when `o_done` says so.
-fn write_out(text: &mut Text, g: &Geometry) {
+fn write_out(text: &mut Text, g: &Geometry, channels: Channels) {
+    let out = channels.out;
     let dim = g.op.head_dim;
     text.block(&format!(
         "li a0, addr(out)
@@ -348,17 +349,17 @@ fn write_out(text: &mut Text, g: &Geometry) {
         wait out_free, 1
         signal out_full, 1
         signal o_free, 1
-        dma.t.f32.bf16 2, a0, a1, a2, a3, a4, a5
+        dma.t.f32.bf16 {out}, a0, a1, a2, a3, a4, a5
         ld a1, e_out(upd)
         wait out_full, 1
         signal out_free, 1",
         2 * dim
     ));
     if g.op.q_len == 1 {
-        text.block(
+        text.block(&format!(
             "li a2, lane_count * head_dim
-            dma.bf16.bf16 2, a1, a0, a2",
-        );
+            dma.bf16.bf16 {out}, a1, a0, a2"
+        ));
     } else {
         text.block(&format!(
             "li a2, line_heads
@@ -369,14 +370,15 @@ fn write_out(text: &mut Text, g: &Geometry) {
             li a4, heads * {bytes}
             dim a2, a4, a3
             li a2, group * head_dim
-            dma.bf16.bf16 2, a1, a0, a2",
+            dma.bf16.bf16 {out}, a1, a0, a2",
             bytes = 2 * dim
         ));
     }
 }
 
 /// `take_product`: O of block `upd`; at the end of a segment also its way out.
-pub(super) fn push_update(text: &mut Text, g: &Geometry) {
+pub(super) fn push_update(text: &mut Text, g: &Geometry, channels: Channels) {
+    let (parts, sends) = (channels.k, channels.out);
     text.blank();
     text.comment("O^T of block upd takes in its product. A whole line is divided and written; a line that began in another");
     text.comment(
@@ -451,14 +453,14 @@ pub(super) fn push_update(text: &mut Text, g: &Geometry) {
         wait o_done, 1
         signal sent, 1
         dim a1, a2, a3
-        dma.f32.f32 2, t2, a0, a4
+        dma.f32.f32 {sends}, t2, a0, a4
         li a0, addr(o_buf)
         li a1, head_dim
         wait sent, 1
         signal o_free, 1
         signal.unit t0, joined, 1
         dim a1, a2, a2
-        dma.f32.f32 2, t1, a0, a4
+        dma.f32.f32 {sends}, t1, a0, a4
         jal r0, update_end"
     ));
     text.comment("Join: the tiles that start inside this line, in their order. Nothing else is left to do here.");
@@ -495,14 +497,14 @@ pub(super) fn push_update(text: &mut Text, g: &Geometry) {
         wait in_free, 1
         signal in_full, 1
         dim a1, a2, a2
-        dma.f32.f32 0, t5, t3, a3
+        dma.f32.f32 {parts}, t5, t3, a3
         li a0, o_bytes
         add t3, t3, a0
         li a1, 2
         li a0, {VECTOR_BYTES}
         signal in_full, 1
         dim a1, a0, a2
-        dma.f32.f32 0, t4, t3, a3 # behind the first, so in_free holds for both
+        dma.f32.f32 {parts}, t4, t3, a3 # behind the first, so in_free holds for both
         addi a0, t5, 0
         li a1, head_dim
         li a2, addr(o_buf)
@@ -534,7 +536,7 @@ pub(super) fn push_update(text: &mut Text, g: &Geometry) {
         vrun update_first, a0, 5
         write_line:"
     ));
-    write_out(text, g);
+    write_out(text, g, channels);
     text.block(
         "update_end:
         jalr r0, 0(ra)",
@@ -542,12 +544,13 @@ pub(super) fn push_update(text: &mut Text, g: &Geometry) {
 }
 
 /// `loads`: every block of K and V, and Q, whose room was given back by an operation already pushed.
-pub(super) fn loads(text: &mut Text, t: &Tiling, g: &Geometry) {
+pub(super) fn loads(text: &mut Text, t: &Tiling, g: &Geometry, channels: Channels) {
+    let for_q = channels.q;
     let dtype = g.op.dtype;
     text.blank();
     text.comment("Pushes every load whose room some operation already pushed gives back.");
     text.label("loads");
-    for (p, channel) in [("k", 0), ("v", 1)] {
+    for (p, channel) in [("k", channels.k), ("v", channels.v)] {
         let out = format!("{p}_loads_end");
         text.block(&format!(
             "{p}_loads:
@@ -575,7 +578,7 @@ pub(super) fn loads(text: &mut Text, t: &Tiling, g: &Geometry) {
                     "li t5, lane_count * head_dim
                     wait q_free, 1
                     signal q_full, 1
-                    dma.{dtype}.{dtype} 3, a2, a3, t5"
+                    dma.{dtype}.{dtype} {for_q}, a2, a3, t5"
                 ));
             } else {
                 text.block(&format!(
@@ -589,7 +592,7 @@ pub(super) fn loads(text: &mut Text, t: &Tiling, g: &Geometry) {
                     li t5, group * head_dim
                     wait q_free, 1
                     signal q_full, 1
-                    dma.{dtype}.{dtype} 3, a2, a3, t5"
+                    dma.{dtype}.{dtype} {for_q}, a2, a3, t5"
                 ));
             }
             text.label("k_load");

@@ -12,10 +12,11 @@ mod code;
 mod describe;
 
 use super::kernels::{STAT_BYTES, VECTOR_BYTES};
-use super::{Geometry, declare, equ};
+use super::{Channels, Geometry, KERNEL_NEEDS, LANES, declare, equ, no_room};
 use crate::chip::{Chip, cost};
 use crate::compiler::CompileError;
 use crate::compiler::emit::{Text, TsramLayout};
+use crate::compiler::limits::Needs;
 
 /// Block descriptors that control code keeps.
 const RING: u64 = 16;
@@ -25,6 +26,30 @@ const AHEAD: u64 = 8;
 const ENTRY: u64 = 128;
 /// Bytes of control code's variables in front of the descriptors.
 const VARIABLES: u64 = 256;
+
+/// Semaphores, numbered from 0.
+const SEMAPHORES: [&str; 20] = [
+    "q_full",
+    "q_free",
+    "k_full",
+    "k_free",
+    "v_full",
+    "v_free",
+    "s_full",
+    "s_free",
+    "p_full",
+    "p_free",
+    "part_full",
+    "part_free",
+    "o_done",
+    "o_free",
+    "out_full",
+    "out_free",
+    "sent",
+    "joined",
+    "in_full",
+    "in_free",
+];
 
 /// Sizes of a schedule.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -105,20 +130,48 @@ impl Tiling {
         Ok(l)
     }
 
+    /// Tiles other than its owner that hold a part of one line, at most: a line of n blocks over runs of at least r blocks.
+    fn parts(&self, g: &Geometry, chip: &Chip) -> u64 {
+        let tiles = u64::from(chip.tiles());
+        let run = (self.blocks(g) / tiles).max(1);
+        match self.line_blocks(g) {
+            0 | 1 => 0,
+            n => ((n - 2) / run + 1).min(tiles - 1),
+        }
+    }
+
+    /// What the program needs besides memory. Counters hold the free slots of a ring, or the parts of a line that arrived.
+    fn needs(&self, g: &Geometry, chip: &Chip) -> Needs {
+        Needs {
+            semaphores: SEMAPHORES.len() as u64,
+            counter: self.slots.max(2).max(self.parts(g, chip)),
+            ..KERNEL_NEEDS
+        }
+    }
+
     /// Bytes of a tile's partial result in HBM: O^T, m and l.
     fn partial_bytes(&self, g: &Geometry) -> u64 {
         (g.op.head_dim + 2) * self.s_row(g)
     }
 }
 
-/// The tiling of the least predicted time among those that fit; none where a K/V head has more than 128 query rows.
-pub fn plan(g: &Geometry, chip: &Chip) -> Option<Tiling> {
+/// The tiling of the least predicted time among those that fit.
+///
+/// # Errors
+/// Why none fits: more than 128 query rows to a K/V head, or what the least demanding tiling lacks.
+pub fn plan(g: &Geometry, chip: &Chip) -> Result<Tiling, String> {
     let op = &g.op;
-    let rows = g.group().checked_mul(op.q_len).filter(|r| *r <= 128)?;
+    let rows = g
+        .group()
+        .checked_mul(op.q_len)
+        .filter(|r| *r <= LANES)
+        .ok_or_else(|| format!("has more than {LANES} query rows to a K/V head"))?;
+    let mut refused: Option<String> = None;
     let half = u64::from(chip.ttu.accumulator_blocks) / 2;
     let columns = rows.div_ceil(32);
     let mut best: Option<Tiling> = None;
-    for line_heads in (1..=op.kv_heads.min(128 / rows)).filter(|h| op.kv_heads.is_multiple_of(*h)) {
+    for line_heads in (1..=op.kv_heads.min(LANES / rows)).filter(|h| op.kv_heads.is_multiple_of(*h))
+    {
         for keys in [8, 16, 32, 64, 128, 256, 512, 1024] {
             let score_blocks = u64::div_ceil(keys, 32) * columns;
             let output_blocks = op.head_dim.div_ceil(32) * columns;
@@ -133,7 +186,12 @@ pub fn plan(g: &Geometry, chip: &Chip) -> Option<Tiling> {
                     batch: [half / score_blocks, half / output_blocks],
                     cycles: 0,
                 };
-                if t.layout(g, chip).is_err() {
+                let scratch = scratch_bytes(&t, g, chip);
+                if t.layout(g, chip).is_err() || scratch > g.hbm_room(chip) {
+                    break;
+                }
+                if let Some(missing) = t.needs(g, chip).missing(chip) {
+                    refused.get_or_insert(missing);
                     break;
                 }
                 t.cycles = predict(&t, g, chip);
@@ -144,7 +202,7 @@ pub fn plan(g: &Geometry, chip: &Chip) -> Option<Tiling> {
             }
         }
     }
-    best
+    best.ok_or_else(|| refused.unwrap_or_else(|| no_room(chip)))
 }
 
 /// Cycles without queueing: the slowest of HBM, vector, control and tensor work per block, times the most blocks of a tile.
@@ -227,6 +285,7 @@ pub fn emit(
 ) -> Result<(), CompileError> {
     let layout = t.layout(g, chip)?;
     let tiles = u64::from(chip.tiles());
+    let channels = Channels::of(chip);
     text.directive(&format!(
         ".tensor partials, hbm, f32, [{tiles}, {}, {}], payload, at {scratch:#x}",
         g.op.head_dim + 2,
@@ -269,8 +328,8 @@ pub fn emit(
     code::main_loop(text, g);
     code::push_scores(text, g);
     code::push_output(text, g);
-    code::push_update(text, g);
-    code::loads(text, t, g);
+    code::push_update(text, g, channels);
+    code::loads(text, t, g, channels);
     describe::generate(text, g);
     Ok(())
 }
@@ -287,29 +346,7 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip) {
     let half = u64::from(chip.ttu.accumulator_blocks) / 2;
     let columns = t.rows(g).div_ceil(32);
     text.comment("Semaphores: data there (full), room there (free).");
-    let names = [
-        "q_full",
-        "q_free",
-        "k_full",
-        "k_free",
-        "v_full",
-        "v_free",
-        "s_full",
-        "s_free",
-        "p_full",
-        "p_free",
-        "part_full",
-        "part_free",
-        "o_done",
-        "o_free",
-        "out_full",
-        "out_free",
-        "sent",
-        "joined",
-        "in_full",
-        "in_free",
-    ];
-    for (index, name) in names.iter().enumerate() {
+    for (index, name) in SEMAPHORES.iter().enumerate() {
         text.equ(name, index as u64, "");
     }
     text.comment("Sizes.");

@@ -5,7 +5,7 @@
 
 use super::{AHEAD, RING, Tiling};
 use crate::compiler::attention::kernels::STAT_L;
-use crate::compiler::attention::{Geometry, bump};
+use crate::compiler::attention::{Channels, Geometry, bump};
 use crate::compiler::emit::Text;
 
 pub(super) fn start(text: &mut Text, t: &Tiling) {
@@ -399,7 +399,8 @@ pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
 }
 
 /// `take_product`: O of step `upd`, and its way to HBM after the last block.
-pub(super) fn push_update(text: &mut Text, g: &Geometry) {
+pub(super) fn push_update(text: &mut Text, g: &Geometry, channels: Channels) {
+    let out = channels.out;
     let dim = g.op.head_dim;
     text.blank();
     text.comment("O^T of step upd takes in its product; after the last block O goes out, transposed to rows.");
@@ -437,7 +438,7 @@ pub(super) fn push_update(text: &mut Text, g: &Geometry) {
         wait out_free, 1
         signal out_full, 1
         signal o_free(t1), 1
-        dma.t.f32.bf16 2, a0, a2, a1, a3, t2, t3
+        dma.t.f32.bf16 {out}, a0, a2, a1, a3, t2, t3
         ld a1, e_out(upd)
         ld t0, e_queries(upd)
         li t1, heads * {}
@@ -446,7 +447,7 @@ pub(super) fn push_update(text: &mut Text, g: &Geometry) {
         wait out_full, 1
         signal out_free, 1
         dim t0, t1, t2
-        dma.bf16.bf16 2, a1, a0, t3
+        dma.bf16.bf16 {out}, a1, a0, t3
         update_end:
         li upd, 0
         jalr r0, 0(ra)",
@@ -457,13 +458,14 @@ pub(super) fn push_update(text: &mut Text, g: &Geometry) {
 }
 
 /// `loads`: all chunks of K and V, and Q, whose room was given back by an operation already pushed.
-pub(super) fn loads(text: &mut Text, g: &Geometry) {
+pub(super) fn loads(text: &mut Text, g: &Geometry, channels: Channels) {
+    let for_q = channels.q;
     let dtype = g.op.dtype;
     let dim = g.op.head_dim;
     text.blank();
     text.comment("Pushes every load whose room some operation already pushed gives back.");
     text.label("loads");
-    for (p, channel) in [("k", 0), ("v", 1)] {
+    for (p, channel) in [("k", channels.k), ("v", channels.v)] {
         let out = format!("{p}_loads_end");
         text.block(&format!(
             "{p}_loads:
@@ -493,7 +495,7 @@ pub(super) fn loads(text: &mut Text, g: &Geometry) {
                 wait q_free, 1
                 signal q_full, 1
                 dim a4, t3, t4
-                dma.{dtype}.{dtype} 3, a2, a3, t5
+                dma.{dtype}.{dtype} {for_q}, a2, a3, t5
                 k_chunk:"
             ));
         }

@@ -18,10 +18,11 @@ mod code;
 mod describe;
 
 use super::kernels::{STAT_BYTES, VECTOR_BYTES};
-use super::{Geometry, declare, equ};
+use super::{Channels, Geometry, KERNEL_NEEDS, LANES, declare, equ, no_room};
 use crate::chip::{Chip, cost};
 use crate::compiler::CompileError;
 use crate::compiler::emit::{Text, TsramLayout};
+use crate::compiler::limits::Needs;
 
 /// Descriptors of steps and of blocks that control code keeps; it writes up to [`AHEAD`] steps ahead.
 const RING: u64 = 16;
@@ -29,6 +30,8 @@ const RING: u64 = 16;
 const AHEAD: u64 = 8;
 /// Bytes of a step descriptor, and of a block descriptor.
 const ENTRY: u64 = 128;
+/// The semaphore of the first set's output; those of the other sets follow.
+const O_FREE: u64 = 16;
 /// Bytes of control code's variables in front of the descriptors.
 const VARIABLES: u64 = 256;
 
@@ -88,6 +91,15 @@ impl Tiling {
         g.op.batch * (g.op.heads / self.heads) * blocks
     }
 
+    /// What the program needs besides memory: one more semaphore per set of rows, and counters of the slots of a ring.
+    fn needs(&self) -> Needs {
+        Needs {
+            semaphores: O_FREE + self.sets,
+            counter: self.s_slots().max(self.sets),
+            ..KERNEL_NEEDS
+        }
+    }
+
     /// Places all buffers.
     fn layout(&self, g: &Geometry, chip: &Chip) -> Result<TsramLayout, CompileError> {
         let mut l = TsramLayout::new(chip);
@@ -110,10 +122,14 @@ impl Tiling {
 }
 
 /// The tiling of the least predicted time among those that fit.
-pub fn plan(g: &Geometry, chip: &Chip) -> Option<Tiling> {
-    let heads = g.heads_of_a_set()?;
+///
+/// # Errors
+/// What the least demanding tiling lacks.
+pub fn plan(g: &Geometry, chip: &Chip) -> Result<Tiling, String> {
+    let heads = g.heads_of_a_set();
+    let mut refused: Option<String> = None;
     let mut best: Option<Tiling> = None;
-    for lanes in [128, 64, 32] {
+    for lanes in [LANES, LANES / 2, LANES / 4] {
         let most = (lanes / heads).max(1);
         if heads > lanes {
             continue;
@@ -153,6 +169,10 @@ pub fn plan(g: &Geometry, chip: &Chip) -> Option<Tiling> {
                     if t.layout(g, chip).is_err() {
                         continue;
                     }
+                    if let Some(missing) = t.needs().missing(chip) {
+                        refused.get_or_insert(missing);
+                        continue;
+                    }
                     t.cycles = predict(&t, g, chip);
                     if best.is_none_or(|b| t.cycles < b.cycles) {
                         best = Some(t);
@@ -161,7 +181,7 @@ pub fn plan(g: &Geometry, chip: &Chip) -> Option<Tiling> {
             }
         }
     }
-    best
+    best.ok_or_else(|| refused.unwrap_or_else(|| no_room(chip)))
 }
 
 /// Cycles without queueing: the slowest of vector, tensor and HBM work of the average unit, times the most units of a tile.
@@ -217,7 +237,7 @@ pub fn explain(t: &Tiling, g: &Geometry, chip: &Chip) -> Vec<(&'static str, Stri
         (
             "rows of a unit",
             format!(
-                "{} sets of {} lanes = {} queries x {} heads",
+                "{} sets of {} lanes each: {} queries x {} heads",
                 t.sets,
                 t.lanes(),
                 t.set_queries,
@@ -240,6 +260,7 @@ pub fn explain(t: &Tiling, g: &Geometry, chip: &Chip) -> Vec<(&'static str, Stri
 pub fn emit(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip) -> Result<(), CompileError> {
     let op = &g.op;
     let layout = t.layout(g, chip)?;
+    let channels = Channels::of(chip);
     declare(text, &layout, &["state"]);
     text.blank();
     constants(text, t, g, chip);
@@ -280,8 +301,8 @@ pub fn emit(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip) -> Result<()
     code::start(text, t);
     code::main_loop(text, t, g);
     code::push_scores(text, t, g);
-    code::push_update(text, g);
-    code::loads(text, g);
+    code::push_update(text, g, channels);
+    code::loads(text, g, channels);
     describe::generate(text, t, op.causal);
     Ok(())
 }
@@ -312,7 +333,7 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip) {
     for (index, name) in names.iter().enumerate() {
         text.equ(name, index as u64, "");
     }
-    text.equ("o_free", 16, "one per set of rows");
+    text.equ("o_free", O_FREE, "one per set of rows");
     text.comment("Sizes.");
     for (name, value, comment) in [
         ("head_dim", op.head_dim, ""),
