@@ -320,8 +320,6 @@ fn programs_keep_the_chip_s_limits() {
         (2, "tvp.loop_depth=2"),
         (2, "tvp.lanes_16=128"),
         (2, "tvp.lanes_16=512"),
-        (2, "ttu.block_rows=16"),
-        (2, "ttu.block_cols=64"),
         (2, "ttu.accumulator_blocks=16"),
     ] {
         let chip = with(setting);

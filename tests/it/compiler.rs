@@ -354,8 +354,6 @@ fn products_keep_the_chip_s_limits() {
         "semaphores.bits=1",
         "semaphores.bits=2",
         "semaphores.per_op=2",
-        "ttu.block_rows=16",
-        "ttu.block_cols=64",
         "ttu.accumulator_blocks=2",
         "tvp.lanes_32=64",
     ] {
