@@ -62,7 +62,7 @@
 //! | thin chip: DMA engines with bounded requests against one memory, trains of 4 KiB | 53 GiB simulated a host second, for 1 and for 64 tiles |
 //! | whole chip, matmul 8192^3 FP8 without data | 1.85 million events: one per train and hop, not one per cycle |
 //!
-//! Simulated work per host second follows trains, so a matmul's time is that of its traffic: an event costs 0.3 us, most of it
+//! Simulated work per host second follows trains, so a matmul's time is that of its traffic: an event costs 0.27 us, most of it
 //! the scheduling of a train's 16 requests on HBM channels. Windows between threads are half the crossbar's latency (7 ns), too
 //! short to pay without data; with data the arithmetic is shared.
 //!

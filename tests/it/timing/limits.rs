@@ -137,3 +137,13 @@ fn the_host_memory_limit_ends_a_run() {
         "{error}"
     );
 }
+
+#[test]
+fn an_overflow_names_the_instruction_that_posted() {
+    let text = ".tile\n li r1, 0\nx: sem.post r1, 0, 1\n jal r0, x\n";
+    let RunError::Trap(trap) = error(text, &TimedOptions::default()) else {
+        panic!("a trap is due");
+    };
+    assert_eq!(trap.place.as_deref(), Some("t.s:3"));
+    assert!(trap.to_string().contains("overflows"), "{trap}");
+}
