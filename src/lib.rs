@@ -28,9 +28,9 @@
 //! | [`chip`] | the chip description and its cost formulas (rates and widths; no queueing) | isa, num |
 //! | [`machine`] | memories, processors, the executor, the untimed runner, deadlock reports | num, isa, chip |
 //! | [`trace`] | event schema, trace folders, exporters | isa, sim |
-//! | [`timing`] | every unit as a component of the event engine, and their wiring | machine, chip, sim, trace |
+//! | [`timing`] | every unit as a component of the event engine, and their wiring | machine, chip, sim, trace, isa, num |
 //! | [`compiler`] | operation → plan → SRAM allocation → schedule → assembly | isa, asm, chip, num |
-//! | [`report`] | rates, bounds, stalls, lines; the references of `--check` | trace, chip, asm |
+//! | [`report`] | rates, bounds, stalls, lines; the references of `--check` | trace, chip, asm, isa, num, sim |
 //! | [`cli`] | a file per subcommand | all |
 //!
 //! Beside `src`: `isa/` (the instruction set as data, and the build script that generates the types), `programs/kernels`

@@ -20,6 +20,14 @@ use crate::num::Dtype;
 
 /// Largest head: rows of O^T take 32 accumulator blocks of 128 lanes.
 const MAX_HEAD_DIM: u64 = 256;
+/// Descriptors of a kind (blocks, steps) that control code keeps.
+const RING: u64 = 16;
+/// Descriptors written before they run; at most so many blocks are loaded ahead.
+const AHEAD: u64 = 8;
+/// Bytes of a descriptor.
+const ENTRY: u64 = 128;
+/// Bytes of control code's variables in front of the descriptors.
+const VARIABLES: u64 = 256;
 /// Strides are immediates of the control code's multiply.
 const MAX_STRIDE: u64 = 1 << 30;
 

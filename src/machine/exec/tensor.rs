@@ -3,17 +3,13 @@
 //! Models: operand storage orders, decoding, the accumulation rule of [`crate::num::gemm`] with K-blocks of 32, or of 8
 //! for BF16. Leaves out: block steps and ports. Invariant: operands were checked when the operation was pushed.
 
+use crate::chip::cost;
 use crate::isa::{AOrder, BOrder, Dtype, MmMode};
 use crate::machine::memory::Memory;
 use crate::machine::op::{AccOp, MmOp};
 use crate::machine::state::Accumulators;
 use crate::machine::trap::TrapKind;
 use crate::num::{Overflow, Rounding, decode_slice, encode_slice, gemm};
-
-/// Length of the K-blocks whose products are summed exactly.
-pub fn k_block(dtype: Dtype) -> usize {
-    if dtype == Dtype::Bf16 { 8 } else { 32 }
-}
 
 /// `mm`: `C[m,n] = A[m,k] B[k,n]`, or `C += A B`. Without data nothing happens.
 ///
@@ -36,7 +32,8 @@ pub fn mm(op: &MmOp, tsram: &Memory, acc: &mut Accumulators) -> Result<(), TrapK
         MmMode::New => vec![0.0; m * n],
         MmMode::Acc => acc.read(op.acc, m, n),
     };
-    gemm::accumulate(&mut c, n, &a, &b, m, n, k, k_block(op.ta));
+    let kblock = cost::kblock(op.ta, op.tb) as usize;
+    gemm::accumulate(&mut c, n, &a, &b, m, n, k, kblock);
     acc.write(op.acc, m, n, &c);
     Ok(())
 }

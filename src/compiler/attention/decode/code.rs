@@ -3,8 +3,9 @@
 //! Sizes and names of variables come from the `.equ` lines of [`super::emit`], descriptors from [`super::describe`].
 //! Invariant: an operation is pushed after all operations that it waits for.
 
-use super::{AHEAD, RING, Tiling};
+use super::Tiling;
 use crate::compiler::attention::kernels::{STAT_L, VECTOR_BYTES};
+use crate::compiler::attention::{AHEAD, RING};
 use crate::compiler::attention::{Channels, Geometry, bump};
 use crate::compiler::emit::Text;
 

@@ -12,20 +12,13 @@ mod code;
 mod describe;
 
 use super::kernels::{STAT_BYTES, VECTOR_BYTES};
-use super::{Channels, Geometry, KERNEL_NEEDS, LANES, declare, equ, no_room};
+use super::{
+    AHEAD, Channels, ENTRY, Geometry, KERNEL_NEEDS, LANES, RING, VARIABLES, declare, equ, no_room,
+};
 use crate::chip::{Chip, cost};
 use crate::compiler::CompileError;
 use crate::compiler::emit::{Text, TsramLayout};
 use crate::compiler::limits::Needs;
-
-/// Block descriptors that control code keeps.
-const RING: u64 = 16;
-/// Blocks described before they run; at most this many are loaded ahead.
-const AHEAD: u64 = 8;
-/// Bytes of a descriptor.
-const ENTRY: u64 = 128;
-/// Bytes of control code's variables in front of the descriptors.
-const VARIABLES: u64 = 256;
 
 /// Semaphores, numbered from 0.
 const SEMAPHORES: [&str; 20] = [

@@ -18,22 +18,16 @@ mod code;
 mod describe;
 
 use super::kernels::{STAT_BYTES, VECTOR_BYTES};
-use super::{Channels, Geometry, KERNEL_NEEDS, LANES, declare, equ, no_room};
+use super::{
+    Channels, ENTRY, Geometry, KERNEL_NEEDS, LANES, RING, VARIABLES, declare, equ, no_room,
+};
 use crate::chip::{Chip, cost};
 use crate::compiler::CompileError;
 use crate::compiler::emit::{Text, TsramLayout};
 use crate::compiler::limits::Needs;
 
-/// Descriptors of steps and of blocks that control code keeps; it writes up to [`AHEAD`] steps ahead.
-const RING: u64 = 16;
-/// Steps generated before they run.
-const AHEAD: u64 = 8;
-/// Bytes of a step descriptor, and of a block descriptor.
-const ENTRY: u64 = 128;
 /// The semaphore of the first set's output; those of the other sets follow.
 const O_FREE: u64 = 16;
-/// Bytes of control code's variables in front of the descriptors.
-const VARIABLES: u64 = 256;
 
 /// Sizes of a schedule.
 #[derive(Clone, Copy, Debug, PartialEq)]
