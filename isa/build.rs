@@ -32,6 +32,9 @@ struct Row {
     cost: String,
     summary: String,
     semantics: String,
+    /// The functional model, in code.
+    #[serde(default)]
+    model: String,
     #[serde(default)]
     traps: Vec<String>,
     example: String,
@@ -341,12 +344,13 @@ fn emit_types(out: &mut String, units: &[UnitFile], enums: &Enums) {
             );
             let _ = writeln!(
                 infos,
-                "    InstInfo {{ op: Op::{variant}, name: {name:?}, opcode: {:#x}, unit: Unit::{unit_type}, syntax: {:?}, fields: &[{meta}], cost: {:?}, summary: {:?}, semantics: {:?}, traps: &{:?}, example: {:?} }},",
+                "    InstInfo {{ op: Op::{variant}, name: {name:?}, opcode: {:#x}, unit: Unit::{unit_type}, syntax: {:?}, fields: &[{meta}], cost: {:?}, summary: {:?}, semantics: {:?}, model: {:?}, traps: &{:?}, example: {:?} }},",
                 row.opcode,
                 row.syntax,
                 row.cost,
                 row.summary,
                 row.semantics,
+                row.model.trim_end(),
                 row.traps,
                 row.example
             );

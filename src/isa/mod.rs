@@ -166,6 +166,8 @@ pub struct InstInfo {
     pub summary: &'static str,
     /// What it does.
     pub semantics: &'static str,
+    /// The functional model, in code.
+    pub model: &'static str,
     /// What makes it trap.
     pub traps: &'static [&'static str],
     /// A line that assembles.
