@@ -15,6 +15,7 @@ mod error;
 mod generate;
 mod isa;
 mod model;
+mod noc;
 mod npy;
 mod num;
 mod objects;
@@ -58,6 +59,7 @@ enum Command {
     Chip(chip::Args),
     Isa(isa::Args),
     Num(num::Args),
+    Noc(noc::Args),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
 }
@@ -77,6 +79,7 @@ fn dispatch(cli: &Cli, context: &Context) -> Result<(), CliError> {
         Command::Chip(args) => chip::run(args, context),
         Command::Isa(args) => isa::run(args, context),
         Command::Num(args) => num::run(args, context),
+        Command::Noc(args) => noc::run(args, context),
         Command::Completions(args) => generate::completions(args, context),
         Command::Man(args) => generate::man(args, context),
     }

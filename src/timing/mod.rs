@@ -15,6 +15,7 @@ pub mod global;
 pub mod hbm;
 pub mod inbox;
 pub mod msg;
+pub mod noc;
 pub mod processor;
 pub mod tensor;
 pub mod tile;

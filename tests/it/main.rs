@@ -6,6 +6,7 @@ mod cli;
 mod compiler;
 mod layers;
 mod machine;
+mod noc;
 mod num;
 mod programs;
 mod timing;
