@@ -24,6 +24,7 @@
 //! | [`num`] | formats, rounding, the exact block product, vector functions, random numbers | nothing |
 //! | [`sim`] | event engine: integer picoseconds, partitions, queues for bandwidth; knows no chip | nothing |
 //! | [`isa`] | instruction types generated from `isa/*.toml`, decoder, printer, the program image | num |
+//! | `reference` | the instruction set a second time, slow and plain, for tests (feature `testing`) | isa |
 //! | [`asm`] | assembler, object file, disassembler, diagnostics | isa, num |
 //! | [`chip`] | the chip description and its cost formulas (rates and widths; no queueing) | isa, num |
 //! | [`machine`] | memories, processors, the executor, the untimed runner, deadlock reports | num, isa, chip |
@@ -86,6 +87,8 @@ pub mod compiler;
 pub mod isa;
 pub mod machine;
 pub mod num;
+#[cfg(any(test, feature = "testing"))]
+pub mod reference;
 pub mod report;
 pub mod sim;
 pub mod timing;

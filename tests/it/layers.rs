@@ -8,6 +8,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("num", &[]),
     ("sim", &[]),
     ("isa", &["num"]),
+    ("reference", &["isa"]),
     ("asm", &["isa", "num"]),
     ("chip", &["isa", "num"]),
     ("machine", &["num", "isa", "chip"]),
