@@ -7,10 +7,20 @@
 //! or clever; a reader should be able to check each function against the page it names.
 
 pub mod address;
+pub mod control;
 pub mod memory;
+pub mod number;
+pub mod operation;
+pub mod run;
+pub mod state;
+pub mod tensor;
+pub mod transfer;
+pub mod vector;
 
 pub use address::{Place, Unit};
 pub use memory::{Accumulators, Memory};
+pub use run::{End, load, run};
+pub use state::Machine;
 
 /// Why an instruction traps, in words for a reader.
 #[derive(Clone, Debug, PartialEq, Eq)]
