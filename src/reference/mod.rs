@@ -7,7 +7,12 @@
 //! or clever; a reader should be able to check each function against the page it names.
 
 pub mod address;
+pub mod codes;
+pub mod functions;
 pub mod memory;
+pub mod number;
+pub mod quantise;
+pub mod tensor;
 
 pub use address::{Place, Unit};
 pub use memory::{Accumulators, Memory};
