@@ -7,10 +7,13 @@
 //! or clever; a reader should be able to check each function against the page it names.
 
 pub mod address;
+pub mod codes;
 pub mod control;
+pub mod functions;
 pub mod memory;
 pub mod number;
 pub mod operation;
+pub mod quantise;
 pub mod run;
 pub mod state;
 pub mod tensor;

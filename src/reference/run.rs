@@ -4,8 +4,8 @@
 //! its queues runs while the waits of its first operation hold, then the next unit has its turn. Leaves out: time, and with
 //! it every other order. Invariant: a round in which nothing could go on is the last.
 
+use super::codes;
 use super::control::{self, Step, take};
-use super::number;
 use super::operation::{self, Failure};
 use super::state::{Machine, Queue};
 use super::{Numbers, Place, Trap, Unit};
@@ -42,7 +42,7 @@ pub fn load(numbers: &Numbers, image: &Image) -> Result<Machine, String> {
     let mut machine = Machine::new(numbers, image);
     for t in &image.tensors {
         let elements = t.elements();
-        let bits = u64::from(number::bits(t.dtype));
+        let bits = u64::from(codes::bits(t.dtype));
         let places: Vec<Place> = match t.space {
             Space::Hbm => vec![Place::Hbm],
             Space::Csram => (0..numbers.clusters).map(Place::Csram).collect(),

@@ -5,8 +5,9 @@
 //! Invariant: a [`Transfer`] that exists stays inside its memories, but for rows that a gather's table places.
 
 use super::address::{own_sram, resolve};
+use super::codes::{self, Overflow, decode, encode};
 use super::control::members;
-use super::number;
+use super::number::Rounding;
 use super::state::{Machine, Operation, own_place};
 use super::{FLAG_DMA, Memory, Numbers, Place, Trap, Unit};
 use crate::isa::{Dtype, Inst};
@@ -155,7 +156,7 @@ impl Transfer {
 
 /// Width of a type.
 fn bits(dtype: Dtype) -> i128 {
-    i128::from(number::bits(dtype))
+    i128::from(codes::bits(dtype))
 }
 
 fn in_bits((count, ds, ss): &(u64, i64, i64)) -> (u64, i128, i128) {
@@ -264,13 +265,9 @@ fn convert(sdt: Dtype, ddt: Dtype, code: u32) -> (u32, bool) {
     if sdt == ddt {
         return (code, false);
     }
-    let value = number::decode(sdt, code);
-    number::encode(
-        ddt,
-        &value,
-        number::Rounding::NearestEven,
-        number::Overflow::Saturate,
-    )
+    let value = decode(sdt, code);
+    let encoded = encode(ddt, &value, Rounding::Rne, Overflow::Saturate);
+    (encoded.code, encoded.lost_nan)
 }
 
 /// `width` bits from bit `at` on; bit 0 of a byte is its lowest.

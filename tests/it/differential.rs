@@ -134,10 +134,10 @@ fn vector_functions_do_what_their_pages_say() {
 /// A generator that only traps, or never has its instruction, would hold nothing against anything.
 #[test]
 fn programs_run_the_instruction_they_are_about() {
-    for info in INFO {
+    for info in &INFO {
         let (with, ended, all) = (Cell::new(0), Cell::new(0), 40);
         let tried = runner(all).run(&programs(info.op), |program| {
-            let image = image(&program.text());
+            let image = image(&program.text()).map_err(TestCaseError::fail)?;
             let sections = [&image.tile, &image.cluster, &image.chip, &image.kernel_code];
             let mut insts = sections.iter().flat_map(|s| &s.insts);
             with.set(with.get() + u32::from(insts.any(|i| i.op() == info.op)));

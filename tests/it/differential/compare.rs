@@ -84,11 +84,14 @@ impl Outcome {
     }
 }
 
-/// The program's image; these programs always assemble.
-pub fn image(text: &str) -> Arc<Image> {
+/// The program's image.
+///
+/// # Errors
+/// What the assembler has to say against it.
+pub fn image(text: &str) -> Result<Arc<Image>, String> {
     let none = |_: &str| Err(std::io::Error::other("no includes"));
     let assembled = assemble_text("t.s", text, &none);
-    Arc::new(assembled.unwrap_or_else(|e| panic!("{}\n{text}", e.render(false))))
+    assembled.map(Arc::new).map_err(|e| e.render(false))
 }
 
 fn place(image: &Image, section: &Section, word: u64) -> String {
@@ -268,7 +271,7 @@ fn first_of<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::LowerHex + Defaul
 
 /// Whether executor (its outcome changed by `mutate`) and reference agree on a program.
 pub fn agree(program: &Program, mutate: &dyn Fn(&mut Outcome)) -> Result<(), String> {
-    let image = image(&program.text());
+    let image = image(&program.text())?;
     let Some(says) = referenced(&image) else {
         return Ok(());
     };

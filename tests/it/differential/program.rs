@@ -63,6 +63,14 @@ fn mentioned(lines: &[String], file: char) -> BTreeSet<u8> {
         .collect()
 }
 
+/// A word as the assembler reads it: expressions are signed, and no literal is past the largest.
+fn literal(word: u64) -> String {
+    match word as i64 {
+        i64::MIN => format!("-{} - 1", i64::MAX),
+        value => value.to_string(),
+    }
+}
+
 fn list(values: impl Iterator<Item = i64>) -> String {
     let mut values: Vec<String> = values.map(|v| v.to_string()).collect();
     // The last value repeats to the end.
@@ -112,7 +120,7 @@ impl Program {
             )?;
         }
         for word in &self.constants {
-            writeln!(out, ".const _, {}", *word as i64)?;
+            writeln!(out, ".const _, {}", literal(*word))?;
         }
         let named = mentioned(&self.kernel, 'v');
         for (v, lanes) in self.vectors.iter().filter(|(v, _)| named.contains(v)) {
@@ -207,12 +215,10 @@ impl Program {
                     };
                     writeln!(out, "    li r{r}, {text}")?;
                 }
-                large => writeln!(
-                    out,
-                    ".const R{r}_{}, {large}\n    ldc r{r}, R{r}_{}",
-                    &section[1..],
-                    &section[1..]
-                )?,
+                _ => {
+                    let (name, value) = (format!("R{r}_{}", &section[1..]), literal(value));
+                    writeln!(out, ".const {name}, {value}\n    ldc r{r}, {name}")?;
+                }
             }
         }
         for line in &lines {
