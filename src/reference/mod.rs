@@ -8,14 +8,23 @@
 
 pub mod address;
 pub mod codes;
+pub mod control;
 pub mod functions;
+pub mod lanes;
 pub mod memory;
 pub mod number;
+pub mod operation;
 pub mod quantise;
+pub mod run;
+pub mod state;
 pub mod tensor;
+pub mod transfer;
+pub mod vector;
 
 pub use address::{Place, Unit};
 pub use memory::{Accumulators, Memory};
+pub use run::{End, load, run};
+pub use state::Machine;
 
 /// Why an instruction traps, in words for a reader.
 #[derive(Clone, Debug, PartialEq, Eq)]
