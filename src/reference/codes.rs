@@ -170,7 +170,7 @@ pub enum Overflow {
 pub struct Encoded {
     /// The code, in the low bits.
     pub code: u32,
-    /// Whether a NaN met a type that has none.
+    /// Whether a NaN met FP4 or FP6, which have none, and became the largest number.
     pub lost_nan: bool,
 }
 
@@ -222,7 +222,7 @@ pub fn encode(dtype: Dtype, value: &Value, rounding: Rounding, overflow: Overflo
             };
             Encoded {
                 code: (integer as u64 % (1 << bits)) as u32,
-                lost_nan: is_nan,
+                lost_nan: false,
             }
         }
     }

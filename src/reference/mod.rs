@@ -10,6 +10,7 @@ pub mod address;
 pub mod codes;
 pub mod control;
 pub mod functions;
+pub mod lanes;
 pub mod memory;
 pub mod number;
 pub mod operation;

@@ -6,10 +6,9 @@
 
 use super::control::{members, post};
 use super::state::{Machine, Operation, Queue, Signal};
-use super::tensor::{self, Matrix, Product, Scales};
 use super::transfer::{self, Transfer};
-use super::{KernelTrap, Numbers, Place, Trap, Unit, address, vector};
-use crate::isa::{AOrder, BOrder, Dtype, Inst, MmMode};
+use super::{KernelTrap, Place, Trap, Unit, address, tensor, vector};
+use crate::isa::Inst;
 
 /// Why an operation failed: by itself, or in a word of the kernel that it ran.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +27,10 @@ impl From<Trap> for Failure {
 
 /// Whether an instruction takes `dim`, `mcast` and `gather`, which wait for one that does.
 pub fn takes_dims(inst: &Inst) -> bool {
-    matches!(inst, Inst::Dma { .. } | Inst::DmaT { .. })
+    matches!(
+        inst,
+        Inst::Dma { .. } | Inst::DmaT { .. } | Inst::DmaQ { .. }
+    )
 }
 
 /// Traps if the operation cannot be pushed; else tells its queue.
@@ -36,7 +38,7 @@ pub fn check(machine: &Machine, unit: Unit, o: &Operation) -> Result<Queue, Trap
     let r = |x| o.register(x);
     let numbers = &machine.numbers;
     let queue = match o.inst {
-        Inst::Dma { ch, .. } | Inst::DmaT { ch, .. } => {
+        Inst::Dma { ch, .. } | Inst::DmaT { ch, .. } | Inst::DmaQ { ch, .. } => {
             let channels = match unit {
                 Unit::Tile(_) => numbers.dma_channels,
                 Unit::Cluster(_) => numbers.cdma_channels,
@@ -48,16 +50,8 @@ pub fn check(machine: &Machine, unit: Unit, o: &Operation) -> Result<Queue, Trap
             Queue::Dma(ch)
         }
         Inst::Mm { .. } | Inst::MmLoad { .. } | Inst::MmStore { .. } => {
-            let tile = tile_of(unit)?;
-            let tsram = &machine.memories[&Place::Tsram(tile)];
-            let blocks = numbers.accumulator_blocks;
-            match work(numbers, unit, o)? {
-                Work::Product(product) => product.check(tsram, blocks)?,
-                Work::Load(matrix, first) | Work::Store(matrix, first) => {
-                    tensor::check_blocks(first, matrix.rows, matrix.columns, blocks)?;
-                    matrix.check(tsram)?;
-                }
-            }
+            tile_of(unit)?;
+            tensor::check(numbers, unit, o)?;
             Queue::Ttu
         }
         Inst::Vrun { kernel, args, n } => {
@@ -118,91 +112,17 @@ fn this_chip(chip: u64) -> Result<(), Trap> {
     }
 }
 
-/// What a tensor operation does, on resolved operands.
-enum Work {
-    /// `mm`
-    Product(Product),
-    /// `mm.load`: the matrix read, the first block written.
-    Load(Matrix, u64),
-    /// `mm.store`: the matrix written, the first block read.
-    Store(Matrix, u64),
-}
-
-/// The work of a tensor operation, from the registers that name its operands.
-fn work(numbers: &Numbers, unit: Unit, o: &Operation) -> Result<Work, Trap> {
-    let r = |x| o.register(x);
-    let own = |x| address::own_sram(numbers, unit, r(x));
-    let matrix = |dtype, at, m, n, ld| -> Result<Matrix, Trap> {
-        Ok(Matrix {
-            dtype,
-            offset: own(at)?,
-            ld: r(ld),
-            rows: r(m),
-            columns: r(n),
-        })
-    };
-    match o.inst {
-        Inst::Mm {
-            mode,
-            ta,
-            tb,
-            oa,
-            ob,
-            acc,
-            a,
-            b,
-            m,
-            n,
-            k,
-            lda,
-            ldb,
-        } => Ok(Work::Product(Product {
-            accumulate: mode == MmMode::Acc,
-            ta,
-            tb,
-            a_transposed: oa == AOrder::Km,
-            b_transposed: ob == BOrder::Nk,
-            acc: r(acc),
-            a: own(a)?,
-            b: own(b)?,
-            m: r(m),
-            n: r(n),
-            k: r(k),
-            lda: r(lda),
-            ldb: r(ldb),
-            scales: [Scales::None; 2],
-        })),
-        Inst::MmLoad { acc, src, m, n, ld } => {
-            Ok(Work::Load(matrix(Dtype::F32, src, m, n, ld)?, r(acc)))
-        }
-        Inst::MmStore {
-            dt,
-            acc,
-            dst,
-            m,
-            n,
-            ld,
-        } => Ok(Work::Store(matrix(dt, dst, m, n, ld)?, r(acc))),
-        _ => Err(Trap("no tensor operation".into())),
-    }
-}
-
 /// Runs an operation whose waits were taken, then makes its signals.
 pub fn run(machine: &mut Machine, unit: Unit, o: &Operation) -> Result<(), Failure> {
     let transfer = Transfer::of(&machine.numbers, unit, o)?;
     match o.inst {
         Inst::Mm { .. } | Inst::MmLoad { .. } | Inst::MmStore { .. } => {
             let tile = tile_of(unit)?;
-            let blocks = machine.numbers.accumulator_blocks;
-            let work = work(&machine.numbers, unit, o)?;
+            let numbers = machine.numbers.clone();
             let tsram = machine.memories.get_mut(&Place::Tsram(tile));
             let tsram = tsram.expect("the tile exists");
-            let acc = &mut machine.accumulators[tile as usize];
-            match work {
-                Work::Product(product) => tensor::mm(&product, tsram, acc, blocks)?,
-                Work::Load(matrix, first) => tensor::mm_load(&matrix, first, tsram, acc, blocks)?,
-                Work::Store(matrix, first) => tensor::mm_store(&matrix, first, tsram, acc, blocks)?,
-            }
+            let accumulators = &mut machine.accumulators[tile as usize];
+            tensor::run(&numbers, unit, o, tsram, accumulators)?;
         }
         Inst::Vrun { kernel, args, n } => {
             let tile = tile_of(unit)?;

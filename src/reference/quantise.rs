@@ -43,7 +43,7 @@ pub struct Block {
     pub scale: u8,
     /// Codes of the elements.
     pub codes: Vec<u32>,
-    /// Whether a NaN met a type that has none.
+    /// Whether a NaN met FP4 or FP6, which have none.
     pub lost_nan: bool,
 }
 

@@ -8,8 +8,9 @@ use super::codes::{
     Overflow, decode, e8m0, encode, f32_bits, f32_value, pack, packed, packed_bytes, ue4m3,
 };
 use super::number::{Binary, Rounding, Value, product, sum};
-use super::{Accumulators, Memory, Trap};
-use crate::isa::Dtype;
+use super::state::Operation;
+use super::{Accumulators, Memory, Numbers, Trap, Unit, address};
+use crate::isa::{AOrder, BOrder, Dtype, Inst, MmMode, ScaleType};
 
 /// A matrix in the own TSRAM: `rows` rows of `columns` packed elements, each row from a whole byte on.
 #[derive(Clone, Copy, Debug)]
@@ -182,6 +183,122 @@ impl Product {
     }
 }
 
+/// An operation of the unit.
+enum Work {
+    Product(Product),
+    /// A matrix and the first of its accumulator blocks.
+    Load(Matrix, u64),
+    Store(Matrix, u64),
+}
+
+/// The operation that a macro-instruction names with its registers and clauses.
+fn work(numbers: &Numbers, unit: Unit, o: &Operation) -> Result<Work, Trap> {
+    let r = |register| o.register(register);
+    let own = |register| address::own_sram(numbers, unit, o.register(register));
+    let matrix = |dtype, offset, ld, rows, columns| -> Result<Matrix, Trap> {
+        Ok(Matrix {
+            dtype,
+            offset: own(offset)?,
+            ld: r(ld),
+            rows: r(rows),
+            columns: r(columns),
+        })
+    };
+    match o.inst {
+        Inst::Mm {
+            mode,
+            ta,
+            tb,
+            oa,
+            ob,
+            acc,
+            a,
+            b,
+            m,
+            n,
+            k,
+            lda,
+            ldb,
+        } => Ok(Work::Product(Product {
+            accumulate: mode == MmMode::Acc,
+            ta,
+            tb,
+            a_transposed: oa == AOrder::Km,
+            b_transposed: ob == BOrder::Nk,
+            acc: r(acc),
+            a: own(a)?,
+            b: own(b)?,
+            m: r(m),
+            n: r(n),
+            k: r(k),
+            lda: r(lda),
+            ldb: r(ldb),
+            scales: staged_scales(numbers, unit, o)?,
+        })),
+        Inst::MmLoad { acc, src, m, n, ld } => {
+            Ok(Work::Load(matrix(Dtype::F32, src, ld, m, n)?, r(acc)))
+        }
+        Inst::MmStore {
+            dt,
+            acc,
+            dst,
+            m,
+            n,
+            ld,
+        } => Ok(Work::Store(matrix(dt, dst, ld, m, n)?, r(acc))),
+        _ => Err(Trap("no instruction of the tensor unit".to_owned())),
+    }
+}
+
+/// The scales that `mm.scale` staged; an operand without scales has no address.
+fn staged_scales(numbers: &Numbers, unit: Unit, o: &Operation) -> Result<[Scales; 2], Trap> {
+    let Some([a, b]) = o.staged.scales else {
+        return Ok([Scales::None; 2]);
+    };
+    let scales = |(kind, address, ld)| -> Result<Scales, Trap> {
+        Ok(match kind {
+            ScaleType::None => Scales::None,
+            ScaleType::E8m0 => Scales::E8m0 {
+                offset: address::own_sram(numbers, unit, address)?,
+                ld,
+            },
+            ScaleType::Ue4m3 => Scales::Ue4m3 {
+                offset: address::own_sram(numbers, unit, address)?,
+                ld,
+            },
+        })
+    };
+    Ok([scales(a)?, scales(b)?])
+}
+
+/// Traps unless the operation can be pushed.
+pub fn check(numbers: &Numbers, unit: Unit, o: &Operation) -> Result<(), Trap> {
+    let (tsram, blocks) = (Memory::new(numbers.tsram_bytes), numbers.accumulator_blocks);
+    match work(numbers, unit, o)? {
+        Work::Product(op) => op.check(&tsram, blocks),
+        Work::Load(matrix, first) | Work::Store(matrix, first) => {
+            check_blocks(first, matrix.rows, matrix.columns, blocks)?;
+            matrix.check(&tsram)
+        }
+    }
+}
+
+/// Does an operation that was checked.
+pub fn run(
+    numbers: &Numbers,
+    unit: Unit,
+    o: &Operation,
+    tsram: &mut Memory,
+    acc: &mut Accumulators,
+) -> Result<(), Trap> {
+    match work(numbers, unit, o)? {
+        Work::Product(op) => mm(&op, tsram, acc),
+        Work::Load(matrix, first) => mm_load(&matrix, first, tsram, acc),
+        Work::Store(matrix, first) => mm_store(&matrix, first, tsram, acc),
+    }
+    Ok(())
+}
+
 /// Traps if a matrix of m x n does not fit the accumulator RAM from block `acc` on.
 pub fn check_blocks(acc: u64, m: u64, n: u64, blocks: u64) -> Result<(), Trap> {
     if m == 0 || n == 0 {
@@ -213,8 +330,7 @@ pub fn block_sum(terms: &[[Value; 4]]) -> Value {
 }
 
 /// `mm`.
-pub fn mm(op: &Product, tsram: &Memory, acc: &mut Accumulators, blocks: u64) -> Result<(), Trap> {
-    op.check(tsram, blocks)?;
+fn mm(op: &Product, tsram: &Memory, acc: &mut Accumulators) {
     let [a, b] = op.matrices();
     let a_at = |i, k| if op.a_transposed { (k, i) } else { (i, k) };
     let b_at = |k, j| if op.b_transposed { (j, k) } else { (k, j) };
@@ -245,38 +361,20 @@ pub fn mm(op: &Product, tsram: &Memory, acc: &mut Accumulators, blocks: u64) -> 
             acc.insert(at, f32_bits(&total));
         }
     }
-    Ok(())
 }
 
 /// `mm.load`: an FP32 matrix from the own TSRAM to the blocks from `first` on.
-pub fn mm_load(
-    matrix: &Matrix,
-    first: u64,
-    tsram: &Memory,
-    acc: &mut Accumulators,
-    blocks: u64,
-) -> Result<(), Trap> {
-    check_blocks(first, matrix.rows, matrix.columns, blocks)?;
-    matrix.check(tsram)?;
+fn mm_load(matrix: &Matrix, first: u64, tsram: &Memory, acc: &mut Accumulators) {
     for i in 0..matrix.rows {
         for j in 0..matrix.columns {
             let value = decode(matrix.dtype, matrix.code(tsram, i, j));
             acc.insert(place(first, matrix.columns, i, j), f32_bits(&value));
         }
     }
-    Ok(())
 }
 
 /// `mm.store`: the blocks from `first` on to a matrix in the own TSRAM, RNE saturating.
-pub fn mm_store(
-    matrix: &Matrix,
-    first: u64,
-    tsram: &mut Memory,
-    acc: &Accumulators,
-    blocks: u64,
-) -> Result<(), Trap> {
-    check_blocks(first, matrix.rows, matrix.columns, blocks)?;
-    matrix.check(tsram)?;
+fn mm_store(matrix: &Matrix, first: u64, tsram: &mut Memory, acc: &Accumulators) {
     for i in 0..matrix.rows {
         let code = |j| {
             let value = accumulator(acc, place(first, matrix.columns, i, j));
@@ -290,5 +388,4 @@ pub fn mm_store(
             tsram.write(at, byte);
         }
     }
-    Ok(())
 }

@@ -42,6 +42,7 @@ fn programs(op: Op) -> Draw<Program> {
         Op::Lbu | Op::Lw | Op::Ld | Op::Sb | Op::Sw | Op::Sd => scalars::memory(info),
         Op::Ldc => scalars::constants(info),
         Op::Rdsr => scalars::system(info),
+        Op::Rdflags => transfers::flags(),
         Op::Halt | Op::Trap => scalars::ends(info),
         Op::Wait | Op::Signal | Op::SignalUnit | Op::SignalTiles | Op::SignalDest => {
             scalars::clauses(info)
@@ -49,8 +50,9 @@ fn programs(op: Op) -> Draw<Program> {
         Op::SemWait | Op::SemPost | Op::SemRead => scalars::semaphores(info),
         Op::Dim | Op::Mcast | Op::Gather | Op::Dma => transfers::dma(op),
         Op::DmaT => transfers::transposed(),
+        Op::DmaQ => transfers::quantised(),
         Op::NetPut | Op::NetGet | Op::NetSignal | Op::NetBcast => transfers::network(op),
-        Op::Mm => tensors::products(),
+        Op::Mm | Op::MmScale => tensors::products(op),
         Op::MmLoad | Op::MmStore => tensors::accumulators(op),
         Op::Vrun => kernels::launches(),
         Op::Vld | Op::Vlds | Op::Vldb | Op::Vst | Op::Vsts => kernels::memory(info),
@@ -61,6 +63,7 @@ fn programs(op: Op) -> Draw<Program> {
             kernels::registers(info, 2)
         }
         Op::Vbc | Op::Viota | Op::Vcvt | Op::Vperm | Op::Vrot => kernels::registers(info, 2),
+        Op::Vcvtm | Op::Vquant | Op::Vpack | Op::Vunpack => kernels::registers(info, 2),
         Op::Pand | Op::Por | Op::Pandn => kernels::registers(info, 3),
         Op::Vexp2 | Op::Vrcp | Op::Vrsqrt | Op::Vtanh | Op::Vlog2 => kernels::registers(info, 1),
         Op::Vredsum | Op::Vredmax | Op::Vredmin => kernels::registers(info, 1),
@@ -141,7 +144,7 @@ fn programs_run_the_instruction_they_are_about() {
             let sections = [&image.tile, &image.cluster, &image.chip, &image.kernel_code];
             let mut insts = sections.iter().flat_map(|s| &s.insts);
             with.set(with.get() + u32::from(insts.any(|i| i.op() == info.op)));
-            let halted = executed(&image).ended == Ended::Halted;
+            let halted = executed(&image, None).ended == Ended::Halted;
             ended.set(ended.get() + u32::from(halted));
             Ok(())
         });
@@ -164,7 +167,7 @@ fn programs_run_the_instruction_they_are_about() {
 fn a_wrong_result_shrinks_to_a_short_program() {
     // Sums past 2^16 are one too many.
     let scalar = |o: &mut Outcome| {
-        for (registers, _) in o.units.values_mut() {
+        for (registers, ..) in o.units.values_mut() {
             for r in registers.iter_mut().skip(1).filter(|r| **r > 1 << 16) {
                 *r += 1;
             }

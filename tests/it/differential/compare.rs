@@ -66,7 +66,7 @@ pub enum Ended {
 pub struct Outcome {
     pub ended: Ended,
     /// Registers, semaphores and flags of each unit by its number; empty after a trap, which no page says more of.
-    pub units: BTreeMap<u64, ([u64; 32], Vec<u64>)>,
+    pub units: BTreeMap<u64, ([u64; 32], Vec<u64>, u64)>,
     /// Bytes that are not zero, by memory and offset.
     pub bytes: BTreeMap<(Place, u64), u8>,
     /// Accumulators that are not zero, by tile, block, row and column.
@@ -98,8 +98,8 @@ fn place(image: &Image, section: &Section, word: u64) -> String {
     image.place(section, word as usize).unwrap_or_default()
 }
 
-/// What the executor does.
-pub fn executed(image: &Arc<Image>) -> Outcome {
+/// What the executor does; bytes of HBM far from its ends are read where `says` has written some.
+pub fn executed(image: &Arc<Image>, says: Option<&Outcome>) -> Outcome {
     let mut m = machine::Machine::load(CHIP.clone(), image.clone(), &LoadOptions::default())
         .unwrap_or_else(|e| panic!("{e}"));
     let limits = UntimedLimits {
@@ -125,13 +125,14 @@ pub fn executed(image: &Arc<Image>) -> Outcome {
         .chain((0..clusters).map(UnitId::Cluster))
         .chain([UnitId::Chip]);
     for id in ids {
-        let registers = match id {
-            UnitId::Tile(t) => m.tile(t).core.regs,
-            UnitId::Cluster(c) => m.clusters[usize::from(c)].core.regs,
-            UnitId::Chip => m.global.core.regs,
+        let core = match id {
+            UnitId::Tile(t) => &m.tile(t).core,
+            UnitId::Cluster(c) => &m.clusters[usize::from(c)].core,
+            UnitId::Chip => &m.global.core,
         };
         let semaphores = m.sems(id).values.iter().map(|v| u64::from(*v)).collect();
-        out.units.insert(id.code(), (registers, semaphores));
+        let state = (core.regs, semaphores, core.flags.into());
+        out.units.insert(id.code(), state);
     }
     let hbm = CHIP.hbm_bytes();
     let mut areas = vec![
@@ -146,12 +147,18 @@ pub fn executed(image: &Arc<Image>) -> Outcome {
         let (from, to) = (OpPlace::Tsram(t), Place::Tsram(t.into()));
         areas.push((from, to, 0, CHIP.tsram.size_bytes));
     }
+    let written = says.iter().flat_map(|o| o.bytes.keys());
+    for (_, at) in written.filter(|(place, _)| *place == Place::Hbm) {
+        if (HBM_COMPARED..hbm - HBM_COMPARED).contains(at) {
+            areas.push((OpPlace::Hbm, Place::Hbm, *at, 1));
+        }
+    }
     let mut buffer = Vec::new();
     for (from, to, first, count) in areas {
         buffer.resize(count as usize, 0);
         m.memory(from).read(first, &mut buffer).unwrap();
         for (line, bytes) in buffer.chunks(64).enumerate() {
-            if bytes == [0; 64] {
+            if bytes.iter().all(|byte| *byte == 0) {
                 continue;
             }
             for (at, byte) in bytes.iter().enumerate().filter(|(_, byte)| **byte != 0) {
@@ -210,7 +217,7 @@ pub fn referenced(image: &Image) -> Option<Outcome> {
     };
     let mut out = Outcome::ended(ended);
     for (unit, state) in &m.units {
-        let state = (state.registers, state.semaphores.clone());
+        let state = (state.registers, state.semaphores.clone(), state.flags);
         out.units.insert(code(unit), state);
     }
     for (place, memory) in &m.memories {
@@ -233,8 +240,14 @@ pub fn difference(did: &Outcome, says: &Outcome) -> Option<String> {
             did.ended, says.ended
         ));
     }
-    for (unit, (registers, semaphores)) in &did.units {
+    for (unit, (registers, semaphores, flags)) in &did.units {
         let other = &says.units[unit];
+        if *flags != other.2 {
+            return Some(format!(
+                "unit {unit:#x}, flags: executor {flags}, reference {}",
+                other.2
+            ));
+        }
         for (i, (a, b)) in registers.iter().zip(&other.0).enumerate() {
             if a != b {
                 return Some(format!(
@@ -275,7 +288,7 @@ pub fn agree(program: &Program, mutate: &dyn Fn(&mut Outcome)) -> Result<(), Str
     let Some(says) = referenced(&image) else {
         return Ok(());
     };
-    let mut did = executed(&image);
+    let mut did = executed(&image, Some(&says));
     mutate(&mut did);
     match difference(&did, &says) {
         None => Ok(()),

@@ -98,7 +98,7 @@ pub fn loops(info: &'static InstInfo) -> Draw<Program> {
         rest.insert(0, first);
         rest
     });
-    (kernel(lines.boxed(), no_address()), vec(count, 3))
+    (kernel(lines.boxed(), no_address()), vec(count, 4))
         .prop_map(|(mut program, counts)| {
             program.scalars.extend((1..).zip(counts));
             program

@@ -55,7 +55,7 @@ pub fn system(info: &'static InstInfo) -> Draw<Program> {
 pub fn branches(info: &'static InstInfo) -> Draw<Program> {
     let target = |f: &tilewright::isa::FieldInfo| match f.name {
         "target" => Some(prop_oneof![12 => 1..4i64, 1 => -2..=0i64].boxed()),
-        "imm" => Some((-4..12i64).boxed()),
+        "imm" => Some((0..6i64).boxed()),
         _ => None,
     };
     let counted = one_of(&["addi r6, r6, 1", "addi r6, r6, 100", "addi r1, r1, 1"]);
@@ -63,7 +63,11 @@ pub fn branches(info: &'static InstInfo) -> Draw<Program> {
         3 => instruction(info, &target),
         2 => counted.prop_map(str::to_owned),
     ];
-    let few = prop_oneof![3 => word(), 3 => 0..16u64];
+    // `jalr` jumps to what a register holds.
+    let few = match info.op {
+        Op::Jalr => prop_oneof![1 => word(), 12 => 2..12u64],
+        _ => prop_oneof![3 => word(), 3 => 0..16u64],
+    };
     let lines = (instruction(info, &target), vec(line, 0..5));
     (vec(few, 6), lines)
         .prop_map(|(values, (first, rest))| {

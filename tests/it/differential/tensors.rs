@@ -29,45 +29,68 @@ fn spoiled(mut registers: BTreeMap<u8, u64>, flaw: Option<(u8, u64)>) -> BTreeMa
     registers
 }
 
-/// `mm` once or twice: r1 accumulator, r2 A, r3 B, r4 m, r5 n, r6 k, r7 lda, r8 ldb.
-pub fn products() -> Draw<Program> {
-    let narrow = one_of(&["e4m3", "e5m2"]);
-    let types = prop_oneof![
-        4 => (narrow.clone(), narrow),
+/// Bytes of `count` packed elements.
+fn row(dtype: &str, count: u64) -> u64 {
+    let bits = match dtype {
+        "bf16" => 16,
+        "e2m1" => 4,
+        "e3m2" | "e2m3" => 6,
+        _ => 8,
+    };
+    (count * bits).div_ceil(8)
+}
+
+/// Scales that go with a type.
+fn scales(dtype: &'static str) -> Draw<&'static str> {
+    match dtype {
+        "e2m1" => one_of(&["none", "e8m0", "ue4m3"]),
+        "bf16" => prop_oneof![12 => Just("none"), 1 => Just("e8m0")].boxed(),
+        _ => prop_oneof![6 => Just("none"), 6 => Just("e8m0"), 1 => Just("ue4m3")].boxed(),
+    }
+}
+
+/// `mm` once or twice: r1 accumulator, r2 A, r3 B, r4 m, r5 n, r6 k, r7 lda, r8 ldb; before it `mm.scale`: r9 and r10 the
+/// scales of A, r11 and r12 those of B.
+pub fn products(op: Op) -> Draw<Program> {
+    let narrow = one_of(&["e4m3", "e5m2", "e2m1", "e3m2", "e2m3"]);
+    let pairs = prop_oneof![
+        9 => (narrow.clone(), narrow),
         3 => Just(("bf16", "bf16")),
         1 => one_of(&[("bf16", "e4m3"), ("e5m2", "bf16")]),
     ];
+    let types = pairs.prop_flat_map(|types| (Just(types), scales(types.0), scales(types.1)));
     let orders = (one_of(&["mk", "km"]), one_of(&["kn", "nk"]));
     let modes = one_of(&[&["new"][..], &["acc"], &["new", "acc"]]);
-    let padding = (0..3u64, 0..3u64);
-    let places = (
-        0..6u64,
-        tsram_address(SOURCE, 8),
-        tsram_address(SOURCE + 40, 8),
-    );
-    let flaws = flaw(&[1, 2, 3, 4, 5, 6, 7, 8]);
-    (
-        (types, orders, modes),
-        extents(),
-        padding,
-        places,
-        bytes(300),
-        flaws,
-    )
+    let padding = [0..3u64, 0..3u64, 0..3u64, 0..3u64];
+    let place = |near| tsram_address(SOURCE + near, 8);
+    let places = (0..6u64, [place(0), place(40), place(80), place(120)]);
+    let flaws = match op {
+        Op::MmScale => flaw(&[9, 10, 11, 12]),
+        _ => flaw(&[1, 2, 3, 4, 5, 6, 7, 8]),
+    };
+    let scaled = match op {
+        Op::MmScale => Just(true).boxed(),
+        _ => prop_oneof![3 => Just(false), 1 => Just(true)].boxed(),
+    };
+    let line = (types, orders, modes, scaled);
+    (line, extents(), padding, places, bytes(300), flaws)
         .prop_map(
-            |((types, orders, modes), (m, n, k), (pa, pb), places, bytes, flaw)| {
-                let size = if types.0 == "bf16" { 2 } else { 1 };
-                let lda = size * if orders.0 == "mk" { k } else { m } + pa;
-                let ldb = size * if orders.1 == "kn" { n } else { k } + pb;
-                let (acc, a, b) = places;
-                let registers = (1..).zip([acc, a, b, m, n, k, lda, ldb]).collect();
-                let line = |mode: &&str| {
-                    let ((ta, tb), (oa, ob)) = (types, orders);
-                    format!("mm.{mode}.{ta}.{tb}.{oa}.{ob} r1, r2, r3, r4, r5, r6, r7, r8")
-                };
+            |(line, (m, n, k), pads, (acc, [a, b, c, d]), bytes, flaw)| {
+                let (((ta, tb), sa, sb), (oa, ob), modes, scaled) = line;
+                let lda = row(ta, if oa == "mk" { k } else { m }) + pads[0];
+                let ldb = row(tb, if ob == "kn" { n } else { k }) + pads[1];
+                let registers = [acc, a, b, m, n, k, lda, ldb, c, m + pads[2], d, n + pads[3]];
+                let mut control = Vec::new();
+                for mode in modes {
+                    if scaled {
+                        control.push(format!("mm.scale.{sa}.{sb} r9, r10, r11, r12"));
+                    }
+                    let operands = "r1, r2, r3, r4, r5, r6, r7, r8";
+                    control.push(format!("mm.{mode}.{ta}.{tb}.{oa}.{ob} {operands}"));
+                }
                 Program {
-                    registers: spoiled(registers, flaw),
-                    control: modes.iter().map(line).collect(),
+                    registers: spoiled((1..).zip(registers).collect(), flaw),
+                    control,
                     sources: BTreeMap::from([("tsram", bytes)]),
                     ..Program::default()
                 }

@@ -336,3 +336,111 @@ pub fn network(op: Op) -> Draw<Program> {
         )
         .boxed()
 }
+
+/// `dma.q`: rows of whole blocks, as of `dma`; r14 the scales, r15 bytes between those of blocks, r16 the tensor scale.
+pub fn quantised() -> Draw<Program> {
+    let rule = one_of(&["floor", "rceil", "nvfp4"]);
+    let types = (
+        one_of(&[Dtype::F32, Dtype::Bf16, Dtype::F16]),
+        prop_oneof![
+            12 => one_of(&[Dtype::E4m3, Dtype::E5m2, Dtype::E3m2, Dtype::E2m3]),
+            12 => Just(Dtype::E2m1),
+        ],
+    );
+    let blocks = prop_oneof![12 => 1..3u64, 1 => Just(0u64)];
+    let tensor_scale = one_of(&[
+        0x3f80_0000u64,
+        0x3c00_0000,
+        0,
+        0x7fc0_0000,
+        0xbf80_0000,
+        0x7f80_0000,
+        1,
+        0x3dcc_cccd,
+    ]);
+    let flaws = flaw(
+        &[1, 2, 3, 14, 15],
+        &["mcast r0", "gather r3, r3", "dim r0, r0, r0"],
+    );
+    let scales = (
+        tensor_scale,
+        0..3u64,
+        prop_oneof![20 => Just(false), 1 => Just(true)],
+    );
+    (
+        (rule, types, blocks),
+        rows(Op::Dma),
+        scales,
+        super::draw::lanes(),
+        bytes(64),
+        flaws,
+    )
+        .prop_map(
+            |((rule, types, blocks), mut rows, scales, lanes, bytes, flaw)| {
+                let (tensor_scale, pad, elsewhere) = scales;
+                rows.types = (
+                    types.0,
+                    match rule {
+                        // Most of the time the one type that it goes with.
+                        "nvfp4" if pad != 2 => Dtype::E2m1,
+                        _ => types.1,
+                    },
+                );
+                rows.row = blocks * if rule == "nvfp4" { 16 } else { 32 } + u64::from(blocks == 0);
+                if rows.places.0 >> 40 == 0 && pad != 1 {
+                    rows.places.0 += OWN_TSRAM;
+                }
+                let (mut registers, clauses) = rows.stage();
+                let mut control = rows.table(On::Tile, &mut registers);
+                control.extend(clauses);
+                let count: u64 = rows.counts.iter().product();
+                let memory = rows.places.0 & !0xffff;
+                let place = if elsewhere { OWN_CSRAM } else { memory } + 0xe000;
+                registers.extend([(14, place), (15, count + pad), (16, tensor_scale)]);
+                spoil(flaw, &mut registers, &mut control);
+                let (sdt, ddt) = (rows.types.0.name(), rows.types.1.name());
+                control.push(format!(
+                    "dma.q.{rule}.{sdt}.{ddt} 2, r1, r2, r3, r14, r15, r16"
+                ));
+                // Numbers of ordinary size, then any bytes.
+                let mut source: Vec<u8> =
+                    lanes.iter().flat_map(|lane| lane.to_le_bytes()).collect();
+                source.extend(bytes);
+                Program {
+                    registers,
+                    control,
+                    sources: everywhere(source),
+                    ..Program::default()
+                }
+            },
+        )
+        .boxed()
+}
+
+/// `rdflags` before and after conversions that lose NaNs or do not.
+pub fn flags() -> Draw<Program> {
+    let convert = (
+        one_of(&["f32", "bf16", "e5m2"]),
+        one_of(&["e2m1", "e3m2", "e2m3", "e4m3", "i8"]),
+    );
+    let dma = convert.prop_map(|(sdt, ddt)| {
+        format!("signal 1, 1\n    dma.{sdt}.{ddt} 0, r1, r2, r3\n    sem.wait 1, 1")
+    });
+    let read = one_of(&["rdflags r4", "rdflags r5", "rdflags r0"]).prop_map(str::to_owned);
+    let line = prop_oneof![dma, read.clone()];
+    let code = one_of(&[0xffu8, 0x7f, 0, 0xc0, 0x80]);
+    let on = prop_oneof![3 => Just(On::Tile), 1 => Just(On::Cluster)];
+    (on, vec(line, 0..4), read, vec(code, 1..16))
+        .prop_map(|(on, mut control, last, bytes)| {
+            control.push(last);
+            let own = if on == On::Tile { OWN_TSRAM } else { OWN_CSRAM };
+            Program {
+                on,
+                registers: BTreeMap::from([(1, own + TARGET), (2, own + SOURCE), (3, 4)]),
+                control,
+                sources: everywhere(bytes),
+                ..Program::default()
+            }
+        })
+        .boxed()
+}
