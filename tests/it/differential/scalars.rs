@@ -53,9 +53,11 @@ pub fn system(info: &'static InstInfo) -> Draw<Program> {
 
 /// Branches over instructions that count, forward and back.
 pub fn branches(info: &'static InstInfo) -> Draw<Program> {
+    let jalr = info.op == Op::Jalr;
     let target = |f: &tilewright::isa::FieldInfo| match f.name {
         "target" => Some(prop_oneof![12 => 1..4i64, 1 => -2..=0i64].boxed()),
-        "imm" => Some((0..6i64).boxed()),
+        "imm" => Some((1..4i64).boxed()),
+        "rs1" if jalr => Some(prop_oneof![8 => Just(7i64), 1 => 1..6i64].boxed()),
         _ => None,
     };
     let counted = one_of(&["addi r6, r6, 1", "addi r6, r6, 100", "addi r1, r1, 1"]);
@@ -63,16 +65,18 @@ pub fn branches(info: &'static InstInfo) -> Draw<Program> {
         3 => instruction(info, &target),
         2 => counted.prop_map(str::to_owned),
     ];
-    // `jalr` jumps to what a register holds.
-    let few = match info.op {
-        Op::Jalr => prop_oneof![1 => word(), 12 => 2..12u64],
-        _ => prop_oneof![3 => word(), 3 => 0..16u64],
-    };
+    let few = prop_oneof![3 => word(), 3 => 0..16u64];
     let lines = (instruction(info, &target), vec(line, 0..5));
     (vec(few, 6), lines)
         .prop_map(|(values, (first, rest))| {
-            let mut control = vec![first];
-            control.extend(rest);
+            let mut control = Vec::new();
+            for line in [first].into_iter().chain(rest) {
+                if line.starts_with("jalr") {
+                    // r7 is the word that the jump stands in, which its target is counted from.
+                    control.push("jal r7, 1".to_owned());
+                }
+                control.push(line);
+            }
             Program {
                 registers: (1..).zip(values).collect(),
                 control,
