@@ -10,7 +10,7 @@ use super::codes::{self, Overflow, decode, encode, f32_value};
 use super::functions;
 use super::number::{Binary, Rounding, Value, maximum, minimum};
 use super::quantise::{Rule, quantise};
-use crate::isa::{Cc, Dtype, Inst, PReg, SReg, VReg};
+use crate::isa::{self, Cc, Dtype, Inst, PReg, SReg, VReg};
 use std::cmp::Ordering;
 
 /// Registers of a kernel.
@@ -376,6 +376,53 @@ impl Registers {
                 self.convert((dd, vd, dg), (ds, va, sg), p, Overflow::Saturate, |_, _| {
                     Rounding::Rne
                 })?;
+            }
+            Inst::Vcvtm {
+                rm,
+                ov,
+                dd,
+                ds,
+                vd,
+                va,
+                vr,
+                dg,
+                sg,
+                p,
+            } => {
+                let overflow = match ov {
+                    isa::Overflow::Saturate => Overflow::Saturate,
+                    isa::Overflow::Ieee => Overflow::Ieee,
+                };
+                self.convert((dd, vd, dg), (ds, va, sg), p, overflow, |r, i| match rm {
+                    isa::Rounding::Rne => Rounding::Rne,
+                    isa::Rounding::Rtz => Rounding::Rtz,
+                    isa::Rounding::Rna => Rounding::Rna,
+                    isa::Rounding::Sr => Rounding::Sr(r.get(vr, 4, i)),
+                })?;
+            }
+            Inst::Vquant {
+                rule,
+                dd,
+                vd,
+                vs,
+                va,
+                sa,
+            } => self.quantise(Rule::of(rule), dd, [vd, vs, va], scalar(sa) as u32)?,
+            Inst::Vpack { dt, vd, va } => {
+                let codes: Vec<u32> = (0..self.lanes_32).map(|i| self.get(va, 1, i)).collect();
+                self.clear(vd);
+                for (i, byte) in codes::pack(dt, &codes).into_iter().enumerate() {
+                    self.set(vd, 1, i, byte.into());
+                }
+            }
+            Inst::Vunpack { dt, vd, va } => {
+                let byte = |at| self.v[va.index()][at as usize];
+                let code = |i| codes::packed(dt, i, byte);
+                let codes: Vec<u32> = (0..self.lanes_32 as u64).map(code).collect();
+                self.clear(vd);
+                for (i, code) in codes.into_iter().enumerate() {
+                    self.set(vd, 1, i, code);
+                }
             }
             Inst::Vperm { dt, vd, va, vi, p } => self.each(dt, vd, p, |r, i| {
                 let size = Registers::size(dt);

@@ -10,7 +10,7 @@
 
 use super::codes::{Element, Overflow, e8m0, element, encode, ue4m3};
 use super::number::{Rounding, Value, floor_log2, power_of_two, quotient};
-use crate::isa::Dtype;
+use crate::isa::{Dtype, QuantRule};
 use num_bigint::BigInt;
 use num_rational::BigRational;
 use num_traits::{Signed, Zero};
@@ -27,6 +27,15 @@ pub enum Rule {
 }
 
 impl Rule {
+    /// The rule that an instruction names.
+    pub fn of(rule: QuantRule) -> Rule {
+        match rule {
+            QuantRule::Floor => Rule::Floor,
+            QuantRule::Rceil => Rule::Rceil,
+            QuantRule::Nvfp4 => Rule::Nvfp4,
+        }
+    }
+
     /// Elements under one scale.
     pub fn block(self) -> usize {
         match self {

@@ -5,6 +5,7 @@ mod attention;
 mod cli;
 mod compiler;
 mod differential;
+mod differential_kernels;
 mod differential_num;
 mod layers;
 mod machine;
