@@ -147,8 +147,10 @@ fn semaphore_field(f: &tilewright::isa::FieldInfo) -> Option<Draw<i64>> {
 /// Increments before what is under test.
 fn posts() -> Draw<Vec<String>> {
     let n = prop_oneof![8 => 1..5u8, 1 => Just(255u8)];
-    let one = (0..3u8, n).prop_map(|(sem, n)| format!("sem.post r6, {sem}, {n}"));
-    vec(one, 0..5).boxed()
+    let one = (0..5u8, n).prop_map(|(sem, n)| format!("sem.post r6, {sem}, {n}"));
+    // Enough for any waits of few.
+    let enough: Vec<String> = (0..5).map(|sem| format!("sem.post r6, {sem}, 6")).collect();
+    prop_oneof![1 => vec(one, 0..5), 2 => Just(enough)].boxed()
 }
 
 /// r1 is a unit, r2 and r3 add to semaphore numbers, r4 is a mask of tiles, r6 the own unit.
