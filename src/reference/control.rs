@@ -155,6 +155,10 @@ pub fn step(machine: &mut Machine, unit: Unit) -> Result<Step, Trap> {
             let value = system_register(&machine.numbers, unit, sr);
             done(machine, unit, rd, value)
         }
+        Inst::Rdflags { rd } => {
+            let flags = std::mem::take(&mut machine.unit(unit).flags);
+            done(machine, unit, rd, flags)
+        }
         Inst::Halt {} => {
             let state = machine.unit(unit);
             if state.staged != Default::default() {
@@ -241,9 +245,22 @@ pub fn step(machine: &mut Machine, unit: Unit) -> Result<Step, Trap> {
             machine.unit(unit).staged.gather = Some((r(index), r(stride) as i64));
             next(machine, unit)
         }
+        Inst::MmScale {
+            ta,
+            tb,
+            a,
+            lda,
+            b,
+            ldb,
+        } => {
+            let scales = [(ta, r(a), r(lda)), (tb, r(b), r(ldb))];
+            machine.unit(unit).staged.scales = Some(scales);
+            next(machine, unit)
+        }
 
         Inst::Dma { .. }
         | Inst::DmaT { .. }
+        | Inst::DmaQ { .. }
         | Inst::Mm { .. }
         | Inst::MmLoad { .. }
         | Inst::MmStore { .. }
@@ -289,6 +306,10 @@ pub fn step(machine: &mut Machine, unit: Unit) -> Result<Step, Trap> {
         | Inst::Vredmax { .. }
         | Inst::Vredmin { .. }
         | Inst::Vcvt { .. }
+        | Inst::Vcvtm { .. }
+        | Inst::Vquant { .. }
+        | Inst::Vpack { .. }
+        | Inst::Vunpack { .. }
         | Inst::Vperm { .. }
         | Inst::Vrot { .. }
         | Inst::Sli { .. }
@@ -471,6 +492,9 @@ fn push(machine: &mut Machine, unit: Unit, inst: Inst) -> Result<Step, Trap> {
         kept.dims = std::mem::take(&mut taken.dims);
         kept.mcast = taken.mcast.take();
         kept.gather = taken.gather.take();
+    }
+    if !matches!(operation.inst, Inst::Mm { .. }) {
+        kept.scales = taken.scales.take();
     }
     operation.staged = taken;
     entries.push_back(operation);

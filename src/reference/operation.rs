@@ -27,7 +27,10 @@ impl From<Trap> for Failure {
 
 /// Whether an instruction takes `dim`, `mcast` and `gather`, which wait for one that does.
 pub fn takes_dims(inst: &Inst) -> bool {
-    matches!(inst, Inst::Dma { .. } | Inst::DmaT { .. })
+    matches!(
+        inst,
+        Inst::Dma { .. } | Inst::DmaT { .. } | Inst::DmaQ { .. }
+    )
 }
 
 /// Traps if the operation cannot be pushed; else tells its queue.
@@ -35,7 +38,7 @@ pub fn check(machine: &Machine, unit: Unit, o: &Operation) -> Result<Queue, Trap
     let r = |x| o.register(x);
     let numbers = &machine.numbers;
     let queue = match o.inst {
-        Inst::Dma { ch, .. } | Inst::DmaT { ch, .. } => {
+        Inst::Dma { ch, .. } | Inst::DmaT { ch, .. } | Inst::DmaQ { ch, .. } => {
             let channels = match unit {
                 Unit::Tile(_) => numbers.dma_channels,
                 Unit::Cluster(_) => numbers.cdma_channels,

@@ -6,7 +6,7 @@
 
 use super::{Accumulators, Memory, Numbers, Place, Unit};
 use crate::isa::image::Image;
-use crate::isa::{Inst, Reg};
+use crate::isa::{Inst, Reg, ScaleType};
 use std::collections::{BTreeMap, VecDeque};
 
 /// An increment: unit, semaphore, how many.
@@ -34,6 +34,8 @@ pub struct Staged {
     pub mcast: Option<u64>,
     /// `gather`: address of the table, bytes per index.
     pub gather: Option<(u64, i64)>,
+    /// `mm.scale`: type, address and bytes between blocks of the scales of A and of B.
+    pub scales: Option<[(ScaleType, u64, u64); 2]>,
 }
 
 /// An in-order queue of a unit.

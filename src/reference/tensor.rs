@@ -10,7 +10,7 @@ use super::codes::{
 use super::number::{Binary, Rounding, Value, product, sum};
 use super::state::Operation;
 use super::{Accumulators, Memory, Numbers, Trap, Unit, address};
-use crate::isa::{AOrder, BOrder, Dtype, Inst, MmMode};
+use crate::isa::{AOrder, BOrder, Dtype, Inst, MmMode, ScaleType};
 
 /// A matrix in the own TSRAM: `rows` rows of `columns` packed elements, each row from a whole byte on.
 #[derive(Clone, Copy, Debug)]
@@ -233,7 +233,7 @@ fn work(numbers: &Numbers, unit: Unit, o: &Operation) -> Result<Work, Trap> {
             k: r(k),
             lda: r(lda),
             ldb: r(ldb),
-            scales: [Scales::None; 2],
+            scales: staged_scales(numbers, unit, o)?,
         })),
         Inst::MmLoad { acc, src, m, n, ld } => {
             Ok(Work::Load(matrix(Dtype::F32, src, ld, m, n)?, r(acc)))
@@ -248,6 +248,27 @@ fn work(numbers: &Numbers, unit: Unit, o: &Operation) -> Result<Work, Trap> {
         } => Ok(Work::Store(matrix(dt, dst, ld, m, n)?, r(acc))),
         _ => Err(Trap("no instruction of the tensor unit".to_owned())),
     }
+}
+
+/// The scales that `mm.scale` staged; an operand without scales has no address.
+fn staged_scales(numbers: &Numbers, unit: Unit, o: &Operation) -> Result<[Scales; 2], Trap> {
+    let Some([a, b]) = o.staged.scales else {
+        return Ok([Scales::None; 2]);
+    };
+    let scales = |(kind, address, ld)| -> Result<Scales, Trap> {
+        Ok(match kind {
+            ScaleType::None => Scales::None,
+            ScaleType::E8m0 => Scales::E8m0 {
+                offset: address::own_sram(numbers, unit, address)?,
+                ld,
+            },
+            ScaleType::Ue4m3 => Scales::Ue4m3 {
+                offset: address::own_sram(numbers, unit, address)?,
+                ld,
+            },
+        })
+    };
+    Ok([scales(a)?, scales(b)?])
 }
 
 /// Traps unless the operation can be pushed.
@@ -279,7 +300,7 @@ pub fn run(
 }
 
 /// Traps if a matrix of m x n does not fit the accumulator RAM from block `acc` on.
-fn check_blocks(acc: u64, m: u64, n: u64, blocks: u64) -> Result<(), Trap> {
+pub fn check_blocks(acc: u64, m: u64, n: u64, blocks: u64) -> Result<(), Trap> {
     if m == 0 || n == 0 {
         return Err(Trap("a matrix without elements".to_owned()));
     }

@@ -1,16 +1,17 @@
 //! Transfers (`isa/dma.toml`) and the data of network operations (`isa/net.toml`).
 //!
-//! Models: `dma`, `dma.t`, `net.put`, `net.get`, `net.bcast`: every element that moves, one after the other. Leaves out: order
+//! Models: `dma`, `dma.t`, `dma.q`, `net.put`, `net.get`, `net.bcast`: every element that moves, one after the other. Leaves out: order
 //! among the bytes of one transfer; a transfer that writes what it reads, or writes a byte twice, has no answer here.
 //! Invariant: a [`Transfer`] that exists stays inside its memories, but for rows that a gather's table places.
 
 use super::address::{own_sram, resolve};
 use super::codes;
 use super::control::members;
-use super::number::Rounding;
+use super::number::{Rounding, Value};
+use super::quantise::{Rule, quantise};
 use super::state::{Machine, Operation, own_place};
 use super::{FLAG_DMA, Memory, Numbers, Place, Trap, Unit};
-use crate::isa::{Dtype, Inst};
+use crate::isa::{Dtype, Inst, QuantRule, Reg};
 
 /// Most elements of a row, most iterations of a dimension.
 const MAX_COUNT: u64 = 1 << 32;
@@ -36,6 +37,21 @@ pub struct Transfer {
     pub axes: Vec<(u64, i128, i128)>,
     /// `gather`: offset of the table in the own SRAM, bytes per index. It replaces the source stride of the first axis.
     pub gather: Option<(u64, i64)>,
+    /// `dma.q`: what becomes of blocks of the last axis.
+    pub quantise: Option<Quantise>,
+}
+
+/// The blocks of a `dma.q`.
+#[derive(Clone, Debug)]
+pub struct Quantise {
+    /// How scales follow from values.
+    pub rule: Rule,
+    /// Offset of the scales in the memories written.
+    pub scales: u64,
+    /// Bytes from the scales of a block to those of the next.
+    pub ld: u64,
+    /// The tensor scale.
+    pub tensor_scale: Value,
 }
 
 impl Transfer {
@@ -50,41 +66,51 @@ impl Transfer {
                 src,
                 len,
                 ..
+            } => rows(numbers, unit, o, (sdt, src), (ddt, dst), len)?,
+            Inst::DmaQ {
+                rule,
+                sdt,
+                ddt,
+                dst,
+                src,
+                len,
+                sc,
+                ld,
+                g,
+                ..
             } => {
-                let (destinations, offset) = destination(numbers, unit, o.staged.mcast, r(dst))?;
-                counted(r(len), MAX_COUNT)?;
-                for dtype in [sdt, ddt] {
-                    if !(u128::from(r(len)) * bits(dtype) as u128).is_multiple_of(8) {
-                        return Err(Trap(format!(
-                            "a row of {} {dtype} is no whole bytes",
-                            r(len)
-                        )));
-                    }
-                }
-                let mut axes: Vec<_> = o.staged.dims.iter().map(in_bits).collect();
-                axes.push((r(len), bits(ddt), bits(sdt)));
-                let gather = match o.staged.gather {
-                    None => None,
-                    Some(_) if o.staged.dims.is_empty() => {
-                        return Err(Trap("gather without dim".into()));
-                    }
-                    Some((table, stride)) => {
-                        let at = own_sram(numbers, unit, table)?;
-                        let end = i128::from(at) + 4 * i128::from(axes[0].0);
-                        let own = own_place(unit).ok_or(Trap("no SRAM of its own".into()))?;
-                        inside(numbers, own, i128::from(at), end)?;
-                        Some((at, stride))
-                    }
+                let mut transfer = rows(numbers, unit, o, (sdt, src), (ddt, dst), len)?;
+                let rule = match rule {
+                    QuantRule::Floor => Rule::Floor,
+                    QuantRule::Rceil => Rule::Rceil,
+                    QuantRule::Nvfp4 => Rule::Nvfp4,
                 };
-                Transfer {
-                    sdt,
-                    ddt,
-                    source: resolve(numbers, unit, r(src))?,
-                    destinations,
-                    offset,
-                    axes,
-                    gather,
+                if rule == Rule::Nvfp4 && ddt != Dtype::E2m1 {
+                    return Err(Trap(format!("nvfp4 of {ddt}")));
                 }
+                let block = rule.block() as u64;
+                if r(len) % block != 0 {
+                    return Err(Trap(format!("rows of {} in blocks of {block}", r(len))));
+                }
+                let (places, scales) = destination(numbers, unit, o.staged.mcast, r(sc))?;
+                if places != transfer.destinations || places[0] == Place::Hbm {
+                    return Err(Trap("scales go to the SRAM that codes go to".into()));
+                }
+                let lines: u128 = transfer.axes.iter().map(|a| u128::from(a.0)).product();
+                let lines = lines / u128::from(r(len));
+                if u128::from(r(ld)) < lines {
+                    return Err(Trap(format!("ld {} of {lines} rows", r(ld))));
+                }
+                let last = i128::from(r(len) / block - 1) * i128::from(r(ld)) + lines as i128;
+                let first = i128::from(scales);
+                inside(numbers, places[0], first, first + last)?;
+                transfer.quantise = Some(Quantise {
+                    rule,
+                    scales,
+                    ld: r(ld),
+                    tensor_scale: codes::f32_value(r(g) as u32),
+                });
+                transfer
             }
             Inst::DmaT {
                 sdt,
@@ -117,6 +143,7 @@ impl Transfer {
                     offset,
                     axes,
                     gather: None,
+                    quantise: None,
                 }
             }
             Inst::NetPut { dst, src, len, .. }
@@ -132,6 +159,7 @@ impl Transfer {
                     offset,
                     axes: vec![(r(len), 8, 8)],
                     gather: None,
+                    quantise: None,
                 }
             }
             _ => return Ok(None),
@@ -152,6 +180,51 @@ impl Transfer {
         }
         Ok(Some(transfer))
     }
+}
+
+/// The transfer of rows of `len` elements over the staged dimensions.
+fn rows(
+    numbers: &Numbers,
+    unit: Unit,
+    o: &Operation,
+    (sdt, src): (Dtype, Reg),
+    (ddt, dst): (Dtype, Reg),
+    len: Reg,
+) -> Result<Transfer, Trap> {
+    let r = |x| o.register(x);
+    let (destinations, offset) = destination(numbers, unit, o.staged.mcast, r(dst))?;
+    counted(r(len), MAX_COUNT)?;
+    for dtype in [sdt, ddt] {
+        if (i128::from(r(len)) * bits(dtype)) % 8 != 0 {
+            return Err(Trap(format!(
+                "a row of {} {dtype} is no whole bytes",
+                r(len)
+            )));
+        }
+    }
+    let mut axes: Vec<_> = o.staged.dims.iter().map(in_bits).collect();
+    axes.push((r(len), bits(ddt), bits(sdt)));
+    let gather = match o.staged.gather {
+        None => None,
+        Some(_) if o.staged.dims.is_empty() => return Err(Trap("gather without dim".into())),
+        Some((table, stride)) => {
+            let at = own_sram(numbers, unit, table)?;
+            let end = i128::from(at) + 4 * i128::from(axes[0].0);
+            let own = own_place(unit).ok_or(Trap("no SRAM of its own".into()))?;
+            inside(numbers, own, i128::from(at), end)?;
+            Some((at, stride))
+        }
+    };
+    Ok(Transfer {
+        sdt,
+        ddt,
+        source: resolve(numbers, unit, r(src))?,
+        destinations,
+        offset,
+        axes,
+        gather,
+        quantise: None,
+    })
 }
 
 /// Width of a type.
@@ -231,8 +304,8 @@ pub fn run(machine: &mut Machine, unit: Unit, t: &Transfer) -> Result<(), Trap> 
             first_axis.push(8 * offset);
         }
     }
-    let elements: u64 = t.axes.iter().map(|a| a.0).product();
-    for element in 0..elements {
+    // Where an element lies at source and destination, in bits from their starts.
+    let places = |element: u64| {
         // The index along each axis, the last one running fastest.
         let (mut rest, mut from, mut to) = (element, 0, 0);
         for (number, (count, ds, ss)) in t.axes.iter().enumerate().rev() {
@@ -244,17 +317,49 @@ pub fn run(machine: &mut Machine, unit: Unit, t: &Transfer) -> Result<(), Trap> 
                 _ => i128::from(index) * ss,
             };
         }
-        let source = machine.memory(t.source.0);
-        let code = get(source, 8 * i128::from(t.source.1) + from, bits(t.sdt));
-        let (code, lost_nan) = convert(t.sdt, t.ddt, code);
-        if lost_nan {
-            machine.unit(unit).flags |= FLAG_DMA;
+        (
+            8 * i128::from(t.source.1) + from,
+            8 * i128::from(t.offset) + to,
+        )
+    };
+    let elements: u64 = t.axes.iter().map(|a| a.0).product();
+    let (source, width) = (t.source.0, bits(t.sdt));
+    let mut lost_nan = false;
+    match &t.quantise {
+        None => {
+            for element in 0..elements {
+                let (from, to) = places(element);
+                let code = get(machine.memory(source), from, width);
+                let (code, lost) = convert(t.sdt, t.ddt, code);
+                lost_nan |= lost;
+                for place in &t.destinations {
+                    put(machine.memory(*place), to, bits(t.ddt), code);
+                }
+            }
         }
-        for place in &t.destinations {
-            let destination = machine.memory(*place);
-            let at = 8 * i128::from(t.offset) + to;
-            put(destination, at, bits(t.ddt), code);
+        Some(q) => {
+            let row = t.axes[t.axes.len() - 1].0;
+            let block = q.rule.block() as u64;
+            for first in (0..elements).step_by(block as usize) {
+                let values: Vec<Value> = (first..first + block)
+                    .map(|e| codes::decode(t.sdt, get(machine.memory(source), places(e).0, width)))
+                    .collect();
+                let quantised = quantise(q.rule, t.ddt, &values, &q.tensor_scale);
+                lost_nan |= quantised.lost_nan;
+                // Block j of row i.
+                let (i, j) = (first / row, first % row / block);
+                for place in &t.destinations {
+                    let memory = machine.memory(*place);
+                    for (element, code) in (first..).zip(&quantised.codes) {
+                        put(memory, places(element).1, bits(t.ddt), *code);
+                    }
+                    memory.write(q.scales + j * q.ld + i, quantised.scale);
+                }
+            }
         }
+    }
+    if lost_nan {
+        machine.unit(unit).flags |= FLAG_DMA;
     }
     Ok(())
 }

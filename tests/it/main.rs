@@ -4,6 +4,7 @@ mod asm;
 mod attention;
 mod cli;
 mod compiler;
+mod differential;
 mod differential_kernels;
 mod differential_num;
 mod layers;
