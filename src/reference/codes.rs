@@ -277,3 +277,104 @@ pub fn pack(dtype: Dtype, codes: &[u32]) -> Vec<u8> {
     }
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(numerator: i64, exponent: i64) -> Value {
+        let number = BigRational::from_integer(numerator.into()) * power_of_two(exponent);
+        Value::from_rational(number, false)
+    }
+
+    /// Largest number, least normal and least subnormal of the formats' published tables, with their codes.
+    #[test]
+    fn ends_of_the_formats() {
+        for (dtype, code, wanted) in [
+            (Dtype::E2m1, 0x7, value(6, 0)),
+            (Dtype::E2m1, 0x2, value(1, 0)),
+            (Dtype::E2m1, 0x1, value(1, -1)),
+            (Dtype::E3m2, 0x1F, value(28, 0)),
+            (Dtype::E3m2, 0x04, value(1, -2)),
+            (Dtype::E3m2, 0x01, value(1, -4)),
+            (Dtype::E2m3, 0x1F, value(15, -1)),
+            (Dtype::E2m3, 0x08, value(1, 0)),
+            (Dtype::E2m3, 0x01, value(1, -3)),
+            (Dtype::E4m3, 0x7E, value(448, 0)),
+            (Dtype::E4m3, 0x08, value(1, -6)),
+            (Dtype::E4m3, 0x01, value(1, -9)),
+            (Dtype::E5m2, 0x7B, value(57344, 0)),
+            (Dtype::E5m2, 0x04, value(1, -14)),
+            (Dtype::E5m2, 0x01, value(1, -16)),
+            (Dtype::F16, 0x7BFF, value(65504, 0)),
+            (Dtype::F16, 0x0001, value(1, -24)),
+            (Dtype::Bf16, 0x3F80, value(1, 0)),
+            (Dtype::Bf16, 0x0001, value(1, -133)),
+            (Dtype::F32, 0x7F7F_FFFF, value((1 << 24) - 1, 104)),
+            (Dtype::F32, 0x0000_0001, value(1, -149)),
+            (Dtype::I8, 0x80, value(-128, 0)),
+            (Dtype::U8, 0x80, value(128, 0)),
+            // 2^24 + 1 lies between two FP32 values.
+            (Dtype::I32, 0x0100_0001, value(1, 24)),
+        ] {
+            assert_eq!(decode(dtype, code), wanted, "{dtype:?} {code:#x}");
+        }
+        assert_eq!(decode(Dtype::E4m3, 0x80), Value::Zero(true));
+        assert_eq!(decode(Dtype::E4m3, 0xFF), Value::Nan);
+        assert_eq!(decode(Dtype::E5m2, 0xFC), Value::Infinite(true));
+        assert_eq!(
+            (e8m0(0), e8m0(0xFE), e8m0(0xFF)),
+            (value(1, -127), value(1, 127), Value::Nan)
+        );
+        assert_eq!((ue4m3(0x7E), ue4m3(0xFF)), (value(448, 0), Value::Nan));
+    }
+
+    /// The cases that implementations disagree on.
+    #[test]
+    fn ends_of_conversions() {
+        use Overflow::{Ieee, Saturate};
+        use Rounding::{Rna, Rne, Rtz, Sr};
+        let infinity = Value::Infinite(true);
+        for (dtype, value, rounding, overflow, code) in [
+            (Dtype::E4m3, value(464, 0), Rne, Ieee, 0x7E),
+            (Dtype::E4m3, value(464, 0), Rna, Ieee, 0x7F),
+            (Dtype::E4m3, value(-465, 0), Rne, Ieee, 0xFF),
+            (Dtype::E4m3, value(-465, 0), Rne, Saturate, 0xFE),
+            (Dtype::E4m3, value(1 << 20, 0), Rtz, Ieee, 0x7E),
+            (Dtype::E4m3, value(449, 0), Sr(u32::MAX), Ieee, 0x7F),
+            (Dtype::E4m3, value(449, 0), Sr(0), Ieee, 0x7E),
+            (Dtype::E4m3, infinity.clone(), Rtz, Ieee, 0xFF),
+            (Dtype::E5m2, infinity.clone(), Rne, Ieee, 0xFC),
+            (Dtype::E5m2, infinity.clone(), Rne, Saturate, 0xFB),
+            (Dtype::F32, infinity.clone(), Rne, Saturate, 0xFF80_0000),
+            (Dtype::E2m1, value(5, 0), Rne, Saturate, 0x6),
+            (Dtype::E2m1, value(5, 0), Rna, Saturate, 0x7),
+            (Dtype::E2m1, value(-1, -2), Rne, Saturate, 0x8),
+            (Dtype::I8, value(-5, -1), Rne, Saturate, 0xFE),
+            (Dtype::I8, value(-5, -1), Rna, Saturate, 0xFD),
+            (Dtype::I8, infinity, Rne, Ieee, 0x80),
+            (Dtype::U8, value(-1, 0), Rne, Ieee, 0),
+        ] {
+            let what = format!("{dtype:?} {value:?} {rounding:?} {overflow:?}");
+            assert_eq!(
+                encode(dtype, &value, rounding, overflow).code,
+                code,
+                "{what}"
+            );
+        }
+        let lost = |dtype| encode(dtype, &Value::Nan, Rne, Saturate);
+        let encoded = |code, lost_nan| Encoded { code, lost_nan };
+        assert_eq!(lost(Dtype::E3m2), encoded(0x1F, true));
+        assert_eq!(lost(Dtype::E4m3), encoded(0x7F, false));
+        assert_eq!(lost(Dtype::I16), encoded(0, false));
+    }
+
+    #[test]
+    fn packed_codes_in_bytes() {
+        assert_eq!(pack(Dtype::E2m1, &[0x1, 0x2, 0xF]), [0x21, 0x0F]);
+        assert_eq!(pack(Dtype::E3m2, &[0x3F, 0, 0x3F, 0]), [0x3F, 0xF0, 0x03]);
+        let bytes = [0x3F, 0xF0, 0x03];
+        let codes = [0, 1, 2, 3].map(|i| packed(Dtype::E2m3, i, |at| bytes[at as usize]));
+        assert_eq!(codes, [0x3F, 0, 0x3F, 0]);
+    }
+}

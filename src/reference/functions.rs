@@ -229,3 +229,50 @@ pub fn log2(x: &Value) -> Value {
     let s = &(&m - &Double::one()) / &(&m + &Double::one());
     (&Double::integer(e) + &(&s * &horner(&(&s * &s), &LOG2_ATANH))).narrow()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference::codes::{f32_bits, f32_value};
+
+    /// The constants that others publish in hexadecimal.
+    #[test]
+    fn constants() {
+        let bits = |value: &Double, last_place: i64| {
+            let number = value.0.rational().unwrap() * power_of_two(-last_place);
+            assert!(number.is_integer());
+            number.to_integer()
+        };
+        // 3FE62E42FEFA39EF and 3FF71547652B82FE with their leading ones.
+        assert_eq!(bits(&LN_2_LOG2_E.0, -53), 0x16_2E42_FEFA_39EFu64.into());
+        assert_eq!(bits(&LN_2_LOG2_E.1, -52), 0x17_1547_652B_82FEu64.into());
+    }
+
+    #[test]
+    fn known_values() {
+        let infinity = 0x7F80_0000;
+        let table: [(fn(&Value) -> Value, u32, u32); 16] = [
+            (exp2, 0x4040_0000, 0x4100_0000),
+            (exp2, 0xC315_0000, 0x0000_0001),
+            (exp2, 0xC316_0000, 0),
+            (exp2, 0x4300_0000, infinity),
+            (exp2, 0xFF80_0000, 0),
+            (exp, 0x3F80_0000, 0x402D_F854),
+            (log2, 0x4100_0000, 0x4040_0000),
+            (log2, 1, 0xC315_0000),
+            (log2, 0x8000_0000, 0xFF80_0000),
+            (rcp, 0x8000_0000, 0xFF80_0000),
+            (rsqrt, 0x4080_0000, 0x3F00_0000),
+            (sqrt, 0x4000_0000, 0x3FB5_04F3),
+            (sqrt, 0x8000_0000, 0x8000_0000),
+            (tanh, 0x8000_0000, 0x8000_0000),
+            (tanh, 0xFF80_0000, 0xBF80_0000),
+            (sigmoid, 0x8000_0000, 0x3F00_0000),
+        ];
+        for (function, x, wanted) in table {
+            let given = f32_bits(&function(&f32_value(x)));
+            assert_eq!(given, wanted, "{x:#x}: {given:#x}");
+        }
+        assert_eq!(log2(&Value::integer(-1)), Value::Nan);
+    }
+}

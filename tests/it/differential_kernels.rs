@@ -1,6 +1,6 @@
 //! Random vector kernels on the executor and on the reference: the same memory, the same flags, the same instruction traps.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use tilewright::chip::Chip;
 use tilewright::isa::image::{Image, Kernel, Line, Space};
 use tilewright::isa::{Cc, Dtype, FieldKind, INFO, Inst, InstInfo, PReg, SReg, VReg};
@@ -8,7 +8,7 @@ use tilewright::machine::op::{Launch, UnitId};
 use tilewright::machine::{self, Budget, vector};
 use tilewright::num::random::splitmix64;
 use tilewright::num::{self, Overflow, Rounding};
-use tilewright::reference::{self, Numbers};
+use tilewright::reference::{self, FLAG_VECTOR, Numbers};
 
 static CHIP: LazyLock<Chip> = LazyLock::new(|| Chip::preset("mini").unwrap());
 /// The tile that kernels run on.
@@ -151,8 +151,8 @@ fn operands(dice: &mut Dice) -> Vec<u8> {
 /// How a kernel ended, the bytes of its memory, and the flags.
 type Ended = (Result<(), u64>, Vec<u8>, u64);
 
-/// Runs a kernel on both and compares; what they agree on comes back.
-fn same(chip: &Chip, insts: &[Inst], args: &[u64], bytes: &[u8]) -> Ended {
+/// Runs a kernel on both and compares; whether it ends without a trap, and its flags.
+fn same(chip: &Chip, insts: &[Inst], args: &[u64], bytes: &[u8]) -> (bool, u64) {
     let image = image(insts);
     let (size, span) = (chip.tsram.size_bytes, 0x10000);
     let mut theirs = machine::Memory::new(Space::Tsram, size, Budget::new(1 << 30), None);
@@ -165,7 +165,7 @@ fn same(chip: &Chip, insts: &[Inst], args: &[u64], bytes: &[u8]) -> Ended {
     let mut out = vec![0; span];
     theirs.read(0, &mut out).unwrap();
     let theirs: Ended = match ran {
-        Ok(_) => (Ok(()), out, 0),
+        Ok(ran) => (Ok(()), out, u64::from(ran.lost_nan) * FLAG_VECTOR),
         Err(fault) => (Err(fault.word.into()), out, 0),
     };
     let mut ours = reference::Memory::new(size);
@@ -188,6 +188,7 @@ fn same(chip: &Chip, insts: &[Inst], args: &[u64], bytes: &[u8]) -> Ended {
     let text = || insts.iter().map(|i| format!("{i}\n")).collect::<String>();
     assert_eq!(ours.0, theirs.0, "end of\n{}", text());
     if ours.0.is_ok() {
+        assert_eq!(ours.2, theirs.2, "flags after\n{}", text());
         let differs = ours.1.iter().zip(&theirs.1).position(|(a, b)| a != b);
         if let Some(at) = differs {
             let (place, lane) = (at as i32 - RESULTS, at % 512);
@@ -200,7 +201,7 @@ fn same(chip: &Chip, insts: &[Inst], args: &[u64], bytes: &[u8]) -> Ended {
             );
         }
     }
-    ours
+    (ours.0.is_ok(), ours.2)
 }
 
 fn v(n: u64) -> VReg {
@@ -365,8 +366,8 @@ fn loads_and_stores() {
         let mut insts = prologue(&mut dice);
         let stride = match dice.below(3) {
             0 => dice.below(9) as i64 - 4,
-            1 => dice.below(1 << 12) as i64 - (1 << 11),
-            _ => dice.word() as i64 >> dice.below(60),
+            1 => dice.below(1 << 10) as i64 - 64,
+            _ => dice.word() as i64 >> (20 + dice.below(40)),
         };
         insts.push(Inst::Sli {
             sd: SReg(8),
@@ -374,10 +375,31 @@ fn loads_and_stores() {
         });
         for _ in 0..3 {
             let info = dice.one_of(&memory);
-            let sa = SReg(dice.one_of(&[1, 1, 1, 2, 2, 2, 3, 4, 4, 5, 6, 7]));
-            let small = dice.below(400) as i32 - 200;
+            let sa = SReg(dice.one_of(&[
+                1,
+                1,
+                1,
+                2,
+                2,
+                2,
+                2,
+                2,
+                2,
+                2,
+                2,
+                2,
+                2,
+                2,
+                2,
+                3,
+                4,
+                4,
+                4,
+                5 + seed as u8 % 3,
+            ]));
+            let small = dice.below(400) as i32 - 100;
             let mut inst = instance(info, &mut dice);
-            let any = sa.0 < 4 && dice.below(12) == 0;
+            let any = sa.0 < 4 && dice.below(20) == 0;
             match &mut inst {
                 Inst::Vld { sa: s, imm, .. }
                 | Inst::Vldb { sa: s, imm, .. }
@@ -395,7 +417,7 @@ fn loads_and_stores() {
             insts.push(inst);
         }
         insts.extend(epilogue());
-        trapped += usize::from(same(&CHIP, &insts, &args, &bytes).0.is_err());
+        trapped += usize::from(!same(&CHIP, &insts, &args, &bytes).0);
     }
     // Both ways are common.
     assert!((100..500).contains(&trapped), "{trapped}");
@@ -446,7 +468,7 @@ fn loops_of_every_shape() {
             insts.push(Inst::Vret {});
         }
         let args = [2, 3, 0, u64::MAX, 1, 0, 0, Space::Tsram.own_base()];
-        trapped += usize::from(same(&CHIP, &insts, &args, &[]).0.is_err());
+        trapped += usize::from(!same(&CHIP, &insts, &args, &[]).0);
     }
     assert!((200..1800).contains(&trapped), "{trapped}");
 }
@@ -469,19 +491,4 @@ fn lanes_that_are_no_power_of_two() {
             same(&chip, &insts, &args, &bytes);
         }
     }
-}
-
-#[test]
-fn a_transcendental_kernel_is_not_absurdly_slow() {
-    let dt = Dtype::F32;
-    let (vd, va, all) = (v(0), v(1), p(0));
-    let insts: Vec<Inst> = (0..10)
-        .map(|_| Inst::Vexp2 { dt, vd, va, p: all })
-        .chain([Inst::Vret {}])
-        .collect();
-    let image = Arc::new(image(&insts));
-    let mut tsram = reference::Memory::new(1 << 20);
-    let start = std::time::Instant::now();
-    reference::vector::run_kernel(&numbers(&CHIP), &image, 0, &[], 0, &mut tsram, &mut 0).unwrap();
-    println!("{:?} for 10", start.elapsed());
 }

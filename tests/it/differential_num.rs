@@ -4,6 +4,7 @@ use tilewright::isa::Dtype;
 use tilewright::num::block::{self, ScaleRule};
 use tilewright::num::dot::{Accumulate, BlockScale, block_dot};
 use tilewright::num::functions::Function;
+use tilewright::num::gemm::{self, Scales};
 use tilewright::num::random::splitmix64;
 use tilewright::num::{self, Format};
 use tilewright::reference::codes::{self, Overflow, f32_bits, f32_value};
@@ -352,6 +353,103 @@ fn blocks_multiply_alike() {
                     "{ta} {tb} {a:x?} {b:x?} {sa:?} {sb:?} {acc:#x}"
                 );
             }
+        }
+    }
+}
+
+/// Codes of a matrix of `count` elements: wild (any codes), tame (finite, of few binades) or nearly all zeros.
+fn matrix(dtype: Dtype, seed: u64, count: usize) -> Vec<u32> {
+    let mask = u32::MAX >> (32 - dtype.bits());
+    let code = |i: u64| {
+        let word = splitmix64(seed, i);
+        let any = (word >> 32) as u32 & mask;
+        let tame = ((word as i16) as f32 / 4096.0) * if word >> 60 == 0 { 1024.0 } else { 1.0 };
+        let tame = num::encode(dtype, tame, num::Rounding::Rne, num::Overflow::Saturate);
+        match seed % 4 {
+            0 if word >> 32 & 31 == 0 => any,
+            1 if !num::decode(dtype, any).is_nan() => any,
+            2 if word >> 40 & 7 != 0 => (any >> (dtype.bits() - 1)) << (dtype.bits() - 1),
+            _ => tame,
+        }
+    };
+    (0..count as u64).map(code).collect()
+}
+
+#[test]
+fn matrix_products_agree() {
+    let narrow = [
+        Dtype::E4m3,
+        Dtype::E5m2,
+        Dtype::E2m1,
+        Dtype::E3m2,
+        Dtype::E2m3,
+    ];
+    for seed in 0..60u64 {
+        let pick = |salt: u64, limit: u64| (splitmix64(seed, salt << 50) % limit) as usize;
+        let wide = seed % 5 == 0;
+        let (ta, tb) = match wide {
+            true => (Dtype::Bf16, Dtype::Bf16),
+            false => (narrow[pick(1, 5)], narrow[pick(2, 5)]),
+        };
+        // Past a register tile of the fast path in both directions, and past several blocks.
+        let (m, n, k) = (1 + pick(3, 6), 1 + pick(4, 11), 1 + pick(5, 100));
+        let (a, b) = (matrix(ta, seed, m * k), matrix(tb, !seed, k * n));
+        let values = |dtype, codes: &[u32]| -> Vec<f32> {
+            codes.iter().map(|c| num::decode(dtype, *c)).collect()
+        };
+        let bytes = |salt: u64, count: usize| -> Vec<u8> {
+            let near = |i: u64| match splitmix64(seed ^ salt, i << 8) {
+                word if seed % 3 == 0 => word as u8,
+                word => 110 + (word % 16) as u8,
+            };
+            (0..count as u64).map(near).collect()
+        };
+        let (codes_a, codes_b) = (bytes(7, m * k), bytes(8, n * k));
+        let kind = |dtype: Dtype, salt| match (wide, dtype == Dtype::E2m1) {
+            (true, _) => 0,
+            (_, false) => pick(salt, 2),
+            (_, true) => pick(salt, 3),
+        };
+        let scales = |kind, codes| match kind {
+            0 => Scales::One,
+            1 => Scales::E8m0(codes),
+            _ => Scales::Ue4m3(codes),
+        };
+        let (sa, sb) = (
+            scales(kind(ta, 9), &codes_a),
+            scales(kind(tb, 10), &codes_b),
+        );
+        let scale = |scales: Scales, count: usize, i: usize, k: usize| match scales {
+            Scales::One => Value::integer(1),
+            Scales::E8m0(codes) => codes::e8m0(codes[k / 32 * count + i]),
+            Scales::Ue4m3(codes) => codes::ue4m3(codes[k / 16 * count + i]),
+        };
+        let start: Vec<u32> = (0..m * n)
+            .map(|i| [0, 0x8000_0000, 0x3F80_0000, 0xC700_0001][i % 4])
+            .collect();
+        let mut wanted: Vec<f32> = start.iter().map(|bits| f32::from_bits(*bits)).collect();
+        let (x, y) = (values(ta, &a), values(tb, &b));
+        let block = if wide { 8 } else { 32 };
+        match (sa, sb) {
+            (Scales::One, Scales::One) => gemm::accumulate(&mut wanted, n, &x, &y, m, n, k, block),
+            _ => gemm::accumulate_scaled(&mut wanted, n, (&x, sa), (&y, sb), m, n, k),
+        }
+        for (at, wanted) in wanted.into_iter().enumerate() {
+            let (i, j) = (at / n, at % n);
+            let mut given = f32_value(start[at]);
+            for first in (0..k).step_by(block) {
+                let term = |l| {
+                    let (x, y) = (
+                        codes::decode(ta, a[i * k + l]),
+                        codes::decode(tb, b[l * n + j]),
+                    );
+                    [x, y, scale(sa, m, i, l), scale(sb, n, j, l)]
+                };
+                let terms: Vec<[Value; 4]> = (first..k.min(first + block)).map(term).collect();
+                given = Binary::F32.add(&given, &tensor::block_sum(&terms));
+            }
+            let what = format!("seed {seed}: {ta} {tb} {m} {n} {k} at {i} {j}");
+            assert_eq!(f32_bits(&given), wanted.to_bits(), "{what}");
         }
     }
 }
