@@ -7,7 +7,8 @@
 //!
 //! **NVFP4** ([`quantise_nvfp4`]): E2M1 in blocks of 16 with a UE4M3 scale s each and one FP32 tensor scale g. g = amax / (448 * 6),
 //! one FP32 division by 2688; s = RNE(amax_b / (6 g)), the exact quotient rounded once, saturating; an element is
-//! RNE(x / (s g)), again the exact quotient rounded once. If s g is 0 the elements are zeros.
+//! RNE(x / (s g)), again the exact quotient rounded once. If s g is 0 the elements are zeros. A g that is not positive and
+//! finite counts as 0.
 //!
 //! For both: amax is the largest magnitude but NaN, an infinity counting as the largest finite f32 (and becoming the largest
 //! element, with its sign). A NaN becomes the element type's NaN, or +max with the sticky flag in FP4 and FP6; it does not
@@ -107,7 +108,8 @@ pub fn nvfp4_tensor_scale(amax: f32) -> f32 {
 /// If `codes` and `values` differ in length.
 pub fn quantise_nvfp4(tensor_scale: f32, values: &[f32], codes: &mut [u8]) -> Scaled {
     assert_eq!(values.len(), codes.len(), "one code per value");
-    let g = f64::from(tensor_scale);
+    let usable = tensor_scale > 0.0 && tensor_scale.is_finite();
+    let g = if usable { f64::from(tensor_scale) } else { 0.0 };
     let scale = nvfp4_scale(g, amax(values));
     // 4 and 24 significant bits: exact.
     let unit = f64::from(ue4m3_value(scale)) * g;

@@ -25,7 +25,7 @@ pub enum Rounding {
 pub enum Overflow {
     /// The largest finite value with the same sign; infinities too (the conversion's result is never infinite).
     Saturate,
-    /// Infinity where the format has one, else NaN (E4M3). FP4 and FP6 have neither and saturate. Under [`Rounding::Rtz`] a
+    /// Infinity where the format has one, else NaN (E4M3), with the value's sign. FP4 and FP6 have neither and saturate. Under [`Rounding::Rtz`] a
     /// finite value never overflows: it becomes the largest finite value, as in IEEE 754.
     Ieee,
 }

@@ -147,7 +147,7 @@ impl Format {
     }
 
     /// Whether encoding `value` loses a NaN: it is one, and the format has none (FP4, FP6, integers). Such a conversion gives
-    /// the largest positive value (integers: 0) and sets the sticky conversion flag.
+    /// the largest positive value (integers: 0). The sticky flags of the machine's units count FP4 and FP6 only.
     pub fn loses_nan(self, value: f32) -> bool {
         let none = matches!(self, Format::Element(d) if !d.is_float() || d.bits() < 8);
         none && value.is_nan()
