@@ -335,7 +335,7 @@ fn random_kernels() {
             match instance(info, &mut dice) {
                 // s1 says where results go.
                 inst if info.fields.iter().any(|f| f.name == "sd")
-                    && inst.encode() >> 8 & 15 == 1 => {}
+                    && (inst.encode() >> 8) & 15 == 1 => {}
                 inst => insts.push(inst),
             }
         }
