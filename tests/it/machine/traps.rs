@@ -80,6 +80,7 @@ fn processors_have_their_own_instructions() {
         ("cluster", "vrun k, r0, 0"),
         ("chip", "vrun k, r0, 0"),
         ("chip", "dma.u8.u8 0, r0, r0, r1"),
+        ("chip", "dma.q.floor.f32.e2m1 0, r0, r0, r1, r0, r1, r0"),
         ("chip", "lbu r2, 0(r0)"),
         ("chip", "sb r2, 0(r0)"),
     ] {
