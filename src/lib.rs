@@ -44,6 +44,8 @@
 //!
 //! - Arrows between layers point one way, as in the table (`tests/it/layers.rs`).
 //! - Decoding is total: any word is an instruction or a named error. Printing and assembling give the word back.
+//! - The executor and the reference, which share no code, agree on random programs about every instruction
+//!   (`tests/it/differential.rs`).
 //! - A correctly synchronised program ends with the same bytes untimed, timed, and in any order of its components.
 //! - Cycles do not depend on data, on host threads, or on the order of components inside an instant.
 //! - Every wait has a named reason; an engine's times sum to the run's; the milestones of an operation tile its life.
@@ -77,7 +79,8 @@
 //!
 //! # Adding an instruction
 //!
-//! Three files: its row in `isa/`, its arm in [`machine`] (the compiler's error leads there), its program in `programs/isa/`.
+//! Its row in `isa/`, its arm in [`machine`], its program in `programs/isa/`; then, written from the page and not from that
+//! arm, its arm in `reference` and the programs of `tests/it/differential.rs` about it. The compiler's errors lead to each.
 //! Encoder, decoder, assembler, disassembler, reference page and property tests come from the row.
 
 pub mod asm;

@@ -166,3 +166,42 @@ fn files_stay_short() {
         .collect();
     assert!(long.is_empty(), "over {LINES} lines:\n{}", long.join("\n"));
 }
+
+/// The reference would prove nothing if it asked what it is held against: it knows instructions by name and shape, and
+/// computes all else itself.
+#[test]
+fn the_reference_shares_no_code_with_the_executor() {
+    let theirs = ["num", "machine", "timing", "chip", "sim", "compiler", "asm"];
+    // Functions of `num` that its type carries into `isa`.
+    let methods = [
+        "dtype.bits()",
+        ".bytes_for(",
+        ".is_float()",
+        "Dtype::from_code",
+    ];
+    let mut files = 0;
+    for path in all_sources() {
+        if layer(&path).as_deref() != Some("reference") {
+            continue;
+        }
+        files += 1;
+        let text = std::fs::read_to_string(&path).unwrap();
+        let code: Vec<&str> = text
+            .lines()
+            .filter(|l| !l.trim_start().starts_with("//"))
+            .collect();
+        let code = code.join("\n");
+        for layer in theirs {
+            for mention in [format!("crate::{layer}"), format!("isa::{layer}")] {
+                assert!(!code.contains(&mention), "{}: {mention}", path.display());
+            }
+            assert!(!used(&code).contains(layer), "{}: {layer}", path.display());
+        }
+        // `super` of the reference's own modules only.
+        assert!(!code.contains("super::super::"), "{}", path.display());
+        for method in methods {
+            assert!(!code.contains(method), "{}: {method}", path.display());
+        }
+    }
+    assert!(files > 5, "{files} files of the reference");
+}
