@@ -173,7 +173,8 @@ fn the_reference_does_ieee_arithmetic() {
 
 #[test]
 fn every_function_gives_the_same_bits() {
-    let table: [(Function, fn(&Value) -> Value); 8] = [
+    type Reference = fn(&Value) -> Value;
+    let table: [(Function, Reference); 8] = [
         (Function::Exp2, functions::exp2),
         (Function::Exp, functions::exp),
         (Function::Rcp, functions::rcp),
@@ -278,7 +279,7 @@ fn scale(seed: u64, kind: u64) -> (BlockScale, [Value; 2]) {
         _ => {
             let codes = [
                 bytes[1] & 0x7F,
-                bytes[2] & if seed % 4 == 0 { 0 } else { 0x7F },
+                bytes[2] & if seed.is_multiple_of(4) { 0 } else { 0x7F },
             ];
             (BlockScale::Ue4m3(codes), codes.map(codes::ue4m3))
         }

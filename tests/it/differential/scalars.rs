@@ -148,9 +148,10 @@ fn semaphore_field(f: &tilewright::isa::FieldInfo) -> Option<Draw<i64>> {
 fn posts() -> Draw<Vec<String>> {
     let n = prop_oneof![8 => 1..5u8, 1 => Just(255u8)];
     let one = (0..5u8, n).prop_map(|(sem, n)| format!("sem.post r6, {sem}, {n}"));
-    // Enough for any waits of few.
+    // Enough for any waits of few, or for one and not for two.
     let enough: Vec<String> = (0..5).map(|sem| format!("sem.post r6, {sem}, 6")).collect();
-    prop_oneof![1 => vec(one, 0..5), 2 => Just(enough)].boxed()
+    let just = (0..5).map(|sem| format!("sem.post r6, {sem}, 2")).collect();
+    prop_oneof![2 => vec(one, 0..5), 4 => Just(enough), 1 => Just(just)].boxed()
 }
 
 /// r1 is a unit, r2 and r3 add to semaphore numbers, r4 is a mask of tiles, r6 the own unit.
@@ -200,7 +201,8 @@ pub fn clauses(info: &'static InstInfo) -> Draw<Program> {
     let own = vec(instruction(info, &semaphore_field), 1..4);
     let operation = prop_oneof![
         6 => Just(Some("net.put r0, r7, r8, r9")),
-        3 => Just(Some("dma.u8.u8 0, r7, r8, r9")),
+        2 => Just(Some("dma.u8.u8 0, r7, r8, r9")),
+        2 => Just(Some("mcast r10\n    dma.u8.u8 0, r7, r8, r9")),
         1 => Just(Some("net.signal r0, r1, 1, 2")),
         1 => Just(None),
     ];
@@ -223,8 +225,15 @@ pub fn clauses(info: &'static InstInfo) -> Draw<Program> {
                 control.extend(own);
                 control.extend(other);
                 // The chip processor has no DMA engine.
-                control.extend(operation.map(str::to_owned));
-                registers.extend([(7, to), (8, SOURCE), (9, 5)]);
+                let lines = operation.iter().flat_map(|lines| lines.split("\n    "));
+                control.extend(lines.map(str::to_owned));
+                let clusters = to >> 40 == 1;
+                registers.extend([
+                    (7, to),
+                    (8, SOURCE),
+                    (9, 5),
+                    (10, if clusters { 3 } else { 13 }),
+                ]);
                 Program {
                     on,
                     registers,
