@@ -42,7 +42,7 @@ pub fn load(numbers: &Numbers, image: &Image) -> Result<Machine, String> {
     let mut machine = Machine::new(numbers, image);
     for t in &image.tensors {
         let elements = t.elements();
-        let bits = u64::from(codes::bits(t.dtype));
+        let bits = codes::bits(t.dtype);
         let places: Vec<Place> = match t.space {
             Space::Hbm => vec![Place::Hbm],
             Space::Csram => (0..numbers.clusters).map(Place::Csram).collect(),
