@@ -19,6 +19,7 @@ mod npy;
 mod num;
 mod objects;
 mod outcome;
+mod performance;
 mod progress;
 mod run;
 mod simulate;

@@ -7,5 +7,6 @@ mod compiler;
 mod layers;
 mod machine;
 mod num;
+mod pages;
 mod programs;
 mod timing;
