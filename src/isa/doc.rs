@@ -240,7 +240,9 @@ pub fn program(info: &InstInfo) -> String {
 /// Related instructions in the order of [`INFO`]: those that a `see` ties to it, neighbours (the same unit, cost class and
 /// upper five bits of the opcode), and those of the same stem (`add` and `addi`, `mm` and `mm.load`).
 pub fn related(info: &InstInfo) -> Vec<&'static InstInfo> {
-    let place = |i: &InstInfo| (i.unit, i.cost, i.opcode >> 3);
+    // Instructions on predicates stand among those on vectors.
+    let family = |i: &InstInfo| (i.unit == Unit::Tvp).then(|| i.name.as_bytes()[0]);
+    let place = |i: &InstInfo| (i.unit, i.cost, i.opcode >> 3, family(i));
     let stem = |long: &str, short: &str| {
         let rest = long.strip_prefix(short);
         rest.is_some_and(|rest| {
