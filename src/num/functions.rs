@@ -1,9 +1,9 @@
 //! The vector unit's functions, bit-exact by definition.
 //!
 //! Each is an algorithm in f64 with a fixed order of operations (IEEE `+ - * / sqrt` and integer operations only, no fused
-//! operation), rounded once to f32 at the end. Polynomials are evaluated by Horner's rule from the highest coefficient. The f64
-//! result is good to 2^-45 or better, so the f32 result is within 0.501 ulp of the true value, which the tests check to 1 ulp.
+//! operation), rounded once to f32 at the end. Polynomials are evaluated by Horner's rule from the highest coefficient.
 //! NaN gives [`super::CANONICAL_NAN`]; subnormals are kept on both sides.
+#![doc = include_str!("functions.md")]
 
 use super::canonical;
 use std::f64::consts::{LN_2, LOG2_E};

@@ -89,5 +89,5 @@ fn examples_give_what_they_say() {
             checked += 1;
         }
     }
-    assert_eq!(checked, 8, "programs that say what they give");
+    assert!(checked >= 9, "{checked} programs say what they give");
 }
