@@ -20,6 +20,7 @@ mod npy;
 mod num;
 mod objects;
 mod outcome;
+mod performance;
 mod progress;
 mod run;
 mod simulate;

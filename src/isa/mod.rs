@@ -6,6 +6,7 @@
 //! printing and parsing go through the one table [`INFO`], so no instruction has text of its own.
 //! Who may call it: everything above `num`.
 
+pub mod doc;
 pub mod image;
 #[cfg(any(test, feature = "testing"))]
 pub mod strategy;
@@ -113,6 +114,8 @@ pub struct FieldInfo {
     pub lo: u32,
     /// Width in bits.
     pub bits: u32,
+    /// What the instruction uses it for.
+    pub meaning: &'static str,
 }
 
 impl FieldInfo {
@@ -166,12 +169,16 @@ pub struct InstInfo {
     pub summary: &'static str,
     /// What it does.
     pub semantics: &'static str,
-    /// The functional model, in code.
+    /// The functional model, in the language of [`doc::MODEL_LANGUAGE`].
     pub model: &'static str,
     /// What makes it trap.
     pub traps: &'static [&'static str],
     /// A line that assembles.
     pub example: &'static str,
+    /// A complete program with the instruction; empty: [`doc::program`] puts `example` into its unit's frame.
+    pub program: &'static str,
+    /// Related instructions that neither opcode nor name tell.
+    pub see: &'static [&'static str],
 }
 
 impl InstInfo {

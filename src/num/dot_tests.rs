@@ -37,6 +37,29 @@ fn every_pair_of_codes_of_every_pair_of_narrow_formats() {
     }
 }
 
+/// The sum of two codes of every pair of narrow formats, as two products in one block and as a product on the accumulator.
+#[test]
+fn every_sum_of_two_codes_of_every_pair_of_narrow_formats() {
+    let (one, exact) = (BlockScale::One, Accumulate::Exact);
+    for ta in NARROW {
+        for tb in NARROW {
+            for a in 0..1u32 << ta.bits() {
+                for b in 0..1u32 << tb.bits() {
+                    let (x, y) = (decode(ta, a), decode(tb, b));
+                    // Sums of two such values have less than 53 bits.
+                    let want = (f64::from(x) + f64::from(y)) as f32;
+                    let block = block_dot(-0.0, (&[x, y], one), (&[1.0, 1.0], one), exact);
+                    let on_top = block_dot(x, (&[y], one), (&[1.0], one), exact);
+                    assert!(
+                        same(block, want) && same(on_top, want),
+                        "{ta} {a:#x} + {tb} {b:#x}: {block:e}, {on_top:e}, {want:e}"
+                    );
+                }
+            }
+        }
+    }
+}
+
 fn block(dtype: Dtype) -> impl Strategy<Value = Vec<f32>> {
     prop::collection::vec(0..1u32 << dtype.bits(), 32)
         .prop_map(move |codes| codes.into_iter().map(|c| decode(dtype, c)).collect())

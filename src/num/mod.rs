@@ -16,6 +16,8 @@ mod convert;
 pub mod dot;
 mod dtype;
 mod exact;
+#[cfg(test)]
+mod exhaustive_tests;
 mod format;
 pub mod functions;
 pub mod gemm;

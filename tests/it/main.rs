@@ -11,5 +11,6 @@ mod layers;
 mod machine;
 mod noc;
 mod num;
+mod pages;
 mod programs;
 mod timing;
