@@ -88,5 +88,7 @@ pub mod machine;
 pub mod num;
 pub mod report;
 pub mod sim;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod timing;
 pub mod trace;

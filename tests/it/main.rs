@@ -8,4 +8,5 @@ mod layers;
 mod machine;
 mod num;
 mod programs;
+mod properties;
 mod timing;
