@@ -15,7 +15,7 @@ mod error;
 mod generate;
 mod isa;
 mod model;
-mod npy;
+pub(crate) mod npy;
 mod num;
 mod objects;
 mod outcome;

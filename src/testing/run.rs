@@ -6,7 +6,7 @@
 //! wrong is a [`Failure`], which `?` turns into a failed case of proptest.
 
 use crate::asm::{self, Diagnostics};
-use crate::chip::Chip;
+use crate::chip::{Chip, ChipError};
 use crate::isa::image::{Class, Image, Space};
 use crate::machine::{
     LoadOptions, Machine, MachineError, RunError, UntimedLimits, run_untimed,
@@ -23,7 +23,10 @@ pub enum Failure {
     /// The text does not assemble.
     #[error("{}", .0.render(false))]
     Assembly(Diagnostics),
-    /// It does not fit the chip.
+    /// The chip does not hold together.
+    #[error("{0}")]
+    Chip(#[from] ChipError),
+    /// The program does not fit the chip.
     #[error("{0}")]
     Machine(#[from] MachineError),
     /// A run ended early.
