@@ -32,6 +32,7 @@
 //! | [`compiler`] | operation → plan → SRAM allocation → schedule → assembly | isa, asm, chip, num |
 //! | [`report`] | rates, bounds, stalls, lines; the references of `--check` | trace, chip, asm, isa, num, sim |
 //! | [`cli`] | a file per subcommand | all |
+//! | `testing` | feature `testing`: strategies, runs compared, fuzz targets for property tests | isa, asm, chip, machine, timing, trace, num, cli's readers |
 //!
 //! Beside `src`: `isa/` (the instruction set as data, and the build script that generates the types), `programs/kernels`
 //! (kernels by hand), `programs/isa` (a self-checking program per instruction), `programs/models` (graphs), `tests/it` (one

@@ -87,9 +87,15 @@ const CHOICES: &[(&str, &[&str])] = &[
     ("tvp.special_latency", &["8 cycles", "200 cycles"]),
     ("tvp.launch", &["16 cycles", "1 cycles", "1000 cycles"]),
     ("control.instruction", &["1 cycles", "9 cycles"]),
-    ("control.tile_signal", &["4 cycles", "1 cycles", "700 cycles"]),
+    (
+        "control.tile_signal",
+        &["4 cycles", "1 cycles", "700 cycles"],
+    ),
     ("control.cluster_signal", &["20 cycles", "1 cycles"]),
-    ("control.chip_signal", &["80 cycles", "1 cycles", "2000 cycles"]),
+    (
+        "control.chip_signal",
+        &["80 cycles", "1 cycles", "2000 cycles"],
+    ),
     ("queue.depth", &["16", "1", "2"]),
     ("queue.push", &["8 cycles", "1 cycles", "100 cycles"]),
     ("semaphores.per_op", &["3", "8"]),

@@ -16,7 +16,7 @@ use crate::isa::image::Image;
 use crate::machine::{LoadOptions, Machine, UntimedLimits, run_untimed};
 use crate::num::random::splitmix64;
 use crate::timing::{self, TimedOptions};
-use crate::trace::{self, Recording, TraceError};
+use crate::trace::file::{self, Listing, Recording, TraceError};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -73,8 +73,26 @@ pub static TARGETS: &[Target] = &[
         run: chip,
         seed: <[u8]>::to_vec,
         words: &[
-            "clock", "= ", "[", "]", "{ value = ", "estimate = \"\"", "source", "\"", "base = \"maia-200\"", "noc", ".",
-            "2.15 GHz", "KiB", "cycles", "hbm.device", "B/cycle", "%", "#", "\n", "'''",
+            "clock",
+            "= ",
+            "[",
+            "]",
+            "{ value = ",
+            "estimate = \"\"",
+            "source",
+            "\"",
+            "base = \"maia-200\"",
+            "noc",
+            ".",
+            "2.15 GHz",
+            "KiB",
+            "cycles",
+            "hbm.device",
+            "B/cycle",
+            "%",
+            "#",
+            "\n",
+            "'''",
         ],
     },
     Target {
@@ -82,26 +100,118 @@ pub static TARGETS: &[Target] = &[
         doc: "any file is an array whose data has the size of its shape, or an error",
         run: npy_file,
         seed: <[u8]>::to_vec,
-        words: &["'descr'", "'<f4'", "'>i2'", "'fortran_order'", "True", "(", ")", ",", "'shape'", "\u{93}NUMPY"],
+        words: &[
+            "'descr'",
+            "'<f4'",
+            "'>i2'",
+            "'fortran_order'",
+            "True",
+            "(",
+            ")",
+            ",",
+            "'shape'",
+            "\u{93}NUMPY",
+        ],
     },
     Target {
         name: "trace",
         doc: "any folder is a recording that writes back to the same, or an error; checksums are made to fit",
         run: trace_folder,
         seed: trace_of,
-        words: &["\"engines\"", "\"reasons\"", "[", "]", "{", "}", ":", "\"idle\"", "null", "sums_ps", "18446744073709551615"],
+        words: &[
+            "\"engines\"",
+            "\"reasons\"",
+            "[",
+            "]",
+            "{",
+            "}",
+            ":",
+            "\"idle\"",
+            "null",
+            "sums_ps",
+            "18446744073709551615",
+        ],
     },
 ];
 
 /// Names, directives and punctuation of the assembly language.
 const ASSEMBLY: &[&str] = &[
-    ".tile", ".cluster", ".chip", ".kernel k", ".tensor t, hbm, f32, [4], payload", ".tensor", "tsram", "csram", "hbm",
-    "control", "normal(1)", "values(", "iota", "at", ".align", ".expect", ".const", ".equ", ".set", ".include \"a\"",
-    ".macro m a", ".endm", ".if", ".else", ".endif", ".rept", ".endr", ".note", ".loc", ".file", "\\@", "\\a", "1:", "1b",
-    "1f", "float(", "size(", "dim(", "defined(", "(r1)", "r0", "v31", "p7", "?p1", "s15", "dma.u8.u8", "dma.t.f32.e4m3",
-    "mm.new.e4m3.e4m3.mk.kn", "mm.store.f32", "vrun", "signal.dest", "sem.wait", "wait", "halt", "vret", "loop", "jal",
-    "vld.f32", "vcvt.e4m3.f32", "vperm.i32", "mcast", "gather", "<<", ">>", "/", "%", "&&", "==", "\"", "#", ",", "\n", "-",
-    "~", "(", ")",
+    ".tile",
+    ".cluster",
+    ".chip",
+    ".kernel k",
+    ".tensor t, hbm, f32, [4], payload",
+    ".tensor",
+    "tsram",
+    "csram",
+    "hbm",
+    "control",
+    "normal(1)",
+    "values(",
+    "iota",
+    "at",
+    ".align",
+    ".expect",
+    ".const",
+    ".equ",
+    ".set",
+    ".include \"a\"",
+    ".macro m a",
+    ".endm",
+    ".if",
+    ".else",
+    ".endif",
+    ".rept",
+    ".endr",
+    ".note",
+    ".loc",
+    ".file",
+    "\\@",
+    "\\a",
+    "1:",
+    "1b",
+    "1f",
+    "float(",
+    "size(",
+    "dim(",
+    "defined(",
+    "(r1)",
+    "r0",
+    "v31",
+    "p7",
+    "?p1",
+    "s15",
+    "dma.u8.u8",
+    "dma.t.f32.e4m3",
+    "mm.new.e4m3.e4m3.mk.kn",
+    "mm.store.f32",
+    "vrun",
+    "signal.dest",
+    "sem.wait",
+    "wait",
+    "halt",
+    "vret",
+    "loop",
+    "jal",
+    "vld.f32",
+    "vcvt.e4m3.f32",
+    "vperm.i32",
+    "mcast",
+    "gather",
+    "<<",
+    ">>",
+    "/",
+    "%",
+    "&&",
+    "==",
+    "\"",
+    "#",
+    ",",
+    "\n",
+    "-",
+    "~",
+    "(",
+    ")",
 ];
 
 /// The target of that name.
@@ -139,22 +249,38 @@ fn assembler(data: &[u8]) {
     let Some(image) = image(data) else { return };
     let bytes = object::write(&image);
     let back = object::read(&bytes).unwrap_or_else(|e| panic!("the own object is refused: {e}"));
-    assert!(object::write(&back) == bytes, "an object changes when it is read and written");
+    assert!(
+        object::write(&back) == bytes,
+        "an object changes when it is read and written"
+    );
 }
 
 fn object_file(data: &[u8]) {
-    let Ok(image) = object::read(data) else { return };
+    let Ok(image) = object::read(data) else {
+        return;
+    };
     let bytes = object::write(&image);
     let text = disassemble(&image);
     let none = |_: &str| Err(std::io::Error::other("no such file"));
-    let again = assemble_text("fuzz.s", &text, &none)
-        .unwrap_or_else(|e| panic!("the own disassembly is refused: {}\n{text}", e.render(false)));
-    assert!(object::write(&again) == bytes, "a disassembly assembles to another object:\n{text}");
+    let again = assemble_text("fuzz.s", &text, &none).unwrap_or_else(|e| {
+        panic!(
+            "the own disassembly is refused: {}\n{text}",
+            e.render(false)
+        )
+    });
+    assert!(
+        object::write(&again) == bytes,
+        "a disassembly assembles to another object:\n{text}"
+    );
 }
 
 fn run_program(data: &[u8]) {
-    let Some(image) = image(data).map(Arc::new) else { return };
-    let Ok(chip) = Shape::MINI.chip().map(Arc::new) else { return };
+    let Some(image) = image(data).map(Arc::new) else {
+        return;
+    };
+    let Ok(chip) = Shape::MINI.chip().map(Arc::new) else {
+        return;
+    };
     for payloads in [true, false] {
         let options = LoadOptions {
             data: payloads,
@@ -181,9 +307,13 @@ fn run_program(data: &[u8]) {
 }
 
 fn chip(data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
     match Chip::from_toml(text, "fuzz.toml") {
-        Ok(chip) => chip.validate().unwrap_or_else(|e| panic!("a chip that was read is invalid: {e}")),
+        Ok(chip) => chip
+            .validate()
+            .unwrap_or_else(|e| panic!("a chip that was read is invalid: {e}")),
         Err(e) => assert!(!e.to_string().is_empty()),
     }
     // The same lines as values of `--set`.
@@ -199,30 +329,45 @@ fn chip(data: &[u8]) {
 fn npy_file(data: &[u8]) {
     if let Ok(Ok(array)) = npy::read_from(data) {
         let elements: u64 = array.shape.iter().product();
-        assert_eq!(elements * array.element.bytes() as u64, array.data.len() as u64);
+        assert_eq!(
+            elements * array.element.bytes() as u64,
+            array.data.len() as u64
+        );
     }
 }
 
 /// A trace folder in one piece: lengths of `meta.json` and `spans.bin`, then the three files.
 fn trace_folder(data: &[u8]) {
-    let Some((lengths, rest)) = data.split_at_checked(8) else { return };
-    let length = |i: usize| u32::from_le_bytes([lengths[i], lengths[i + 1], lengths[i + 2], lengths[i + 3]]) as usize;
-    let Some((meta, rest)) = rest.split_at_checked(length(0)) else { return };
-    let Some((spans, ops)) = rest.split_at_checked(length(4)) else { return };
-    let meta = trace::file::with_checksums(meta, spans, ops);
-    let Ok(recording) = recording(&meta, spans, ops) else { return };
-    let parts = trace::file::encode(&recording);
-    let [meta, spans, ops] = parts.unwrap_or_else(|e| panic!("a recording that was read cannot be written: {e}"));
-    match recording_again(&meta, &spans, &ops) {
-        Ok(again) => assert!(again == recording, "a recording changes when it is written and read"),
+    let Some((lengths, rest)) = data.split_at_checked(8) else {
+        return;
+    };
+    let length = |i: usize| {
+        u32::from_le_bytes([lengths[i], lengths[i + 1], lengths[i + 2], lengths[i + 3]]) as usize
+    };
+    let Some((meta, rest)) = rest.split_at_checked(length(0)) else {
+        return;
+    };
+    let Some((spans, ops)) = rest.split_at_checked(length(4)) else {
+        return;
+    };
+    let meta = file::with_checksums(meta, spans, ops);
+    let Ok(recording) = self::recording(&meta, spans, ops) else {
+        return;
+    };
+    let parts = file::encode(&recording);
+    let [meta, spans, ops] =
+        parts.unwrap_or_else(|e| panic!("a recording that was read cannot be written: {e}"));
+    match self::recording(&meta, &spans, &ops) {
+        Ok(again) => assert!(
+            again == recording,
+            "a recording changes when it is written and read"
+        ),
         Err(e) => panic!("a recording that was written is refused: {e}"),
     }
 }
 
-use recording as recording_again;
-
 fn recording(meta: &[u8], spans: &[u8], ops: &[u8]) -> Result<Recording, TraceError> {
-    trace::file::decode(Path::new("fuzz"), |name| {
+    file::decode(Path::new("fuzz"), |name| {
         Ok(match name {
             "meta.json" => meta.to_vec(),
             "spans.bin" => spans.to_vec(),
@@ -258,9 +403,9 @@ fn trace_of(text: &[u8]) -> Vec<u8> {
     let run = run.unwrap_or_else(|e| panic!("a corpus file: {e}"));
     let recording = Recording {
         trace: run.trace,
-        listing: trace::file::Listing::new(&image),
+        listing: Listing::new(&image),
     };
-    let parts = trace::file::encode(&recording);
+    let parts = file::encode(&recording);
     let [meta, spans, ops] = parts.unwrap_or_else(|e| panic!("a corpus file: {e}"));
     let mut out = (meta.len() as u32).to_le_bytes().to_vec();
     out.extend((spans.len() as u32).to_le_bytes());
@@ -280,7 +425,11 @@ pub fn corpus(target: &Target, folder: &Path) -> std::io::Result<Vec<Vec<u8>>> {
     let input = |path: &std::path::PathBuf| {
         let bytes = std::fs::read(path)?;
         let is_source = path.extension().is_some_and(|e| e == "s");
-        Ok(if is_source { (target.seed)(&bytes) } else { bytes })
+        Ok(if is_source {
+            (target.seed)(&bytes)
+        } else {
+            bytes
+        })
     };
     paths.iter().map(input).collect()
 }
@@ -313,7 +462,8 @@ pub fn input(target: &Target, corpus: &[Vec<u8>], seed: u64, index: u64) -> Vec<
         _ => corpus[r.below(corpus.len())].clone(),
     };
     // Most often few changes: an input that is refused at once tests little.
-    for _ in 0..1 + r.below(1 << r.below(5)) {
+    let most = 1 << r.below(5);
+    for _ in 0..1 + r.below(most) {
         mutate(target, corpus, &mut data, r);
     }
     data.truncate(LONGEST);
@@ -322,13 +472,28 @@ pub fn input(target: &Target, corpus: &[Vec<u8>], seed: u64, index: u64) -> Vec<
 
 /// Numbers at edges.
 const NUMBERS: &[&str] = &[
-    "0", "-1", "1", "255", "256", "65536", "4294967295", "4294967296", "1099511627776", "9223372036854775807",
-    "-9223372036854775808", "18446744073709551615", "0x7fffffffffff", "1e308", "nan", "-0.0",
+    "0",
+    "-1",
+    "1",
+    "255",
+    "256",
+    "65536",
+    "4294967295",
+    "4294967296",
+    "1099511627776",
+    "9223372036854775807",
+    "-9223372036854775808",
+    "18446744073709551615",
+    "0x7fffffffffff",
+    "1e308",
+    "nan",
+    "-0.0",
 ];
 
 fn mutate(target: &Target, corpus: &[Vec<u8>], data: &mut Vec<u8>, r: &mut Random) {
     let at = r.below(data.len() + 1);
-    let len = r.below(1 << r.below(8)).min(data.len() - at);
+    let most = 1 << r.below(8);
+    let len = r.below(most).min(data.len() - at);
     match r.below(9) {
         0 if at < data.len() => data[at] ^= 1 << r.below(8),
         1 if at < data.len() => data[at] = [0, 1, 0x7f, 0x80, 0xff, b'\n', b' ', b'"'][r.below(8)],
@@ -359,7 +524,10 @@ fn mutate(target: &Target, corpus: &[Vec<u8>], data: &mut Vec<u8>, r: &mut Rando
             // The next number in the text becomes another.
             let digit = |b: &u8| b.is_ascii_digit();
             if let Some(start) = data[at..].iter().position(|b| digit(b)).map(|p| at + p) {
-                let end = data[start..].iter().position(|b| !digit(b)).map_or(data.len(), |p| start + p);
+                let end = data[start..]
+                    .iter()
+                    .position(|b| !digit(b))
+                    .map_or(data.len(), |p| start + p);
                 let number = NUMBERS[r.below(NUMBERS.len())];
                 data.splice(start..end, number.bytes());
             }
@@ -368,7 +536,10 @@ fn mutate(target: &Target, corpus: &[Vec<u8>], data: &mut Vec<u8>, r: &mut Rando
             // A line moves.
             let line = |b: &u8| *b == b'\n';
             let start = data[..at].iter().rposition(line).map_or(0, |p| p + 1);
-            let end = data[at..].iter().position(line).map_or(data.len(), |p| at + p + 1);
+            let end = data[at..]
+                .iter()
+                .position(line)
+                .map_or(data.len(), |p| at + p + 1);
             let piece: Vec<u8> = data.drain(start..end).collect();
             let to = r.below(data.len() + 1);
             let to = data[..to].iter().rposition(line).map_or(0, |p| p + 1);

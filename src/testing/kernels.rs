@@ -106,7 +106,9 @@ pub fn kernel(size: usize) -> impl Strategy<Value = Kernel> {
 pub fn instruction() -> impl Strategy<Value = Inst> {
     let infos = || INFO.iter().filter(|i| i.in_kernel());
     let of = |wanted: fn(&InstInfo) -> bool| {
-        let chosen = infos().filter(move |i| wanted(i)).map(|i| inst_of(i).prop_map(tame).boxed());
+        let chosen = infos()
+            .filter(move |i| wanted(i))
+            .map(|i| inst_of(i).prop_map(tame).boxed());
         Union::new(chosen)
     };
     prop_oneof![
@@ -145,7 +147,11 @@ fn tame(inst: Inst) -> Inst {
             (_, "sg") if dtype("ds").is_some_and(|d| d.bits() == 32) => 0,
             // The rule of NVFP4 knows one type.
             (FieldKind::Enum(e), "rule") if e.values[raw as usize] == "nvfp4" => {
-                if quantiser && dtype("dd") != Some(Dtype::E2m1) { 0 } else { raw }
+                if quantiser && dtype("dd") != Some(Dtype::E2m1) {
+                    0
+                } else {
+                    raw
+                }
             }
             _ => raw,
         };

@@ -8,9 +8,7 @@
 use crate::asm::{self, Diagnostics};
 use crate::chip::{Chip, ChipError};
 use crate::isa::image::{Class, Image, Space};
-use crate::machine::{
-    LoadOptions, Machine, MachineError, RunError, UntimedLimits, run_untimed,
-};
+use crate::machine::{LoadOptions, Machine, MachineError, RunError, UntimedLimits, run_untimed};
 use crate::timing::{self, TimedOptions, TimedRun};
 use std::sync::Arc;
 
@@ -75,7 +73,11 @@ pub struct Difference {
 
 /// Assembles a text that includes no files.
 pub fn assemble(text: &str) -> Result<Arc<Image>, Failure> {
-    let none = |_: &str| Err(std::io::Error::other("a property's program has no includes"));
+    let none = |_: &str| {
+        Err(std::io::Error::other(
+            "a property's program has no includes",
+        ))
+    };
     asm::assemble_text("property.s", text, &none)
         .map(Arc::new)
         .map_err(Failure::Assembly)

@@ -6,8 +6,8 @@
 //!
 //! Code is run on the chip `mini` without time: 128 lanes of 32 bits, 256 of 16 or 8.
 
-use super::run::{Failure, assemble, load};
 use super::chips::Shape;
+use super::run::{Failure, assemble, load};
 use crate::machine::{UntimedLimits, run_untimed};
 use proptest::prelude::*;
 use std::fmt::Write;
@@ -89,7 +89,7 @@ fn vector_program(state: &VectorState, lines: &str) -> String {
          .tensor s, tsram, i32, [{SCALARS}, 2], payload\n.const scalars"
     );
     for s in state.s {
-        let _ = write!(out, ", {}", s as i64);
+        let _ = write!(out, ", {s:#x}");
     }
     out += "\n.tile\nrdsr r31, tile\nbeqz r31, go\nhalt\ngo:\n";
     for i in 0..SCALARS {
@@ -97,7 +97,11 @@ fn vector_program(state: &VectorState, lines: &str) -> String {
     }
     out += "vrun kernel, r1, 12\nhalt\n.kernel kernel\nsli s15, p\n";
     for i in 1..PREDICATES {
-        let _ = writeln!(out, "vld.f16 v1, {}(s15)\nvcmp.ne.f16 p{i}, v1, v0", i * 2 * LANES);
+        let _ = writeln!(
+            out,
+            "vld.f16 v1, {}(s15)\nvcmp.ne.f16 p{i}, v1, v0",
+            i * 2 * LANES
+        );
     }
     out += "sli s15, v\n";
     for i in 0..VECTORS {
@@ -109,12 +113,22 @@ fn vector_program(state: &VectorState, lines: &str) -> String {
     }
     out += "sli s14, 0\nvbc.f16 v0, s14\nsli s14, 0x3c00\nvbc.f16 v1, s14\nsli s15, p\n";
     for i in 0..PREDICATES {
-        let _ = writeln!(out, "vsel.f16 v2, p{i}, v1, v0\nvst.f16 v2, {}(s15)", i * 2 * LANES);
+        let _ = writeln!(
+            out,
+            "vsel.f16 v2, p{i}, v1, v0\nvst.f16 v2, {}(s15)",
+            i * 2 * LANES
+        );
     }
     // One lane holds the low half of a scalar, then the high half.
     out += "sli s14, 1\nvwhile.f32 p1, s14\nsli s15, s\n";
     for i in 0..SCALARS {
-        let _ = writeln!(out, "vbc.i32 v2, s{0}\nvst.i32 v2, {1}(s15) ?p1\nsshri s14, s{0}, 32\nvbc.i32 v2, s14\nvst.i32 v2, {2}(s15) ?p1", i + 1, 8 * i, 8 * i + 4);
+        let _ = writeln!(
+            out,
+            "vbc.i32 v2, s{0}\nvst.i32 v2, {1}(s15) ?p1\nsshri s14, s{0}, 32\nvbc.i32 v2, s14\nvst.i32 v2, {2}(s15) ?p1",
+            i + 1,
+            8 * i,
+            8 * i + 4
+        );
     }
     out += "vret\n";
     out
@@ -133,9 +147,10 @@ impl ControlState {
     /// # Errors
     /// Lines that do not assemble, a trap, a deadlock.
     pub fn run(&self, lines: &str) -> Result<ControlState, Failure> {
-        let mut text = format!(".tensor r, tsram, i32, [{REGISTERS}, 2], control\n.const registers");
+        let mut text =
+            format!(".tensor r, tsram, i32, [{REGISTERS}, 2], control\n.const registers");
         for r in self.r {
-            let _ = write!(text, ", {}", r as i64);
+            let _ = write!(text, ", {r:#x}");
         }
         text += "\n.tile\nrdsr r31, tile\nbeqz r31, go\nhalt\ngo:\n";
         for i in 0..REGISTERS {
@@ -157,9 +172,29 @@ impl ControlState {
 /// 32 bits that are often at an edge of a format: zeros, infinities, NaNs, subnormals, largest values, small integers.
 pub fn word() -> impl Strategy<Value = u32> {
     const EDGES: &[u32] = &[
-        0, 0x8000_0000, 0x3f80_0000, 0xbf80_0000, 0x7f80_0000, 0xff80_0000, 0x7fc0_0000, 0x7f80_0001,
-        0xffff_ffff, 0x7fff_ffff, 1, 0x8000_0001, 0x007f_ffff, 0x0080_0000, 0x7f7f_ffff, 0xff7f_ffff,
-        0x3c00_3c00, 0x7c00_fc00, 0x7e00_7c01, 0x8000_0000, 0x7f80_ff80, 0x7e7f_fefe, 0x0001_8001,
+        0,
+        0x8000_0000,
+        0x3f80_0000,
+        0xbf80_0000,
+        0x7f80_0000,
+        0xff80_0000,
+        0x7fc0_0000,
+        0x7f80_0001,
+        0xffff_ffff,
+        0x7fff_ffff,
+        1,
+        0x8000_0001,
+        0x007f_ffff,
+        0x0080_0000,
+        0x7f7f_ffff,
+        0xff7f_ffff,
+        0x3c00_3c00,
+        0x7c00_fc00,
+        0x7e00_7c01,
+        0x8000_0000,
+        0x7f80_ff80,
+        0x7e7f_fefe,
+        0x0001_8001,
     ];
     prop_oneof![
         3 => prop::sample::select(EDGES),
@@ -181,7 +216,12 @@ pub fn vector_state() -> impl Strategy<Value = VectorState> {
     (registers, places, predicates, scalars).prop_map(|(registers, mut places, mut p, s)| {
         // v0 to v3 are different ones, so that properties of two operands see two.
         places[..4].copy_from_slice(&[0, 1, 2, 3]);
-        let bytes = |place: usize| registers[place].iter().flat_map(|w| w.to_le_bytes()).collect();
+        let bytes = |place: usize| {
+            registers[place]
+                .iter()
+                .flat_map(|w| w.to_le_bytes())
+                .collect()
+        };
         p[0].fill(true);
         VectorState {
             v: places.into_iter().map(bytes).collect(),

@@ -232,9 +232,9 @@ fn sums_past_64_bits_are_refused() {
     let doubled = [&doubled[..], &vec!["0".to_owned(); count - 2]].concat();
     let names = Reason::ALL.map(|r| format!("\"{}\"", r.name()));
     let same = vec!["\"idle\"".to_owned(); count];
-    let changed = meta
-        .replacen(sums, &doubled.join(","), 1)
-        .replacen(&names.join(","), &same.join(","), 1);
+    let changed =
+        meta.replacen(sums, &doubled.join(","), 1)
+            .replacen(&names.join(","), &same.join(","), 1);
     let error = read(changed).unwrap_err().to_string();
     assert!(error.contains("add up to more than 64 bits"), "{error}");
 }

@@ -77,7 +77,8 @@ impl Finder<'_> {
     fn ordered(&self, i: usize, j: usize) -> bool {
         let (a, b) = (self.ops[i].1, self.ops[j].1);
         let serial = a.serial();
-        a.unit == b.unit && (serial == Serial::Processor || serial != Serial::None && serial == b.serial())
+        a.unit == b.unit
+            && (serial == Serial::Processor || serial != Serial::None && serial == b.serial())
     }
 
     /// Whether signals of arrival of `i` come in the order of its rounds: it has but one, or each waits for the one before.

@@ -7,9 +7,9 @@
 //!
 //! Registers: r1 to r17 operands, r18 and r19 synchronisation, r20 the round, r21 the rounds, r22 to r29 the random arithmetic.
 
+use super::Program;
 use super::depend::{Edge, edges, operations};
 use super::op::{Action, BUFFER, BUFFERS, NetKind, Op, Place, Ref, TABLE};
-use super::Program;
 use crate::machine::op::UnitId;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -63,7 +63,11 @@ pub(super) fn text(program: &Program) -> String {
         units: all.iter().map(|u| (u.code(), blank.clone())).collect(),
         semaphores: all.iter().map(|u| (u.code(), 0)).collect(),
     };
-    let plans: Vec<_> = ops.iter().enumerate().map(|(i, (_, op))| e.signals(i, op, &ops, &edges)).collect();
+    let plans: Vec<_> = ops
+        .iter()
+        .enumerate()
+        .map(|(i, (_, op))| e.signals(i, op, &ops, &edges))
+        .collect();
     // The semaphore that an edge's end waits on.
     let of_edge: BTreeMap<usize, u64> = plans.iter().flat_map(|p| p.1.iter().copied()).collect();
     for (i, (segment, op)) in ops.iter().enumerate() {
@@ -136,14 +140,18 @@ impl Emitter<'_> {
             }
             first
         };
-        let (arrivals, rest): (Vec<_>, Vec<_>) = left.iter().copied().partition(|e| at_arrival(e, &mut told));
+        let (arrivals, rest): (Vec<_>, Vec<_>) =
+            left.iter().copied().partition(|e| at_arrival(e, &mut told));
         let room = self.program.clauses > 1 || rest.is_empty();
         if op.style & 8 != 0 && room && !arrivals.is_empty() {
-            let destinations = op.destinations().into_iter().filter_map(|place| match place {
-                Place::Tsram(t) => Some(UnitId::Tile(t)),
-                Place::Csram(c) => Some(UnitId::Cluster(c)),
-                Place::Hbm => None,
-            });
+            let destinations = op
+                .destinations()
+                .into_iter()
+                .filter_map(|place| match place {
+                    Place::Tsram(t) => Some(UnitId::Tile(t)),
+                    Place::Csram(c) => Some(UnitId::Cluster(c)),
+                    Place::Hbm => None,
+                });
             let sem = self.semaphore(&destinations.collect::<Vec<_>>());
             signals.push(Signal::Dest(sem));
             found.extend(arrivals.iter().map(|(index, _)| (*index, sem)));
@@ -172,7 +180,14 @@ impl Emitter<'_> {
         (signals, found)
     }
 
-    fn operation(&mut self, i: usize, segment: usize, op: &Op, waits: &[(u64, u64)], signals: &[Signal]) {
+    fn operation(
+        &mut self,
+        i: usize,
+        segment: usize,
+        op: &Op,
+        waits: &[(u64, u64)],
+        signals: &[Signal],
+    ) {
         let clauses = self.program.clauses;
         let mut text = String::new();
         let _ = writeln!(text, "    # operation {i}");
@@ -256,7 +271,9 @@ impl Emitter<'_> {
             match signal {
                 Signal::Unit(to, sem) => post(to.code(), *sem),
                 Signal::Tiles(mask, sem) => {
-                    (0..64).filter(|t| mask >> t & 1 == 1).for_each(|t| post(t, *sem));
+                    (0..64)
+                        .filter(|t| mask >> t & 1 == 1)
+                        .for_each(|t| post(t, *sem));
                 }
                 // Arrival is always the first signal, and direct.
                 Signal::Dest(_) => {}
@@ -301,7 +318,13 @@ impl Emitter<'_> {
         let mut tail = String::new();
         let tail = &mut tail;
         match &op.action {
-            Action::Move { channel, shape, src, dst, mcast } => {
+            Action::Move {
+                channel,
+                shape,
+                src,
+                dst,
+                mcast,
+            } => {
                 let (mut first_dst, mut first_src) = (0, 0);
                 for dim in shape.dims.iter().filter(|d| d.reversed) {
                     first_dst += (dim.count - 1) * dim.dst;
@@ -330,22 +353,52 @@ impl Emitter<'_> {
                     line!(tail, "mcast r{mask}");
                 }
                 let [from, to] = shape.types;
-                line!(tail, "dma.{from}.{to} {channel}, r{d}, r{s}, r{len}");
+                let Some(q) = &shape.quantised else {
+                    line!(tail, "dma.{from}.{to} {channel}, r{d}, r{s}, r{len}");
+                    return std::mem::take(tail);
+                };
+                let scales = value(out, name(op, &q.scales, own));
+                address(out, &q.scales, scales);
+                let [ld, global] =
+                    [q.ld.to_string(), "float(0.01)".to_owned()].map(|v| value(out, v));
+                line!(
+                    tail,
+                    "dma.q.{}.{from}.{to} {channel}, r{d}, r{s}, r{len}, r{scales}, r{ld}, r{global}",
+                    q.rule
+                );
             }
-            Action::Transpose { channel, types, rows, cols, lds, src, dst, mcast } => {
+            Action::Transpose {
+                channel,
+                types,
+                rows,
+                cols,
+                lds,
+                src,
+                dst,
+                mcast,
+            } => {
                 let d = value(out, name(op, dst, own));
                 let s = value(out, name(op, src, own));
                 address(out, dst, d);
                 address(out, src, s);
-                let [rows, cols, dld, sld] = [*rows, *cols, lds[0], lds[1]].map(|v| value(out, v.to_string()));
+                let [rows, cols, dld, sld] =
+                    [*rows, *cols, lds[0], lds[1]].map(|v| value(out, v.to_string()));
                 if *mcast != 0 {
                     let mask = value(out, format!("{mcast:#b}"));
                     line!(tail, "mcast r{mask}");
                 }
                 let [from, to] = types;
-                line!(tail, "dma.t.{from}.{to} {channel}, r{d}, r{s}, r{rows}, r{cols}, r{dld}, r{sld}");
+                line!(
+                    tail,
+                    "dma.t.{from}.{to} {channel}, r{d}, r{s}, r{rows}, r{cols}, r{dld}, r{sld}"
+                );
             }
-            Action::Net { kind, len, src, dst } => {
+            Action::Net {
+                kind,
+                len,
+                src,
+                dst,
+            } => {
                 let d = value(out, name(op, dst, own));
                 let s = value(out, name(op, src, own));
                 address(out, dst, d);
@@ -360,7 +413,17 @@ impl Emitter<'_> {
                     }
                 }
             }
-            Action::Product { new, types, turned, acc, mnk, lds, a, b } => {
+            Action::Product {
+                new,
+                types,
+                turned,
+                acc,
+                mnk,
+                lds,
+                a,
+                b,
+                scales,
+            } => {
                 let acc = value(out, acc.to_string());
                 let [ra, rb] = [a, b].map(|r| {
                     let register = value(out, name(op, r, own));
@@ -369,13 +432,44 @@ impl Emitter<'_> {
                 });
                 let [m, n, k] = mnk.map(|v| value(out, v.to_string()));
                 let [lda, ldb] = lds.map(|v| value(out, v.to_string()));
+                if let Some(scales) = scales {
+                    let [x, y] = scales.each_ref().map(|s| {
+                        let register = value(out, name(op, &s.at, own));
+                        address(out, &s.at, register);
+                        (register, value(out, s.ld.to_string()))
+                    });
+                    let [ka, kb] = scales.each_ref().map(|s| s.kind);
+                    line!(
+                        tail,
+                        "mm.scale.{ka}.{kb} r{}, r{}, r{}, r{}",
+                        x.0,
+                        x.1,
+                        y.0,
+                        y.1
+                    );
+                }
                 let mode = if *new { "new" } else { "acc" };
                 let oa = if turned[0] { "km" } else { "mk" };
                 let ob = if turned[1] { "nk" } else { "kn" };
                 let [ta, tb] = types;
-                line!(tail, "mm.{mode}.{ta}.{tb}.{oa}.{ob} r{acc}, r{ra}, r{rb}, r{m}, r{n}, r{k}, r{lda}, r{ldb}");
+                line!(
+                    tail,
+                    "mm.{mode}.{ta}.{tb}.{oa}.{ob} r{acc}, r{ra}, r{rb}, r{m}, r{n}, r{k}, r{lda}, r{ldb}"
+                );
             }
-            Action::Preload { acc, mn, ld, src: at } | Action::Store { acc, mn, ld, dst: at, .. } => {
+            Action::Preload {
+                acc,
+                mn,
+                ld,
+                src: at,
+            }
+            | Action::Store {
+                acc,
+                mn,
+                ld,
+                dst: at,
+                ..
+            } => {
                 let acc = value(out, acc.to_string());
                 let r = value(out, name(op, at, own));
                 address(out, at, r);
@@ -386,7 +480,12 @@ impl Emitter<'_> {
                 };
                 line!(tail, "{what} r{acc}, r{r}, r{m}, r{n}, r{ld}");
             }
-            Action::Launch { kernel, count, src, dst } => {
+            Action::Launch {
+                kernel,
+                count,
+                src,
+                dst,
+            } => {
                 let s = value(out, name(op, src, true));
                 let d = value(out, name(op, dst, true));
                 address(out, src, s);
@@ -408,8 +507,15 @@ impl Emitter<'_> {
             shape.clusters, shape.tiles_per_cluster
         );
         tensors(&mut out);
-        for (section, kind) in [(".tile", "tile"), (".cluster", "cluster"), (".chip", "chip")] {
-            let units = all.iter().copied().filter(|u| crate::machine::place::kind_name(*u) == kind);
+        for (section, kind) in [
+            (".tile", "tile"),
+            (".cluster", "cluster"),
+            (".chip", "chip"),
+        ] {
+            let units = all
+                .iter()
+                .copied()
+                .filter(|u| crate::machine::place::kind_name(*u) == kind);
             let units: Vec<(UnitId, String)> = units
                 .map(|u| (u, self.unit(u, ops)))
                 .filter(|(_, text)| !text.is_empty())
@@ -499,7 +605,10 @@ fn name(op: &Op, r: &Ref, own: bool) -> String {
 }
 
 fn tensors(out: &mut String) {
-    let _ = writeln!(out, ".equ OWN_CSRAM, 3 << 40\n.equ CSRAM, 1 << 40\n.equ OWN_TSRAM, 4 << 40\n.equ TSRAM, 2 << 40");
+    let _ = writeln!(
+        out,
+        ".equ OWN_CSRAM, 3 << 40\n.equ CSRAM, 1 << 40\n.equ OWN_TSRAM, 4 << 40\n.equ TSRAM, 2 << 40"
+    );
     for (letter, space) in [("h", "hbm"), ("c", "csram"), ("t", "tsram")] {
         for buffer in 0..BUFFERS {
             let (dtype, size) = [("f32", 4), ("bf16", 2), ("e4m3", 1)][buffer as usize % 3];
@@ -510,9 +619,15 @@ fn tensors(out: &mut String) {
             );
         }
         if space != "hbm" {
-            let _ = writeln!(out, ".tensor {letter}_table, {space}, i32, [{TABLE}], control, values(3, 0, 7, 1, 1, 6, 2, 5)");
+            let _ = writeln!(
+                out,
+                ".tensor {letter}_table, {space}, i32, [{TABLE}], control, values(3, 0, 7, 1, 1, 6, 2, 5)"
+            );
             let state = (STATE.end - STATE.start) * 2;
-            let _ = writeln!(out, ".tensor {letter}_state, {space}, i32, [{state}], control, zero");
+            let _ = writeln!(
+                out,
+                ".tensor {letter}_state, {space}, i32, [{state}], control, zero"
+            );
         }
     }
 }

@@ -18,7 +18,7 @@ use super::chips::Shape;
 use super::kernels::{Kernel, kernel};
 use proptest::prelude::*;
 
-pub use op::{Action, Dim, Move, NetKind, Op, Place, Ref};
+pub use op::{Action, Dim, Move, NetKind, Op, Place, Quantised, Ref, Scales};
 
 /// Most rounds of a segment.
 const MAX_ROUNDS: u64 = 3;
@@ -73,7 +73,9 @@ pub fn program(shape: Shape, size: usize) -> impl Strategy<Value = Program> {
     let segments = prop::collection::vec(segment, 1..=4);
     (1usize..=3, kernels, segments).prop_map(move |(clauses, kernels, segments)| {
         let segments = segments.into_iter().map(|(rounds, drawn)| {
-            let ops = drawn.iter().map(|d| op::realise(d, shape, rounds, kernels.len()));
+            let ops = drawn
+                .iter()
+                .map(|d| op::realise(d, shape, rounds, kernels.len()));
             Segment {
                 rounds,
                 ops: ops.collect(),

@@ -74,6 +74,30 @@ pub struct Move {
     pub dims: Vec<Dim>,
     /// The outermost dimension's source stride is multiplied by indices of the unit's table.
     pub gather: bool,
+    /// Blocks are quantised on the way (`dma.q`).
+    pub quantised: Option<Quantised>,
+}
+
+/// Where the scales of a quantising transfer go.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quantised {
+    /// `floor`, `rceil` or `nvfp4`.
+    pub rule: &'static str,
+    /// The scales, in the memories of the codes.
+    pub scales: Ref,
+    /// Bytes between the scales of one block and the next.
+    pub ld: u64,
+}
+
+/// Block scales of an operand of a product.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scales {
+    /// `none`, `e8m0` or `ue4m3`.
+    pub kind: &'static str,
+    /// The array.
+    pub at: Ref,
+    /// Bytes between the scales of one block along K and the next.
+    pub ld: u64,
 }
 
 /// Forms of network transfers.
@@ -91,19 +115,65 @@ pub enum NetKind {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// `dma`.
-    Move { channel: u64, shape: Move, src: Ref, dst: Ref, mcast: u64 },
+    Move {
+        channel: u64,
+        shape: Move,
+        src: Ref,
+        dst: Ref,
+        mcast: u64,
+    },
     /// `dma.t`: types, rows and columns at the source, bytes between rows at destination and source.
-    Transpose { channel: u64, types: [Dtype; 2], rows: u64, cols: u64, lds: [u64; 2], src: Ref, dst: Ref, mcast: u64 },
+    Transpose {
+        channel: u64,
+        types: [Dtype; 2],
+        rows: u64,
+        cols: u64,
+        lds: [u64; 2],
+        src: Ref,
+        dst: Ref,
+        mcast: u64,
+    },
     /// `net.put`, `net.get`, `net.bcast` to the own chip.
-    Net { kind: NetKind, len: u64, src: Ref, dst: Ref },
-    /// `mm`: extents m, n, k, bytes between rows of A and B.
-    Product { new: bool, types: [Dtype; 2], turned: [bool; 2], acc: u64, mnk: [u64; 3], lds: [u64; 2], a: Ref, b: Ref },
+    Net {
+        kind: NetKind,
+        len: u64,
+        src: Ref,
+        dst: Ref,
+    },
+    /// `mm`, with `mm.scale` if it has scales: extents m, n, k, bytes between rows of A and B.
+    Product {
+        new: bool,
+        types: [Dtype; 2],
+        turned: [bool; 2],
+        acc: u64,
+        mnk: [u64; 3],
+        lds: [u64; 2],
+        a: Ref,
+        b: Ref,
+        scales: Option<[Scales; 2]>,
+    },
     /// `mm.load`.
-    Preload { acc: u64, mn: [u64; 2], ld: u64, src: Ref },
+    Preload {
+        acc: u64,
+        mn: [u64; 2],
+        ld: u64,
+        src: Ref,
+    },
     /// `mm.store`.
-    Store { dtype: Dtype, acc: u64, mn: [u64; 2], ld: u64, dst: Ref },
+    Store {
+        dtype: Dtype,
+        acc: u64,
+        mn: [u64; 2],
+        ld: u64,
+        dst: Ref,
+    },
     /// `vrun`: number of the kernel and its count.
-    Launch { kernel: usize, count: u64, src: Ref, dst: Ref },
+    Launch {
+        kernel: usize,
+        count: u64,
+        src: Ref,
+        dst: Ref,
+    },
     /// The processor writes its gather table in a loop: entry i becomes (i * mul + add) mod 8.
     Table { mul: u64, add: u64 },
     /// Arithmetic in registers that the processor stores at the end.
@@ -202,14 +272,25 @@ impl Op {
             | Action::Transpose { src, .. }
             | Action::Net { src, .. }
             | Action::Preload { src, .. } => read(src),
-            Action::Product { a, b, .. } => [a, b].into_iter().for_each(read),
+            Action::Product { a, b, scales, .. } => {
+                let scales = scales.iter().flatten().filter(|s| s.kind != "none");
+                [a, b]
+                    .into_iter()
+                    .chain(scales.map(|s| &s.at))
+                    .for_each(read);
+            }
             Action::Launch { src, dst, .. } => [src, dst].into_iter().for_each(read),
             Action::Store { .. } | Action::Table { .. } | Action::Scalar(_) => {}
         }
         match &self.action {
             Action::Move { dst, .. } | Action::Transpose { dst, .. } | Action::Net { dst, .. } => {
-                let places = self.destinations();
-                all.extend(places.into_iter().map(|place| at(dst, place, true)));
+                let scales = match &self.action {
+                    Action::Move { shape, .. } => shape.quantised.as_ref().map(|q| &q.scales),
+                    _ => None,
+                };
+                for place in self.destinations() {
+                    all.extend([dst].into_iter().chain(scales).map(|r| at(r, place, true)));
+                }
             }
             Action::Store { dst, .. } | Action::Launch { dst, .. } => {
                 all.push(at(dst, dst.place, true));
@@ -229,13 +310,13 @@ impl Op {
 pub(super) struct Drawn {
     kind: u8,
     style: u32,
-    words: [u16; 16],
+    words: [u16; 24],
     scalar: Vec<Inst>,
 }
 
 /// Any numbers.
 pub(super) fn draw() -> impl Strategy<Value = Drawn> {
-    let words = prop::array::uniform16(any::<u16>());
+    let words = prop::array::uniform24(any::<u16>());
     let kind = prop_oneof![
         5 => Just(0), 2 => Just(1), 2 => Just(2), 2 => Just(3),
         1 => Just(4), 3 => Just(5), 1 => Just(6), 3 => Just(7), 1 => Just(8)
@@ -289,7 +370,10 @@ impl Words<'_> {
     }
 
     fn place(&mut self) -> Place {
-        let (clusters, tiles) = (u64::from(self.shape.clusters), u64::from(self.shape.tiles()));
+        let (clusters, tiles) = (
+            u64::from(self.shape.clusters),
+            u64::from(self.shape.tiles()),
+        );
         match self.below(7) {
             0 | 1 => Place::Hbm,
             2 => Place::Csram(self.below(clusters) as u16),
@@ -330,7 +414,9 @@ impl Words<'_> {
         let mut dst = self.fit(places[1], extents[1]);
         let alike = matches!(
             (src.place, dst.place),
-            (Place::Hbm, Place::Hbm) | (Place::Csram(_), Place::Csram(_)) | (Place::Tsram(_), Place::Tsram(_))
+            (Place::Hbm, Place::Hbm)
+                | (Place::Csram(_), Place::Csram(_))
+                | (Place::Tsram(_), Place::Tsram(_))
         );
         if alike && src.buffer == dst.buffer {
             dst.buffer = (dst.buffer + 1) % BUFFERS;
@@ -371,7 +457,15 @@ pub(super) fn realise(drawn: &Drawn, shape: Shape, rounds: u64, kernels: usize) 
             let places = [w.place(), w.place()];
             let kind = w.pick(&[NetKind::Put, NetKind::Get, NetKind::Bcast]);
             let (src, dst, _) = w.ends(places, [len; 2], false);
-            (any_unit, Action::Net { kind, len, src, dst })
+            (
+                any_unit,
+                Action::Net {
+                    kind,
+                    len,
+                    src,
+                    dst,
+                },
+            )
         }
         3 => (UnitId::Tile(tile), product(w, own)),
         4 | 5 => {
@@ -385,18 +479,43 @@ pub(super) fn realise(drawn: &Drawn, shape: Shape, rounds: u64, kernels: usize) 
             let ld = dtype.bytes_for(mn[1]) + w.below(17);
             let at = w.fit(own, (mn[0] - 1) * ld + dtype.bytes_for(mn[1]));
             let action = match load {
-                true => Action::Preload { acc, mn, ld, src: at },
-                false => Action::Store { dtype, acc, mn, ld, dst: at },
+                true => Action::Preload {
+                    acc,
+                    mn,
+                    ld,
+                    src: at,
+                },
+                false => Action::Store {
+                    dtype,
+                    acc,
+                    mn,
+                    ld,
+                    dst: at,
+                },
             };
             (UnitId::Tile(tile), action)
         }
-        6 => (any_unit, Action::Table { mul: w.below(8), add: w.below(8) }),
+        6 => (
+            any_unit,
+            Action::Table {
+                mul: w.below(8),
+                add: w.below(8),
+            },
+        ),
         7 => {
             let kernel = w.below(kernels as u64) as usize;
             let count = w.below(5);
             let src = w.fit(own, WINDOW);
             let dst = w.fit(own, WINDOW);
-            (UnitId::Tile(tile), Action::Launch { kernel, count, src, dst })
+            (
+                UnitId::Tile(tile),
+                Action::Launch {
+                    kernel,
+                    count,
+                    src,
+                    dst,
+                },
+            )
         }
         _ => (any_unit, Action::Scalar(drawn.scalar.clone())),
     };
@@ -408,12 +527,34 @@ pub(super) fn realise(drawn: &Drawn, shape: Shape, rounds: u64, kernels: usize) 
 }
 
 fn transfer(w: &mut Words) -> Action {
-    let places = [w.place(), w.place()];
-    let types = w.types(&Dtype::ALL);
+    let mut places = [w.place(), w.place()];
+    let mut types = w.types(&Dtype::ALL);
     let mut len = 1 + w.below(200);
     if types.iter().any(|t| t.bits() < 8) {
         // Eight elements are whole bytes in every type.
         len = len.next_multiple_of(8);
+    }
+    let rule = match w.below(4) {
+        3 => Some(w.pick(&["floor", "rceil", "nvfp4"])),
+        _ => None,
+    };
+    let block = if rule == Some("nvfp4") { 16 } else { 32 };
+    if let Some(rule) = rule {
+        len = len.next_multiple_of(block).min(5 * block);
+        let to = [
+            Dtype::E4m3,
+            Dtype::E5m2,
+            Dtype::E2m1,
+            Dtype::E3m2,
+            Dtype::E2m3,
+        ];
+        types = [w.pick(&[Dtype::F32, Dtype::Bf16, Dtype::F16]), w.pick(&to)];
+        if rule == "nvfp4" {
+            types[1] = Dtype::E2m1;
+        }
+        if places[1] == Place::Hbm {
+            places[1] = Place::Tsram(0);
+        }
     }
     let row = types.map(|t| t.bytes_for(len));
     let count = w.below(3) as usize;
@@ -444,12 +585,24 @@ fn transfer(w: &mut Words) -> Action {
         extents[0] += LARGEST_INDEX * outer.src - (outer.count - 1) * outer.src;
     }
     let channel = w.below(CHANNELS);
-    let (src, dst, mcast) = w.ends(places, extents, flags & 8 != 0);
+    let (src, mut dst, mcast) = w.ends(places, extents, flags & 8 != 0);
+    let quantised = rule.map(|rule| {
+        let rows: u64 = dims.iter().map(|d| d.count).product();
+        let ld = rows + w.below(9);
+        let mut scales = w.fit(dst.place, (len / block - 1) * ld + rows);
+        // Source, codes and scales each have a buffer of their own.
+        if dst.buffer == src.buffer {
+            dst.buffer = (dst.buffer + 1) % BUFFERS;
+        }
+        scales.buffer = BUFFERS - src.buffer - dst.buffer;
+        Quantised { rule, scales, ld }
+    });
     let shape = Move {
         types,
         len,
         dims,
         gather,
+        quantised,
     };
     Action::Move {
         channel,
@@ -487,9 +640,17 @@ fn transpose(w: &mut Words) -> Action {
 }
 
 fn product(w: &mut Words, own: Place) -> Action {
+    const NARROW: [Dtype; 5] = [
+        Dtype::E4m3,
+        Dtype::E5m2,
+        Dtype::E2m1,
+        Dtype::E3m2,
+        Dtype::E2m3,
+    ];
+    let scaled = w.below(3) == 2;
     let types = match w.below(3) {
-        0 => [Dtype::Bf16; 2],
-        _ => [0; 2].map(|_: u8| w.pick(&[Dtype::E4m3, Dtype::E5m2])),
+        0 if !scaled => [Dtype::Bf16; 2],
+        _ => [0; 2].map(|_: u8| w.pick(&NARROW)),
     };
     let mnk = [1 + w.below(40), 1 + w.below(40), 1 + w.below(70)];
     let [m, n, k] = mnk;
@@ -506,6 +667,21 @@ fn product(w: &mut Words, own: Place) -> Action {
     let extents = [0, 1].map(|i: usize| (stored[i][0] - 1) * lds[i] + rows[i]);
     let a = w.fit(own, extents[0]);
     let b = w.fit(own, extents[1]);
+    let scales = scaled.then(|| {
+        [0, 1].map(|i: usize| {
+            let mut kind = w.pick(&["e8m0", "none", "ue4m3"]);
+            if kind == "ue4m3" && types[i] != Dtype::E2m1 {
+                kind = "e8m0";
+            }
+            let blocks = k.div_ceil(if kind == "ue4m3" { 16 } else { 32 });
+            let ld = mnk[i] + pad;
+            Scales {
+                kind,
+                at: w.fit(own, (blocks - 1) * ld + mnk[i]),
+                ld,
+            }
+        })
+    });
     Action::Product {
         new: flags & 12 != 0,
         types,
@@ -515,5 +691,6 @@ fn product(w: &mut Words, own: Place) -> Action {
         lds,
         a,
         b,
+        scales,
     }
 }
