@@ -36,7 +36,7 @@
 //!
 //! Beside `src`: `isa/` (the instruction set as data, and the build script that generates the types), `programs/kernels`
 //! (kernels by hand), `programs/isa` (a self-checking program per instruction), `programs/models` (graphs), `tests/it` (one
-//! binary of integration tests).
+//! binary of integration tests), `fuzz/` (a workspace of its own that runs the fuzz targets of `testing`).
 //!
 //! # Invariants
 //!

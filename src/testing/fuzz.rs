@@ -33,6 +33,8 @@ pub struct Target {
     pub run: fn(&[u8]),
     /// An input from a file of the corpus that is called `.s` (others are inputs as they are).
     pub seed: fn(&[u8]) -> Vec<u8>,
+    /// Places in the input have meaning: most mutations keep its length.
+    pub binary: bool,
     /// Pieces of text that mutations put in.
     pub words: &'static [&'static str],
 }
@@ -44,6 +46,7 @@ pub static TARGETS: &[Target] = &[
         doc: "any word is an instruction, which encodes to that word and prints, or an error",
         run: decode,
         seed: words_of,
+        binary: true,
         words: &[],
     },
     Target {
@@ -51,6 +54,7 @@ pub static TARGETS: &[Target] = &[
         doc: "any text is a program, whose object reads back, or has errors that render",
         run: assembler,
         seed: <[u8]>::to_vec,
+        binary: false,
         words: ASSEMBLY,
     },
     Target {
@@ -58,6 +62,7 @@ pub static TARGETS: &[Target] = &[
         doc: "any file is refused or is a program, whose disassembly assembles to the same bytes",
         run: object_file,
         seed: object_of,
+        binary: true,
         words: &["\u{7f}ELF", ".tile", ".strtab"],
     },
     Target {
@@ -65,6 +70,7 @@ pub static TARGETS: &[Target] = &[
         doc: "any program that assembles ends, with and without time, in a result or an error",
         run: run_program,
         seed: <[u8]>::to_vec,
+        binary: false,
         words: ASSEMBLY,
     },
     Target {
@@ -72,6 +78,7 @@ pub static TARGETS: &[Target] = &[
         doc: "any text is a valid chip or an error that prints",
         run: chip,
         seed: <[u8]>::to_vec,
+        binary: false,
         words: &[
             "clock",
             "= ",
@@ -100,6 +107,7 @@ pub static TARGETS: &[Target] = &[
         doc: "any file is an array whose data has the size of its shape, or an error",
         run: npy_file,
         seed: <[u8]>::to_vec,
+        binary: true,
         words: &[
             "'descr'",
             "'<f4'",
@@ -118,6 +126,7 @@ pub static TARGETS: &[Target] = &[
         doc: "any folder is a recording that writes back to the same, or an error; checksums are made to fit",
         run: trace_folder,
         seed: trace_of,
+        binary: true,
         words: &[
             "\"engines\"",
             "\"reasons\"",
@@ -490,24 +499,31 @@ const NUMBERS: &[&str] = &[
     "-0.0",
 ];
 
+/// The first kinds of mutation keep the length.
+const IN_PLACE: usize = 3;
+
 fn mutate(target: &Target, corpus: &[Vec<u8>], data: &mut Vec<u8>, r: &mut Random) {
     let at = r.below(data.len() + 1);
     let most = 1 << r.below(8);
     let len = r.below(most).min(data.len() - at);
-    match r.below(9) {
+    let kinds = match target.binary && r.below(4) > 0 {
+        true => IN_PLACE,
+        false => 9,
+    };
+    match r.below(kinds) {
         0 if at < data.len() => data[at] ^= 1 << r.below(8),
         1 if at < data.len() => data[at] = [0, 1, 0x7f, 0x80, 0xff, b'\n', b' ', b'"'][r.below(8)],
-        2 => drop(data.drain(at..at + len)),
-        3 => {
+        3 => drop(data.drain(at..at + len)),
+        4 => {
             let piece = data[at..at + len].to_vec();
             let to = r.below(data.len() + 1);
             data.splice(to..to, piece);
         }
-        4 => {
+        2 => {
             let number = r.below(usize::MAX) as u64 >> r.below(64);
             let bytes = &number.to_le_bytes()[..1 << r.below(4)];
             let end = (at + bytes.len()).min(data.len());
-            data.splice(at..end, bytes.iter().copied());
+            data.splice(at..end, bytes[..end - at].iter().copied());
         }
         5 if !corpus.is_empty() => {
             let other = &corpus[r.below(corpus.len())];
@@ -523,7 +539,7 @@ fn mutate(target: &Target, corpus: &[Vec<u8>], data: &mut Vec<u8>, r: &mut Rando
         7 => {
             // The next number in the text becomes another.
             let digit = |b: &u8| b.is_ascii_digit();
-            if let Some(start) = data[at..].iter().position(|b| digit(b)).map(|p| at + p) {
+            if let Some(start) = data[at..].iter().position(digit).map(|p| at + p) {
                 let end = data[start..]
                     .iter()
                     .position(|b| !digit(b))
@@ -545,6 +561,7 @@ fn mutate(target: &Target, corpus: &[Vec<u8>], data: &mut Vec<u8>, r: &mut Rando
             let to = data[..to].iter().rposition(line).map_or(0, |p| p + 1);
             data.splice(to..to, piece);
         }
+        _ if target.binary => {}
         _ => data.insert(at, r.below(256) as u8),
     }
 }

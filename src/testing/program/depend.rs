@@ -99,7 +99,7 @@ pub(super) fn edges(program: &Program) -> Vec<Edge> {
 
     // Edges between different operations of a round, and from earlier segments.
     let mut forward = Vec::new();
-    let mut before = vec![vec![false; n]; n];
+    let mut before = Before::new(n);
     for i in 0..n {
         let destinations = finder.ops[i].1.destinations();
         let in_order = finder.arrives_in_order(i);
@@ -107,7 +107,7 @@ pub(super) fn edges(program: &Program) -> Vec<Edge> {
             let same = segment(i) == segment(j);
             let conflict = finder.conflict(i, j, |a, b| !same || a <= b);
             if finder.ordered(i, j) {
-                before[i][j] = true;
+                before.put(i, j);
                 continue;
             }
             if !conflict.any {
@@ -118,7 +118,9 @@ pub(super) fn edges(program: &Program) -> Vec<Edge> {
             // To one place, the last byte there is the end of the whole transfer.
             let at_arrival = arrival && (destinations.len() == 1 || conflict.arrivals_only);
             // With more places it says nothing of the others, so that nothing may be concluded from it.
-            before[i][j] = !at_arrival || destinations.len() == 1;
+            if !at_arrival || destinations.len() == 1 {
+                before.put(i, j);
+            }
             forward.push(Edge {
                 from: i,
                 to: j,
@@ -127,8 +129,8 @@ pub(super) fn edges(program: &Program) -> Vec<Edge> {
             });
         }
     }
-    close(&mut before);
-    let implied = |e: &Edge| (0..n).any(|m| before[e.from][m] && before[m][e.to]);
+    before.close();
+    let implied = |e: &Edge| (0..n).any(|m| before.holds(e.from, m) && before.holds(m, e.to));
     forward.retain(|e| !implied(e));
 
     let mut carried = Vec::new();
@@ -139,7 +141,7 @@ pub(super) fn edges(program: &Program) -> Vec<Edge> {
             }
         }
     }
-    let at_least = |a: usize, b: usize| a == b || before[a][b];
+    let at_least = |a: usize, b: usize| a == b || before.holds(a, b);
     // A later start and an earlier end of another carried edge say more.
     let implied = |&(i, j): &(usize, usize)| {
         let stronger = |&(a, b): &(usize, usize)| {
@@ -158,14 +160,34 @@ pub(super) fn edges(program: &Program) -> Vec<Edge> {
     forward
 }
 
-/// The transitive closure of a relation whose pairs point forward.
-fn close(before: &mut [Vec<bool>]) {
-    let n = before.len();
-    for m in 0..n {
-        for i in 0..m {
-            if before[i][m] {
-                for j in m + 1..n {
-                    before[i][j] = before[i][j] || before[m][j];
+/// Which operations are over before which start: pairs point forward.
+struct Before {
+    n: usize,
+    pairs: Vec<bool>,
+}
+
+impl Before {
+    fn new(n: usize) -> Before {
+        let pairs = vec![false; n * n];
+        Before { n, pairs }
+    }
+
+    fn holds(&self, i: usize, j: usize) -> bool {
+        self.pairs[i * self.n + j]
+    }
+
+    fn put(&mut self, i: usize, j: usize) {
+        self.pairs[i * self.n + j] = true;
+    }
+
+    /// Adds what follows from two pairs.
+    fn close(&mut self) {
+        for m in 0..self.n {
+            for i in 0..m {
+                for j in m + 1..self.n {
+                    if self.holds(i, m) && self.holds(m, j) {
+                        self.put(i, j);
+                    }
                 }
             }
         }

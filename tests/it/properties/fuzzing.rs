@@ -12,37 +12,37 @@ fn drive(name: &str, inputs: u64) {
 
 #[test]
 fn decode() {
-    drive("decode", 20_000);
+    drive("decode", 60_000);
 }
 
 #[test]
 fn assembler() {
-    drive("assembler", 3_000);
+    drive("assembler", 1_500);
 }
 
 #[test]
 fn object() {
-    drive("object", 5_000);
+    drive("object", 20_000);
 }
 
 #[test]
 fn run() {
-    drive("run", 1_000);
+    drive("run", 5_000);
 }
 
 #[test]
 fn chip() {
-    drive("chip", 1_000);
+    drive("chip", 2_000);
 }
 
 #[test]
 fn npy() {
-    drive("npy", 20_000);
+    drive("npy", 200_000);
 }
 
 #[test]
 fn trace() {
-    drive("trace", 2_000);
+    drive("trace", 20_000);
 }
 
 #[test]
