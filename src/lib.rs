@@ -33,10 +33,11 @@
 //! | [`compiler`] | operation → plan → SRAM allocation → schedule → assembly | isa, asm, chip, num |
 //! | [`report`] | rates, bounds, stalls, lines; the references of `--check` | trace, chip, asm, isa, num, sim |
 //! | [`cli`] | a file per subcommand | all |
+//! | `testing` | feature `testing`: strategies, runs compared, fuzz targets for property tests | isa, asm, chip, machine, timing, trace, num, cli's readers |
 //!
 //! Beside `src`: `isa/` (the instruction set as data, and the build script that generates the types), `programs/kernels`
 //! (kernels by hand), `programs/isa` (a self-checking program per instruction), `programs/models` (graphs), `tests/it` (one
-//! binary of integration tests).
+//! binary of integration tests), `fuzz/` (a workspace of its own that runs the fuzz targets of `testing`).
 //!
 //! # Invariants
 //!
@@ -94,5 +95,7 @@ pub mod num;
 pub mod reference;
 pub mod report;
 pub mod sim;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod timing;
 pub mod trace;

@@ -16,7 +16,7 @@ mod generate;
 mod isa;
 mod model;
 mod noc;
-mod npy;
+pub(crate) mod npy;
 mod num;
 mod objects;
 mod outcome;

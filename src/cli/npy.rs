@@ -61,7 +61,14 @@ struct Header {
 /// # Errors
 /// What is wrong with its content, in words; the outer error if the file cannot be opened.
 pub fn read(path: &Path) -> std::io::Result<Result<Array, String>> {
-    let mut file = File::open(path)?;
+    read_from(File::open(path)?)
+}
+
+/// Reads the bytes of a file.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_from(mut file: impl Read) -> std::io::Result<Result<Array, String>> {
     let mut bytes = Vec::new();
     // The header first: the data is read only if the header makes sense.
     (&mut file)

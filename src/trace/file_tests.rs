@@ -159,12 +159,9 @@ fn records_that_lie_are_refused_behind_a_right_checksum() {
         },
         listing: Listing::default(),
     };
-    let folder = Folder::new("lie");
-    std::fs::create_dir_all(&folder.0).unwrap();
-    let file = folder.0.join("x.bin");
     let span = |bytes: &[u8]| {
-        std::fs::write(&file, bytes).unwrap();
-        spans(&file, &meta(bytes), &Reason::ALL).map_err(|e| e.to_string())
+        let file = (PathBuf::from("x.bin"), bytes.to_vec());
+        spans(file, &meta(bytes), &Reason::ALL).map_err(|e| e.to_string())
     };
     assert_eq!(span(&[0, 0, 0, 5]).unwrap().len(), 1);
     for (bytes, word) in [
@@ -186,8 +183,8 @@ fn records_that_lie_are_refused_behind_a_right_checksum() {
         assert!(error.contains(word), "{bytes:?}: {error}");
     }
     let huge = [0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f];
-    std::fs::write(&file, huge).unwrap();
-    let error = ops(&file, &meta(&huge), &Reason::ALL)
+    let file = (PathBuf::from("x.bin"), huge.to_vec());
+    let error = ops(file, &meta(&huge), &Reason::ALL)
         .unwrap_err()
         .to_string();
     assert!(error.contains("end early"), "{error}");
@@ -204,4 +201,37 @@ fn a_word_belongs_to_its_units_program() {
     assert_eq!(listing.word(35, 2), None);
     assert_eq!(listing.word(0x100, 0), None);
     assert_eq!(listing.word(0x200, 0), None);
+}
+
+#[test]
+fn sums_past_64_bits_are_refused() {
+    let mut recording = sample(1, 1);
+    recording.trace.end = Ps(u64::MAX);
+    recording.trace.accounts[0] = Account::new(Reason::Idle);
+    recording.trace.accounts[0].sums[Reason::Idle as usize] = Ps(u64::MAX);
+    recording.trace.accounts[0].last = Ps(u64::MAX);
+    let [meta, spans, ops] = encode(&recording).unwrap();
+    let read = |meta: String| {
+        let file = |name: &str| match name {
+            "meta.json" => meta.as_bytes().to_vec(),
+            "spans.bin" => spans.clone(),
+            _ => ops.clone(),
+        };
+        decode(Path::new("t"), |name| Ok(file(name)))
+    };
+    let meta = String::from_utf8(meta).unwrap();
+    assert_eq!(read(meta.clone()).unwrap(), recording);
+    // All codes have the name of the first, and two of them the whole time.
+    let sums = meta.split_once("\"sums_ps\":[[").unwrap().1;
+    let sums = &sums[..sums.find(']').unwrap()];
+    let count = Reason::ALL.len();
+    let doubled = [u64::MAX; 2].map(|n| n.to_string());
+    let doubled = [&doubled[..], &vec!["0".to_owned(); count - 2]].concat();
+    let names = Reason::ALL.map(|r| format!("\"{}\"", r.name()));
+    let same = vec!["\"idle\"".to_owned(); count];
+    let changed =
+        meta.replacen(sums, &doubled.join(","), 1)
+            .replacen(&names.join(","), &same.join(","), 1);
+    let error = read(changed).unwrap_err().to_string();
+    assert!(error.contains("add up to more than 64 bits"), "{error}");
 }

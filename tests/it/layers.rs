@@ -17,6 +17,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("compiler", &["isa", "asm", "chip", "num"]),
     ("report", &["trace", "chip", "asm", "isa", "num", "sim"]),
     (
+        "testing",
+        &[
+            "num", "isa", "asm", "chip", "machine", "trace", "timing", "cli",
+        ],
+    ),
+    (
         "cli",
         &[
             "num", "sim", "isa", "asm", "chip", "machine", "trace", "timing", "compiler", "report",

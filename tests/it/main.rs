@@ -13,4 +13,5 @@ mod noc;
 mod num;
 mod pages;
 mod programs;
+mod properties;
 mod timing;
