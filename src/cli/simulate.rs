@@ -5,8 +5,8 @@ use super::{CliError, Context};
 use crate::chip::Chip;
 use crate::isa::image::Image;
 use crate::machine::{
-    self, Findings, LoadOptions, Machine, MachineError, RunError, UntimedLimits, UntimedSummary,
-    run_untimed,
+    self, Findings, LoadOptions, Machine, MachineError, RunError, SanitizeOptions, UntimedLimits,
+    UntimedSummary, run_untimed,
 };
 use crate::report::{Measured, by_kind};
 use crate::timing::{self, TimedOptions};
@@ -124,7 +124,12 @@ pub fn sanitize(
     let _progress = Progress::start("sanitizing", context);
     let mut limits = UntimedLimits::default();
     limits.max_steps = max_steps.unwrap_or(limits.max_steps);
-    let sanitized = machine::sanitize(machine, &limits, given);
+    let options = SanitizeOptions {
+        limits,
+        given,
+        ..SanitizeOptions::default()
+    };
+    let sanitized = machine::sanitize(machine, &options);
     let (findings, result) = (sanitized.findings, sanitized.result);
     let Err(error) = result else {
         return Ok(findings);

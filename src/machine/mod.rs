@@ -33,7 +33,7 @@ pub use deadlock::{Blocked, BlockedOn, DeadlockReport, Need};
 pub use exec::{tensor, transfer, vector};
 pub use load::{LoadOptions, Machine, Mismatch};
 pub use memory::{Budget, Layout, Memory};
-pub use sanitize::{Findings, Sanitized, sanitize};
+pub use sanitize::{Findings, SanitizeOptions, Sanitized, sanitize};
 pub use state::{Accumulators, Cluster, Global, Semaphores, Tile};
 pub use trap::{KernelFault, MachineError, RunError, Trap, TrapKind};
 pub use untimed::{UntimedLimits, UntimedSummary, run_untimed};

@@ -8,4 +8,5 @@ mod layers;
 mod machine;
 mod num;
 mod programs;
+mod sanitize;
 mod timing;

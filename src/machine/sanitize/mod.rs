@@ -38,6 +38,31 @@ use tokens::Denials;
 /// Runs of the program at most: each one but the last found an order doubtful that the one before assumed.
 const MAX_RUNS: usize = 8;
 
+/// Ranges of memory and readers of them that are kept unless told otherwise: about half a gigabyte.
+pub const MAX_ENTRIES: usize = 1 << 24;
+
+/// How to sanitize.
+#[derive(Clone, Copy, Debug)]
+pub struct SanitizeOptions<'a> {
+    /// Bounds and order of the run.
+    pub limits: UntimedLimits,
+    /// Tensors that count as written, for their contents were set after loading. In a run without data so do all payload
+    /// tensors in HBM, which nobody can set.
+    pub given: &'a [&'a str],
+    /// Ranges of memory and readers of them kept in all.
+    pub max_entries: usize,
+}
+
+impl Default for SanitizeOptions<'_> {
+    fn default() -> Self {
+        SanitizeOptions {
+            limits: UntimedLimits::default(),
+            given: &[],
+            max_entries: MAX_ENTRIES,
+        }
+    }
+}
+
 /// A run under the sanitizer.
 #[derive(Debug)]
 pub struct Sanitized {
@@ -49,17 +74,17 @@ pub struct Sanitized {
     pub findings: Findings,
 }
 
-/// Runs a copy of a machine at reset. Tensors named in `given` count as written; in a run without data so do all payload
-/// tensors in HBM, which nobody can set.
-pub fn sanitize(machine: &Machine, limits: &UntimedLimits, given: &[&str]) -> Sanitized {
+/// Runs a copy of a machine at reset and analyses what it does.
+pub fn sanitize(machine: &Machine, options: &SanitizeOptions) -> Sanitized {
     let mut denials = Denials::default();
     let mut runs = 0;
     loop {
         runs += 1;
         let mut copy = machine.clone();
         let before = denials.len();
-        let mut sanitizer = Sanitizer::new(&copy, given, std::mem::take(&mut denials));
-        let result = run_observed(&mut copy, limits, Some(&mut sanitizer));
+        let mut sanitizer = Sanitizer::new(&copy, options, std::mem::take(&mut denials));
+        let result = run_observed(&mut copy, &options.limits, Some(&mut sanitizer));
+        sanitizer.unwritten();
         match &result {
             Ok(_) => sanitizer.finish(&copy),
             Err(RunError::Trap(trap)) => {

@@ -3,6 +3,7 @@
 //! Models: see [`super`]. Leaves out: doing anything; it only looks. Invariant: an operation's knowledge is complete when it
 //! starts; what starts later in its queue knows at least as much.
 
+use super::SanitizeOptions;
 use super::clock::{Clock, Event, Shared};
 use super::footprint;
 use super::kernel::{self, Touched};
@@ -25,8 +26,6 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Ranges and readers kept in all, about half a gigabyte.
-const MAX_ENTRIES: usize = 1 << 24;
 /// Arrivals of `signal.dest` kept in all.
 const MAX_ARRIVALS: usize = 1 << 25;
 
@@ -89,7 +88,8 @@ struct QueueState {
     seq: u32,
     /// What the operation that started last knew.
     clock: Clock,
-    pushed: VecDeque<Shared>,
+    /// What operations in the queue knew when they were pushed, and their stamps.
+    pushed: VecDeque<(Shared, u64)>,
     joined: Option<Shared>,
 }
 
@@ -122,6 +122,9 @@ pub struct Sanitizer {
     image: Arc<Image>,
     data: bool,
     given: Vec<String>,
+    max_entries: usize,
+    /// Pushes and accesses of processors so far.
+    stamps: u64,
     /// Whose events each chain holds.
     chains: Vec<(UnitId, Option<Queue>)>,
     cores: FxHashMap<UnitId, Core>,
@@ -188,12 +191,18 @@ fn program(unit: UnitId) -> u8 {
 
 impl Sanitizer {
     /// At reset, with what earlier runs of the same program denied.
-    pub fn new(machine: &Machine, given: &[&str], denials: Denials) -> Sanitizer {
+    pub fn new(machine: &Machine, options: &SanitizeOptions, denials: Denials) -> Sanitizer {
         Sanitizer {
             chip: machine.chip.clone(),
             image: machine.image.clone(),
             data: machine.data,
-            given: given.iter().map(|name| (*name).to_owned()).collect(),
+            given: options
+                .given
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect(),
+            max_entries: options.max_entries,
+            stamps: 0,
             chains: Vec::new(),
             cores: FxHashMap::default(),
             queues: FxHashMap::default(),
@@ -220,6 +229,11 @@ impl Sanitizer {
     fn new_chain(chains: &mut Vec<(UnitId, Option<Queue>)>, unit: UnitId, q: Option<Queue>) -> u32 {
         chains.push((unit, q));
         chains.len() as u32 - 1
+    }
+
+    fn stamp(&mut self) -> u64 {
+        self.stamps += 1;
+        self.stamps
     }
 
     fn core(&mut self, unit: UnitId) -> &mut Core {
@@ -352,8 +366,8 @@ impl Sanitizer {
     fn put_shadow(&mut self, place: Place, shadow: Shadow) -> Result<(), RunError> {
         self.entries += shadow.entries();
         self.shadows.insert(place, shadow);
-        if self.entries > MAX_ENTRIES {
-            let limit = MAX_ENTRIES;
+        if self.entries > self.max_entries {
+            let limit = self.max_entries;
             return Err(RunError::SanitizerLimit { limit });
         }
         Ok(())
@@ -371,7 +385,7 @@ impl Sanitizer {
         let mut shadow = self.take_shadow(place);
         let mut problems = Vec::new();
         let mut full = false;
-        let room = MAX_ENTRIES - self.entries.min(MAX_ENTRIES);
+        let room = self.max_entries.saturating_sub(self.entries);
         let knows = Knowledge {
             clock,
             arrivals: &self.arrivals,
@@ -395,48 +409,82 @@ impl Sanitizer {
         });
         self.put_shadow(place, shadow)?;
         for (problem, bytes) in problems {
-            self.memory_problem(who, problem, write, place, &bytes);
+            self.memory_problem((who, access), problem, write, place, &bytes);
         }
         Ok(())
     }
 
+    /// Who made an access.
+    fn who(&self, access: &Access) -> Who {
+        let (unit, queue) = self.chains[access.event.chain as usize];
+        let pc = access.pc;
+        Who { unit, queue, pc }
+    }
+
     fn memory_problem(
         &mut self,
-        who: Who,
+        (who, access): (Who, Access),
         problem: Problem,
         write: bool,
         place: Place,
         bytes: &Range<u64>,
     ) {
-        let kind = match problem {
-            Problem::Outside => Kind::OutsideAllocation,
-            Problem::NeverWritten => Kind::NeverWritten,
-            Problem::Write(_) if write => Kind::WriteUnderWrite,
-            Problem::Write(_) => Kind::ReadUnderWrite,
-            Problem::Read(_) => Kind::WriteUnderRead,
-        };
-        let other = match problem {
-            Problem::Write(access) | Problem::Read(access) => {
-                let (unit, queue) = self.chains[access.event.chain as usize];
-                let pc = access.pc;
-                Some(Who { unit, queue, pc })
+        // Of a race within a unit, the one that comes later in its program is named first, whatever the run took first.
+        let (kind, who, other) = match problem {
+            Problem::Outside => (Kind::OutsideAllocation, who, None),
+            Problem::NeverWritten(read) => return self.never_written(&read, place, bytes),
+            Problem::Write(other) | Problem::Read(other) => {
+                let wrote = matches!(problem, Problem::Write(_));
+                let theirs = self.who(&other);
+                let turned = theirs.unit == who.unit && other.stamp > access.stamp;
+                let kind = match (write, wrote) {
+                    (true, true) => Kind::WriteUnderWrite,
+                    _ if write != turned => Kind::WriteUnderRead,
+                    _ => Kind::ReadUnderWrite,
+                };
+                match turned {
+                    true => (kind, theirs, Some(who)),
+                    false => (kind, who, Some(theirs)),
+                }
             }
-            _ => None,
         };
-        let missing = |here: &Operation, other: Option<&Operation>| match (kind, other) {
-            (Kind::OutsideAllocation, _) => "no .tensor holds these bytes".to_owned(),
-            (Kind::NeverWritten, _) => {
-                "nothing wrote these bytes before, and their tensor starts without contents"
-                    .to_owned()
-            }
-            (_, Some(other)) => format!(
+        let bytes = Some(Bytes::new(&self.image, place, bytes));
+        self.report(kind, who, other, (bytes, None), |here, other| match other {
+            None => "no .tensor holds these bytes".to_owned(),
+            Some(other) => format!(
                 "nothing orders `{}` before `{}`: no wait of the latter, or before it, takes a signal that the former, or something after it, makes",
                 other.instruction, here.instruction
             ),
-            _ => String::new(),
-        };
+        });
+    }
+
+    fn never_written(&mut self, read: &Access, place: Place, bytes: &Range<u64>) {
+        let who = self.who(read);
         let bytes = Some(Bytes::new(&self.image, place, bytes));
-        self.report(kind, who, other, (bytes, None), missing);
+        self.report(Kind::NeverWritten, who, None, (bytes, None), |_, _| {
+            "nothing writes these bytes before, and their tensor starts without contents".to_owned()
+        });
+    }
+
+    /// The run ended, well or not: reads of what was never written.
+    pub fn unwritten(&mut self) {
+        let mut found: Vec<(Access, Place, Range<u64>)> = Vec::new();
+        for (place, shadow) in &self.shadows {
+            found.extend(
+                shadow
+                    .unwritten()
+                    .map(|(read, bytes)| (read, *place, bytes)),
+            );
+        }
+        found.sort_unstable_by_key(|(read, place, bytes)| (read.stamp, *place, bytes.start));
+        let mut last = None;
+        for (read, place, bytes) in found {
+            if last != Some(read.stamp) {
+                self.current.clear();
+            }
+            last = Some(read.stamp);
+            self.never_written(&read, place, &bytes);
+        }
     }
 
     fn report(
@@ -648,14 +696,18 @@ impl Observer for Sanitizer {
                 snapshot
             }
         };
-        self.queue(op.unit, op.queue).pushed.push_back(snapshot);
+        let stamp = self.stamp();
+        let queue = self.queue(op.unit, op.queue);
+        queue.pushed.push_back((snapshot, stamp));
     }
 
     fn started(&mut self, op: &MacroOp, machine: &Machine) -> Result<(), RunError> {
         self.current.clear();
         let queue = self.queue(op.unit, op.queue);
         let mut clock = std::mem::take(&mut queue.clock);
-        if let Some(push) = queue.pushed.pop_front() {
+        let mut stamp = 0;
+        if let Some((push, pushed)) = queue.pushed.pop_front() {
+            stamp = pushed;
             let joined = queue.joined.as_ref();
             if joined.is_none_or(|last| !Arc::ptr_eq(last, &push)) {
                 clock.join(&push);
@@ -683,6 +735,7 @@ impl Observer for Sanitizer {
         let access = Access {
             event: retirement,
             pc: op.pc,
+            stamp,
             arrivals: self.arrive(op)?,
         };
         let (who, by) = (Who::of(op), (access, &clock));
@@ -789,11 +842,13 @@ impl Observer for Sanitizer {
         write: bool,
     ) -> Result<(), RunError> {
         self.current.clear();
+        let stamp = self.stamp();
         let core = self.core(unit);
         core.snapshot = None;
         let access = Access {
             event: core.now(),
             pc,
+            stamp,
             arrivals: 0,
         };
         let clock = std::mem::take(&mut core.clock);

@@ -17,6 +17,8 @@ pub struct Access {
     pub event: Event,
     /// Word of the instruction in its unit's program.
     pub pc: u32,
+    /// When its processor came to it: of two of one unit the smaller is first in the program.
+    pub stamp: u64,
     /// With `signal.dest`: one more than the index of its list of arrivals; else 0.
     pub arrivals: u32,
 }
@@ -29,6 +31,7 @@ impl Access {
         Access {
             event: Event { chain, seq: 0 },
             pc: 0,
+            stamp: 0,
             arrivals: 0,
         }
     }
@@ -50,8 +53,8 @@ struct Segment {
 pub enum Problem {
     /// The bytes are in no tensor.
     Outside,
-    /// Nothing wrote them.
-    NeverWritten,
+    /// This read, which came before, found them without contents.
+    NeverWritten(Access),
     /// This write is not known to be over.
     Write(Access),
     /// This read is not known to be over.
@@ -114,7 +117,8 @@ impl Shadow {
         self.coalesce(&bytes);
     }
 
-    /// Enters a read. `sure`: the bytes are read for certain, so that unwritten ones are worth telling.
+    /// Enters a read. That it finds bytes never written is told by the first write that it is ordered with, or by
+    /// [`Shadow::unwritten`]: a write that is not ordered with it is a race and may still come in the run.
     pub fn read(
         &mut self,
         bytes: Range<u64>,
@@ -130,21 +134,25 @@ impl Shadow {
             found,
             |segment, entries| {
                 let writer = segment.writer;
-                let problem = if writer.is(NOTHING) {
-                    Some(Problem::NeverWritten)
-                } else if writer.is(GIVEN) || writer.event == access.event || knows.write(&writer) {
-                    None
-                } else {
-                    Some(Problem::Write(writer))
-                };
+                let unwritten = writer.is(NOTHING);
+                let over = unwritten
+                    || writer.is(GIVEN)
+                    || writer.event == access.event
+                    || knows.write(&writer);
+                let problem = (!over).then_some(Problem::Write(writer));
                 let before = segment.readers.len();
                 segment.readers.retain(|r| {
-                    let implied = r.event.chain == access.event.chain && access.arrivals == 0;
+                    let same_chain = r.event.chain == access.event.chain;
+                    // Each instruction that reads what nothing wrote is worth telling.
+                    if unwritten && (!same_chain || r.pc != access.pc) {
+                        return true;
+                    }
+                    let implied = same_chain && access.arrivals == 0;
                     !implied && *r != access && !knows.read(r)
                 });
                 segment.readers.push(access);
                 *entries = *entries + segment.readers.len() - before;
-                [problem, None]
+                problem.into_iter().collect()
             },
         );
         self.coalesce(&bytes);
@@ -168,12 +176,18 @@ impl Shadow {
                 let writer = segment.writer;
                 let special = writer.is(NOTHING) || writer.is(GIVEN);
                 let over = special || writer.event == access.event || knows.write(&writer);
-                let mut readers = segment.readers.iter();
-                let reader = readers.find(|r| r.event != access.event && !knows.read(r));
-                let problems = [
-                    (!over).then_some(Problem::Write(writer)),
-                    reader.map(|r| Problem::Read(*r)),
-                ];
+                let mut problems: Vec<Problem> = Vec::new();
+                if !over {
+                    problems.push(Problem::Write(writer));
+                }
+                for reader in &segment.readers {
+                    let own = reader.event == access.event;
+                    if !own && !knows.read(reader) {
+                        problems.push(Problem::Read(*reader));
+                    } else if writer.is(NOTHING) {
+                        problems.push(Problem::NeverWritten(*reader));
+                    }
+                }
                 *entries -= segment.readers.len();
                 segment.writer = access;
                 segment.readers.clear();
@@ -183,13 +197,19 @@ impl Shadow {
         self.coalesce(&bytes);
     }
 
+    /// Reads of bytes that nothing has written since either.
+    pub fn unwritten(&self) -> impl Iterator<Item = (Access, Range<u64>)> {
+        let segments = self.segments.iter().filter(|(_, s)| s.writer.is(NOTHING));
+        segments.flat_map(|(start, s)| s.readers.iter().map(|r| (*r, *start..s.end)))
+    }
+
     /// Splits at the ends of `bytes` and calls `change` for each range inside, and `found` for what it gives and for gaps.
     fn visit(
         segments: &mut BTreeMap<u64, Segment>,
         entries: &mut usize,
         bytes: &Range<u64>,
         found: &mut dyn FnMut(Problem, Range<u64>),
-        mut change: impl FnMut(&mut Segment, &mut usize) -> [Option<Problem>; 2],
+        mut change: impl FnMut(&mut Segment, &mut usize) -> Vec<Problem>,
     ) {
         split(segments, entries, bytes.start);
         split(segments, entries, bytes.end);
@@ -199,7 +219,7 @@ impl Shadow {
                 found(Problem::Outside, at..*start);
             }
             at = segment.end;
-            for problem in change(segment, entries).into_iter().flatten() {
+            for problem in change(segment, entries) {
                 found(problem, *start..at);
             }
         }
@@ -275,6 +295,7 @@ mod tests {
         Access {
             event: Event { chain, seq },
             pc: chain,
+            stamp: 0,
             arrivals: 0,
         }
     }
@@ -311,11 +332,15 @@ mod tests {
     fn gaps_and_unwritten_bytes_are_found() {
         let mut s = shadow();
         let got = touch(&mut s, false, 90..160, access(0, 0), &[]);
-        let want = [
-            (Problem::Outside, 100..150),
-            (Problem::NeverWritten, 150..160),
-        ];
-        assert_eq!(got, want);
+        assert_eq!(got, [(Problem::Outside, 100..150)]);
+        let unwritten: Vec<_> = s.unwritten().collect();
+        assert_eq!(unwritten, [(access(0, 0), 150..160)]);
+        // Told by a write that comes after the read; one that may come before is a race.
+        let mut t = s.clone();
+        let got = touch(&mut t, true, 155..170, access(1, 0), &[0]);
+        assert_eq!(got, [(Problem::NeverWritten(access(0, 0)), 155..160)]);
+        let got = touch(&mut s.clone(), true, 155..170, access(1, 0), &[]);
+        assert_eq!(got, [(Problem::Read(access(0, 0)), 155..160)]);
         assert_eq!(
             touch(&mut s, true, 190..210, access(0, 1), &[]),
             [(Problem::Outside, 200..210)]
@@ -329,12 +354,9 @@ mod tests {
         s.declare(10..20, false);
         s.declare(15..30, true);
         s.declare(0..40, false);
-        let got = touch(&mut s, false, 0..40, access(0, 0), &[]);
-        let want = [
-            (Problem::NeverWritten, 0..15),
-            (Problem::NeverWritten, 30..40),
-        ];
-        assert_eq!(got, want);
+        assert_eq!(touch(&mut s, false, 0..40, access(0, 0), &[]), []);
+        let unwritten: Vec<_> = s.unwritten().map(|u| u.1).collect();
+        assert_eq!(unwritten, [0..15, 30..40]);
     }
 
     #[test]

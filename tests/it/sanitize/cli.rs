@@ -1,0 +1,1 @@
+//! `--sanitize` on the command line.
