@@ -188,9 +188,11 @@ impl Shadow {
                         problems.push(Problem::NeverWritten(*reader));
                     }
                 }
-                *entries -= segment.readers.len();
+                let before = segment.readers.len();
                 segment.writer = access;
-                segment.readers.clear();
+                // An operation that reads and writes in place is still both to whoever is not ordered with it.
+                segment.readers.retain(|r| r.event == access.event);
+                *entries -= before - segment.readers.len();
                 problems
             },
         );
