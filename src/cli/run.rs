@@ -32,7 +32,8 @@ pub struct Args {
     #[arg(long)]
     no_data: bool,
     /// Report what the program does not order, in any run: reads and writes of the same bytes, reads of bytes never written,
-    /// accesses outside every tensor, semaphores that overflow or end out of balance. Exit code 1 with reports
+    /// accesses outside every tensor, semaphores that overflow or end out of balance, error flags never read. Exit code 1 with
+    /// reports
     #[arg(long)]
     sanitize: bool,
     /// Record what every engine did into a directory

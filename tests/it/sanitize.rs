@@ -4,6 +4,7 @@
 mod cli;
 mod memory;
 mod mutation;
+mod narrow;
 mod order;
 mod semaphores;
 mod shipped;

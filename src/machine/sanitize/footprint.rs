@@ -6,7 +6,7 @@
 //! when it started.
 
 use crate::isa::{AOrder, BOrder};
-use crate::machine::op::{AccOp, Dim, MmOp, Transfer, Walk};
+use crate::machine::op::{AccOp, Dim, MmOp, Transfer, Walk, quant_block};
 use std::ops::Range;
 
 /// Rows of bytes, repeated over two dimensions.
@@ -48,6 +48,9 @@ impl Rows {
     }
 
     fn each(self, out: &mut dyn FnMut(Range<u64>)) {
+        if self.bytes == 0 || self.dims.iter().any(|d| d.0 == 0) {
+            return;
+        }
         let Rows { first, bytes, dims } = self.merged();
         for outer in 0..dims[0].0 {
             for inner in 0..dims[1].0 {
@@ -101,8 +104,14 @@ pub fn destination(t: &Transfer, out: &mut dyn FnMut(Range<u64>)) {
     match t.walk {
         Walk::Rows { row, dims, .. } => {
             let bytes = t.ddt.bytes_for(row);
+            let rows = dims[0].count * dims[1].count;
             let dims = dims.map(|d| (d.count, d.dst_stride));
             Rows { first, bytes, dims }.each(out);
+            // The scales of all rows' blocks: for each block of a row a byte a row.
+            if let Some(q) = &t.quantise {
+                let blocks = row / quant_block(q.rule) as u64;
+                Rows::matrix(q.scales, rows, blocks, q.ld).each(out);
+            }
         }
         Walk::Transpose {
             rows, cols, dst_ld, ..
@@ -123,6 +132,9 @@ pub fn operands(op: &MmOp, out: &mut dyn FnMut(Range<u64>)) {
     };
     Rows::matrix(op.a, op.ta.bytes_for(a_cols), a_rows, op.lda).each(out);
     Rows::matrix(op.b, op.tb.bytes_for(b_cols), b_rows, op.ldb).each(out);
+    for (array, lanes) in [(&op.scale_a, m), (&op.scale_b, n)] {
+        Rows::matrix(array.offset, lanes, array.blocks(k), array.ld).each(out);
+    }
 }
 
 /// Bytes of the own TSRAM that `mm.load` reads or `mm.store` writes.
@@ -151,5 +163,6 @@ mod tests {
         assert_eq!(ranges(108, 4, [(1, 0), (2, -100)]), [8..12, 108..112]);
         assert_eq!(ranges(20, 4, [(1, 0), (4, -4)]), [8..24]);
         assert_eq!(ranges(0, 4, [(1, 0), (3, 2)]), [0..8]);
+        assert_eq!(ranges(0, 4, [(1, 0), (0, 0)]), []);
     }
 }

@@ -121,7 +121,7 @@ impl Walker<'_> {
 
     fn step(&mut self, inst: &Inst, c: &Control) {
         let at = |sa: SReg, imm: i32| c.scalar(sa).wrapping_add(i64::from(imm)) as u64;
-        let packed = |dtype: Dtype| i64::from(dtype.bits() / 8);
+        let packed = |dtype: Dtype| i64::from(dtype.bits().div_ceil(8));
         let line = match *inst {
             Inst::Vld { dt, sa, imm, p, .. } => (dt, at(sa, imm), packed(dt), p, false),
             Inst::Vldb { dt, sa, imm, p, .. } => (dt, at(sa, imm), 0, p, false),
@@ -149,7 +149,7 @@ impl Walker<'_> {
             return;
         };
         let n = self.lanes(line.dtype);
-        let size = u64::from(line.dtype.bits() / 8);
+        let size = u64::from(line.dtype.bits().div_ceil(8));
         let lanes = &self.predicates[line.p.index()];
         let mut add = |from: usize, to: usize| {
             let first = i128::from(base) + from as i128 * i128::from(line.stride);

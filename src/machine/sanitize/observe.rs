@@ -140,6 +140,9 @@ pub struct Sanitizer {
     /// By tile and accumulator block: columns written of each row.
     accumulators: FxHashMap<u16, Vec<[u8; BLOCK]>>,
     launches: FxHashMap<Launch, Arc<Touched>>,
+    /// Conversion flags of the unit before the operation at hand, and who set each flag.
+    flags_before: u8,
+    flag_setters: FxHashMap<(UnitId, u8), Who>,
     denials: Denials,
     findings: Findings,
     reported: FxHashMap<Key, usize>,
@@ -189,6 +192,15 @@ fn program(unit: UnitId) -> u8 {
     }
 }
 
+/// The sticky conversion flags of a unit.
+fn flags(machine: &Machine, unit: UnitId) -> u8 {
+    match unit {
+        UnitId::Tile(t) => machine.tile(t).core.flags,
+        UnitId::Cluster(c) => machine.clusters[usize::from(c)].core.flags,
+        UnitId::Chip => machine.global.core.flags,
+    }
+}
+
 impl Sanitizer {
     /// At reset, with what earlier runs of the same program denied.
     pub fn new(machine: &Machine, options: &SanitizeOptions, denials: Denials) -> Sanitizer {
@@ -214,6 +226,8 @@ impl Sanitizer {
             arrivals_kept: 0,
             accumulators: FxHashMap::default(),
             launches: FxHashMap::default(),
+            flags_before: 0,
+            flag_setters: FxHashMap::default(),
             denials,
             findings: Findings::default(),
             reported: FxHashMap::default(),
@@ -650,8 +664,25 @@ impl Sanitizer {
         );
     }
 
-    /// The run ended well: what is left in semaphores.
+    /// The run ended well: what is left in semaphores and flags.
     pub fn finish(&mut self, machine: &Machine) {
+        self.balance(machine);
+        let mut setters: Vec<_> = self.flag_setters.drain().collect();
+        setters.sort_unstable_by_key(|(key, _)| *key);
+        for ((unit, bit), who) in setters {
+            if flags(machine, unit) >> bit & 1 == 0 {
+                continue;
+            }
+            self.current.clear();
+            self.report(Kind::UnreadFlag, who, None, (None, None), |_, _| {
+                format!(
+                    "it set flag {bit} of {unit}, a NaN met a type that has none, and no `rdflags` of that unit takes it"
+                )
+            });
+        }
+    }
+
+    fn balance(&mut self, machine: &Machine) {
         let mut left: Vec<(UnitId, u16)> = self.histories.keys().copied().collect();
         left.sort_unstable();
         self.current.clear();
@@ -703,6 +734,7 @@ impl Observer for Sanitizer {
 
     fn started(&mut self, op: &MacroOp, machine: &Machine) -> Result<(), RunError> {
         self.current.clear();
+        self.flags_before = flags(machine, op.unit);
         let queue = self.queue(op.unit, op.queue);
         let mut clock = std::mem::take(&mut queue.clock);
         let mut stamp = 0;
@@ -766,7 +798,11 @@ impl Observer for Sanitizer {
         Ok(())
     }
 
-    fn retired(&mut self, op: &MacroOp, _machine: &Machine) {
+    fn retired(&mut self, op: &MacroOp, machine: &Machine) {
+        let set = flags(machine, op.unit) & !self.flags_before;
+        for bit in (0..8).filter(|bit| set >> bit & 1 == 1) {
+            self.flag_setters.insert((op.unit, bit), Who::of(op));
+        }
         let net = match &op.kind {
             OpKind::NetSignal(post) => Some(*post),
             _ => None,

@@ -29,6 +29,8 @@ pub enum Kind {
     SemaphoreOverflow,
     /// A semaphore that ends with tokens that no wait took.
     SemaphoreImbalance,
+    /// An error flag that is set at exit and that no `rdflags` took.
+    UnreadFlag,
 }
 
 impl Kind {
@@ -42,6 +44,7 @@ impl Kind {
             Kind::OutsideAllocation => "access outside every tensor",
             Kind::SemaphoreOverflow => "semaphore overflow",
             Kind::SemaphoreImbalance => "semaphore imbalance at exit",
+            Kind::UnreadFlag => "error flag never read",
         }
     }
 }
