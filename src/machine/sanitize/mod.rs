@@ -6,7 +6,7 @@
 //! effect one after another. `signal.dest` tells that the bytes of one transfer are at one destination, and no more. Nothing
 //! else orders: transfers of a channel overlap, and when things happen in a run proves nothing. Two accesses to the same
 //! bytes, one a write, must be ordered; bytes that are read must have been written; all bytes belong to a tensor.
-//! ([`clock`], [`shadow`], [`footprint`], [`kernel`]; [`observe`] puts them together, [`report`] says what they found.)
+//! ([`clock`], [`shadow`], [`footprint`], [`kernel`]; [`observe`] puts them together, [`report`] is what they found.)
 //!
 //! Accumulators need no order beyond their queue, but what is read of them must have been written. A semaphore overflow is
 //! the machine's trap, reported with both operations. A semaphore is balanced at exit if it holds no more tokens than its
@@ -20,10 +20,12 @@
 //! Invariants: the machine is run as a copy and never changed; the verdict on two operations does not depend on the order
 //! in which the run took them. What is unknown counts as unordered, never as ordered, but for the above.
 
+mod access;
 pub mod clock;
 pub mod footprint;
 pub mod kernel;
 pub mod observe;
+mod problems;
 pub mod report;
 pub mod shadow;
 pub mod tokens;

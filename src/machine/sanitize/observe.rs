@@ -1,25 +1,23 @@
-//! The observer of a run: clocks of processors and queues, histories of semaphores and memories.
+//! The observer of a run: clocks of processors and queues, histories of semaphores.
 //!
-//! Models: see [`super`]. Leaves out: doing anything; it only looks. Invariant: an operation's knowledge is complete when it
+//! Models: who knows what when ([`super`]); accesses are [`super::access`]'s, what is said of them [`super::problems`]'.
+//! Leaves out: doing anything; it only looks. Invariant: an operation's knowledge is complete when it
 //! starts; what starts later in its queue knows at least as much.
 
 use super::SanitizeOptions;
 use super::clock::{Clock, Event, Shared};
 use super::footprint;
-use super::kernel::{self, Touched};
-use super::report::{Bytes, Findings, Kind, MAX_REPORTS, Operation, Report, SemaphoreState};
-use super::shadow::{Access, Knows, Problem, Shadow};
+use super::kernel::Touched;
+use super::report::{Findings, Kind};
+use super::shadow::{Access, Shadow};
 use super::tokens::{Denials, Tokens};
 use crate::chip::Chip;
 use crate::isa::MmMode;
-use crate::isa::image::{Class, Image, Init};
-use crate::machine::exec::transfer;
+use crate::isa::image::Image;
 use crate::machine::load::Machine;
-use crate::machine::op::{
-    Launch, MacroOp, OpKind, Place, Post, Queue, Signal, Transfer, UnitId, Wait,
-};
+use crate::machine::op::{Launch, MacroOp, OpKind, Place, Post, Queue, Signal, UnitId, Wait};
 use crate::machine::state::BLOCK;
-use crate::machine::trap::{RunError, Trap};
+use crate::machine::trap::RunError;
 use crate::machine::untimed::Observer;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
@@ -31,14 +29,14 @@ const MAX_ARRIVALS: usize = 1 << 25;
 
 /// An instruction of a unit: a processor's, or one whose operation ran in a queue.
 #[derive(Clone, Copy, Debug)]
-struct Who {
-    unit: UnitId,
-    queue: Option<Queue>,
-    pc: u32,
+pub(super) struct Who {
+    pub(super) unit: UnitId,
+    pub(super) queue: Option<Queue>,
+    pub(super) pc: u32,
 }
 
 impl Who {
-    fn of(op: &MacroOp) -> Who {
+    pub(super) fn of(op: &MacroOp) -> Who {
         Who {
             unit: op.unit,
             queue: Some(op.queue),
@@ -46,7 +44,7 @@ impl Who {
         }
     }
 
-    fn processor(unit: UnitId, pc: u32) -> Who {
+    pub(super) fn processor(unit: UnitId, pc: u32) -> Who {
         let queue = None;
         Who { unit, queue, pc }
     }
@@ -94,88 +92,60 @@ struct QueueState {
 }
 
 #[derive(Debug, Default)]
-struct History {
-    tokens: Tokens,
+pub(super) struct History {
+    pub(super) tokens: Tokens,
     /// Tokens that its own processor put there before any was taken.
-    primed: u64,
-    last_post: Option<Who>,
+    pub(super) primed: u64,
+    pub(super) last_post: Option<Who>,
     /// The last one that was no priming.
-    last_signal: Option<Who>,
-    last_take: Option<Who>,
+    pub(super) last_signal: Option<Who>,
+    pub(super) last_take: Option<Who>,
 }
 
 /// The arrival of a transfer at a unit, told by a semaphore.
 #[derive(Clone, Copy, Debug)]
-struct Arrival {
-    unit: UnitId,
-    sem: u16,
-    event: Event,
+pub(super) struct Arrival {
+    pub(super) unit: UnitId,
+    pub(super) sem: u16,
+    pub(super) event: Event,
 }
 
 /// Kind, and program and word of both instructions.
-type Key = (Kind, u8, u32, Option<(u8, u32)>);
+pub(super) type Key = (Kind, u8, u32, Option<(u8, u32)>);
 
 /// The state of the analysis of one run.
 #[derive(Debug)]
 pub struct Sanitizer {
-    chip: Arc<Chip>,
-    image: Arc<Image>,
-    data: bool,
-    given: Vec<String>,
-    max_entries: usize,
+    pub(super) chip: Arc<Chip>,
+    pub(super) image: Arc<Image>,
+    pub(super) data: bool,
+    pub(super) given: Vec<String>,
+    pub(super) max_entries: usize,
     /// Pushes and accesses of processors so far.
     stamps: u64,
     /// Whose events each chain holds.
-    chains: Vec<(UnitId, Option<Queue>)>,
+    pub(super) chains: Vec<(UnitId, Option<Queue>)>,
     cores: FxHashMap<UnitId, Core>,
     queues: FxHashMap<(UnitId, Queue), QueueState>,
-    histories: FxHashMap<(UnitId, u16), History>,
+    pub(super) histories: FxHashMap<(UnitId, u16), History>,
     /// Chain and next number of what a queue tells a unit by a semaphore.
     arrival_chains: FxHashMap<(UnitId, Queue, UnitId, u16), Event>,
     /// Arrivals of each transfer that tells of them.
-    arrivals: Vec<Box<[Arrival]>>,
-    shadows: FxHashMap<Place, Shadow>,
-    entries: usize,
+    pub(super) arrivals: Vec<Box<[Arrival]>>,
+    pub(super) shadows: FxHashMap<Place, Shadow>,
+    pub(super) entries: usize,
     arrivals_kept: usize,
     /// By tile and accumulator block: columns written of each row.
-    accumulators: FxHashMap<u16, Vec<[u8; BLOCK]>>,
-    launches: FxHashMap<Launch, Arc<Touched>>,
+    pub(super) accumulators: FxHashMap<u16, Vec<[u8; BLOCK]>>,
+    pub(super) launches: FxHashMap<Launch, Arc<Touched>>,
     /// Conversion flags of the unit before the operation at hand, and who set each flag.
     flags_before: u8,
-    flag_setters: FxHashMap<(UnitId, u8), Who>,
+    pub(super) flag_setters: FxHashMap<(UnitId, u8), Who>,
     denials: Denials,
-    findings: Findings,
-    reported: FxHashMap<Key, usize>,
+    pub(super) findings: Findings,
+    pub(super) reported: FxHashMap<Key, usize>,
     /// What the operation at hand has reported.
-    current: Vec<Key>,
-}
-
-/// What an operation knows, at a memory of some unit.
-struct Knowledge<'a> {
-    clock: &'a Clock,
-    arrivals: &'a [Box<[Arrival]>],
-    unit: Option<UnitId>,
-}
-
-impl Knowledge<'_> {
-    fn arrived(&self, access: &Access, here: impl Fn(&Arrival) -> bool) -> bool {
-        let index = (access.arrivals as usize).checked_sub(1);
-        let list = index.and_then(|i| self.arrivals.get(i));
-        let mut told = list.into_iter().flatten();
-        told.any(|a| here(a) && self.clock.knows(a.event))
-    }
-}
-
-impl Knows for Knowledge<'_> {
-    fn write(&self, access: &Access) -> bool {
-        self.clock.knows(access.event)
-            || self.arrived(access, |arrival| Some(arrival.unit) == self.unit)
-    }
-
-    // What has arrived anywhere has been read.
-    fn read(&self, access: &Access) -> bool {
-        self.clock.knows(access.event) || self.arrived(access, |_| true)
-    }
+    pub(super) current: Vec<Key>,
 }
 
 /// The number by which denials name a semaphore.
@@ -183,17 +153,8 @@ fn number(unit: UnitId, sem: u16) -> u32 {
     (unit.code() as u32) << 16 | u32::from(sem)
 }
 
-/// The program an instruction of a unit is in.
-fn program(unit: UnitId) -> u8 {
-    match unit {
-        UnitId::Tile(_) => 0,
-        UnitId::Cluster(_) => 1,
-        UnitId::Chip => 2,
-    }
-}
-
 /// The sticky conversion flags of a unit.
-fn flags(machine: &Machine, unit: UnitId) -> u8 {
+pub(super) fn flags(machine: &Machine, unit: UnitId) -> u8 {
     match unit {
         UnitId::Tile(t) => machine.tile(t).core.flags,
         UnitId::Cluster(c) => machine.clusters[usize::from(c)].core.flags,
@@ -356,362 +317,6 @@ impl Sanitizer {
         }
         self.arrivals.push(list.into());
         Ok(self.arrivals.len() as u32)
-    }
-
-    /// The shadow of a memory, taken out so that the rest can be used beside it.
-    fn take_shadow(&mut self, place: Place) -> Shadow {
-        if let Some(shadow) = self.shadows.remove(&place) {
-            self.entries -= shadow.entries();
-            return shadow;
-        }
-        let mut shadow = Shadow::default();
-        for t in &self.image.tensors {
-            if t.space != place.space() {
-                continue;
-            }
-            let given = self.given.contains(&t.name)
-                || (!self.data && t.class == Class::Payload && place == Place::Hbm);
-            let bytes = t.offset..t.offset + t.bytes();
-            shadow.declare(bytes, given || t.init != Init::None);
-        }
-        shadow
-    }
-
-    fn put_shadow(&mut self, place: Place, shadow: Shadow) -> Result<(), RunError> {
-        self.entries += shadow.entries();
-        self.shadows.insert(place, shadow);
-        if self.entries > self.max_entries {
-            let limit = self.max_entries;
-            return Err(RunError::SanitizerLimit { limit });
-        }
-        Ok(())
-    }
-
-    /// Enters accesses of one instruction to one memory. `each` lists its ranges.
-    fn access(
-        &mut self,
-        who: Who,
-        (access, clock): (Access, &Clock),
-        place: Place,
-        write: bool,
-        each: impl FnOnce(&mut dyn FnMut(Range<u64>)),
-    ) -> Result<(), RunError> {
-        let mut shadow = self.take_shadow(place);
-        let mut problems = Vec::new();
-        let mut full = false;
-        let room = self.max_entries.saturating_sub(self.entries);
-        let knows = Knowledge {
-            clock,
-            arrivals: &self.arrivals,
-            unit: place.unit(),
-        };
-        each(&mut |bytes| {
-            // A limit met in the middle of an operation ends it there.
-            full |= shadow.entries() > room;
-            if full {
-                return;
-            }
-            let mut found = |problem, bytes| {
-                if problems.len() < MAX_REPORTS {
-                    problems.push((problem, bytes));
-                }
-            };
-            match write {
-                true => shadow.write(bytes, access, &knows, &mut found),
-                false => shadow.read(bytes, access, &knows, &mut found),
-            }
-        });
-        self.put_shadow(place, shadow)?;
-        for (problem, bytes) in problems {
-            self.memory_problem((who, access), problem, write, place, &bytes);
-        }
-        Ok(())
-    }
-
-    /// Who made an access.
-    fn who(&self, access: &Access) -> Who {
-        let (unit, queue) = self.chains[access.event.chain as usize];
-        let pc = access.pc;
-        Who { unit, queue, pc }
-    }
-
-    fn memory_problem(
-        &mut self,
-        (who, access): (Who, Access),
-        problem: Problem,
-        write: bool,
-        place: Place,
-        bytes: &Range<u64>,
-    ) {
-        // Of a race within a unit, the one that comes later in its program is named first, whatever the run took first.
-        let (kind, who, other) = match problem {
-            Problem::Outside => (Kind::OutsideAllocation, who, None),
-            Problem::NeverWritten(read) => return self.never_written(&read, place, bytes),
-            Problem::Write(other) | Problem::Read(other) => {
-                let wrote = matches!(problem, Problem::Write(_));
-                let theirs = self.who(&other);
-                let turned = theirs.unit == who.unit && other.stamp > access.stamp;
-                let kind = match (write, wrote) {
-                    (true, true) => Kind::WriteUnderWrite,
-                    _ if write != turned => Kind::WriteUnderRead,
-                    _ => Kind::ReadUnderWrite,
-                };
-                match turned {
-                    true => (kind, theirs, Some(who)),
-                    false => (kind, who, Some(theirs)),
-                }
-            }
-        };
-        let bytes = Some(Bytes::new(&self.image, place, bytes));
-        self.report(kind, who, other, (bytes, None), |here, other| match other {
-            None => "no .tensor holds these bytes".to_owned(),
-            Some(other) => format!(
-                "nothing orders `{}` before `{}`: no wait of the latter, or before it, takes a signal that the former, or something after it, makes",
-                other.instruction, here.instruction
-            ),
-        });
-    }
-
-    fn never_written(&mut self, read: &Access, place: Place, bytes: &Range<u64>) {
-        let who = self.who(read);
-        let bytes = Some(Bytes::new(&self.image, place, bytes));
-        self.report(Kind::NeverWritten, who, None, (bytes, None), |_, _| {
-            "nothing writes these bytes before, and their tensor starts without contents".to_owned()
-        });
-    }
-
-    /// The run ended, well or not: reads of what was never written.
-    pub fn unwritten(&mut self) {
-        let mut found: Vec<(Access, Place, Range<u64>)> = Vec::new();
-        for (place, shadow) in &self.shadows {
-            found.extend(
-                shadow
-                    .unwritten()
-                    .map(|(read, bytes)| (read, *place, bytes)),
-            );
-        }
-        found.sort_unstable_by_key(|(read, place, bytes)| (read.stamp, *place, bytes.start));
-        let mut last = None;
-        for (read, place, bytes) in found {
-            if last != Some(read.stamp) {
-                self.current.clear();
-            }
-            last = Some(read.stamp);
-            self.never_written(&read, place, &bytes);
-        }
-    }
-
-    fn report(
-        &mut self,
-        kind: Kind,
-        who: Who,
-        other: Option<Who>,
-        (bytes, semaphore): (Option<Bytes>, Option<SemaphoreState>),
-        missing: impl FnOnce(&Operation, Option<&Operation>) -> String,
-    ) {
-        let other_key = other.map(|w| (program(w.unit), w.pc));
-        let key: Key = (kind, program(who.unit), who.pc, other_key);
-        // Of one operation, one case.
-        if self.current.contains(&key) {
-            return;
-        }
-        self.current.push(key);
-        self.findings.count += 1;
-        if let Some(index) = self.reported.get(&key) {
-            self.findings.reports[*index].count += 1;
-            return;
-        }
-        if self.findings.reports.len() == MAX_REPORTS {
-            return;
-        }
-        self.reported.insert(key, self.findings.reports.len());
-        let named = |w: Who| Operation::new(&self.image, w.unit, w.queue, w.pc);
-        let (operation, other) = (named(who), other.map(named));
-        let missing = missing(&operation, other.as_ref());
-        self.findings.reports.push(Report {
-            kind,
-            operation,
-            other,
-            bytes,
-            semaphore,
-            missing,
-            count: 1,
-        });
-    }
-
-    fn transfer(
-        &mut self,
-        op: &MacroOp,
-        t: &Transfer,
-        by: (Access, &Clock),
-        machine: &Machine,
-    ) -> Result<(), RunError> {
-        let who = Who::of(op);
-        let local = match op.unit {
-            UnitId::Tile(t) => Place::Tsram(t),
-            UnitId::Cluster(c) => Place::Csram(c),
-            UnitId::Chip => Place::Hbm,
-        };
-        let mut resolved = None;
-        if let Some(table) = footprint::table(t) {
-            self.access(who, by, local, false, |out| out(table))?;
-            // If the table is bad, the operation traps.
-            let done = transfer::resolve_gather(t, machine.memory(local), &machine.chip);
-            match done {
-                Ok(t) => resolved = Some(t),
-                Err(_) => return Ok(()),
-            }
-        }
-        let t = resolved.as_ref().unwrap_or(t);
-        self.access(who, by, t.src.place, false, |out| footprint::source(t, out))?;
-        for place in t.destinations() {
-            self.access(who, by, place, true, |out| footprint::destination(t, out))?;
-        }
-        Ok(())
-    }
-
-    fn kernel(
-        &mut self,
-        op: &MacroOp,
-        launch: &Launch,
-        by: (Access, &Clock),
-        place: Place,
-    ) -> Result<(), RunError> {
-        let touched = match self.launches.get(launch) {
-            Some(touched) => touched.clone(),
-            None => {
-                let walked = kernel::touched(launch, &self.image, &self.chip, op.unit);
-                let touched = Arc::new(walked);
-                self.launches.insert(launch.clone(), touched.clone());
-                touched
-            }
-        };
-        let who = Who::of(op);
-        let list = |ranges: &[Range<u64>], out: &mut dyn FnMut(Range<u64>)| {
-            ranges.iter().for_each(|r| out(r.clone()));
-        };
-        self.access(who, by, place, false, |out| list(&touched.reads, out))?;
-        self.access(who, by, place, true, |out| list(&touched.writes, out))?;
-        let mut shadow = self.take_shadow(place);
-        for bytes in &touched.may_write {
-            shadow.declare(bytes.clone(), true);
-        }
-        self.put_shadow(place, shadow)
-    }
-
-    /// Enters the blocks of a matrix in the accumulators of a tile.
-    fn accumulate(
-        &mut self,
-        op: &MacroOp,
-        first: u32,
-        (m, n): (u32, u32),
-        read: bool,
-        write: bool,
-    ) {
-        let UnitId::Tile(tile) = op.unit else { return };
-        let count = self.chip.ttu.accumulator_blocks as usize;
-        let blocks = self.accumulators.entry(tile);
-        let blocks = blocks.or_insert_with(|| vec![[0; BLOCK]; count]);
-        let (m, n) = (m as usize, n as usize);
-        let across = n.div_ceil(BLOCK);
-        let mut unwritten = None;
-        for row in 0..m {
-            for column in 0..across {
-                let block = first as usize + row / BLOCK * across + column;
-                let columns = BLOCK.min(n - column * BLOCK) as u8;
-                let Some(written) = blocks.get_mut(block).map(|b| &mut b[row % BLOCK]) else {
-                    continue;
-                };
-                if read && *written < columns {
-                    unwritten.get_or_insert(block);
-                }
-                if write {
-                    *written = columns.max(*written);
-                }
-            }
-        }
-        if let Some(block) = unwritten {
-            self.report(Kind::NeverWritten, Who::of(op), None, (None, None), |_, _| {
-                format!(
-                    "nothing wrote all of accumulator block {block} of tile {tile}: no mm.new or mm.load of this size is before it in the queue"
-                )
-            });
-        }
-    }
-
-    /// The run ended in an overflow.
-    pub fn overflow(&mut self, trap: &Trap, unit: UnitId, sem: u16, value: u32) {
-        let history = self.histories.entry((unit, sem)).or_default();
-        let last_take = history.last_take;
-        // The post that overflowed was entered last.
-        let who = history
-            .last_post
-            .unwrap_or(Who::processor(trap.unit, trap.pc));
-        self.current.clear();
-        let state = SemaphoreState { unit, sem, value };
-        self.report(
-            Kind::SemaphoreOverflow,
-            who,
-            last_take,
-            (None, Some(state)),
-            |_, taker| match taker {
-                Some(taker) => format!(
-                    "nothing holds the signals back until `{}` has taken the earlier ones",
-                    taker.instruction
-                ),
-                None => "nothing takes what is signalled".to_owned(),
-            },
-        );
-    }
-
-    /// The run ended well: what is left in semaphores and flags.
-    pub fn finish(&mut self, machine: &Machine) {
-        self.balance(machine);
-        let mut setters: Vec<_> = self.flag_setters.drain().collect();
-        setters.sort_unstable_by_key(|(key, _)| *key);
-        for ((unit, bit), who) in setters {
-            if flags(machine, unit) >> bit & 1 == 0 {
-                continue;
-            }
-            self.current.clear();
-            self.report(Kind::UnreadFlag, who, None, (None, None), |_, _| {
-                format!(
-                    "it set flag {bit} of {unit}, a NaN met a type that has none, and no `rdflags` of that unit takes it"
-                )
-            });
-        }
-    }
-
-    fn balance(&mut self, machine: &Machine) {
-        let mut left: Vec<(UnitId, u16)> = self.histories.keys().copied().collect();
-        left.sort_unstable();
-        self.current.clear();
-        for (unit, sem) in left {
-            let value = machine.sems(unit).values[usize::from(sem)];
-            let history = &self.histories[&(unit, sem)];
-            let (primed, take) = (history.primed, history.last_take);
-            let Some(who) = history.last_signal.filter(|_| u64::from(value) > primed) else {
-                continue;
-            };
-            let state = SemaphoreState { unit, sem, value };
-            self.current.clear();
-            self.report(
-                Kind::SemaphoreImbalance,
-                who,
-                take,
-                (None, Some(state)),
-                |_, taker| {
-                    let wait = match taker {
-                        Some(taker) => format!("`{}` took fewer than were signalled", taker.instruction),
-                        None => "nothing waits for it".to_owned(),
-                    };
-                    format!(
-                        "{} tokens are left beyond the {primed} that its own processor put there before any was taken: {wait}",
-                        u64::from(value) - primed
-                    )
-                },
-            );
-        }
     }
 }
 

@@ -200,3 +200,128 @@ impl Tokens {
         self.settled_by = Some(taker);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn event(chain: u32, seq: u32) -> Event {
+        Event { chain, seq }
+    }
+
+    /// A clock that knows these events.
+    fn clock(events: &[Event]) -> Clock {
+        let mut clock = Clock::default();
+        events.iter().for_each(|e| clock.advance(*e));
+        clock
+    }
+
+    /// A signal of one token by an event that knows those before it.
+    fn post(tokens: &mut Tokens, by: Event, after: &[Event]) -> Vec<Denial> {
+        let mut known = clock(after);
+        known.advance(by);
+        tokens.post(7, by, &Arc::new(known), 1)
+    }
+
+    /// A wait for `n` by a taker that knows `after`; which of the events it is ordered after then.
+    fn wait(
+        tokens: &mut Tokens,
+        by: Event,
+        n: u64,
+        after: &[Event],
+        denials: &Denials,
+        of: &[Event],
+    ) -> Vec<bool> {
+        let mut known = clock(after);
+        tokens.needed(7, by, n, &mut known, denials);
+        tokens.take(by, n, &known);
+        of.iter().map(|e| known.knows(*e)).collect()
+    }
+
+    const A: Event = Event { chain: 0, seq: 0 };
+    const B: Event = Event { chain: 1, seq: 0 };
+
+    #[test]
+    fn signals_in_order_are_taken_in_order() {
+        let mut tokens = Tokens::default();
+        let (first, second) = (event(0, 0), event(0, 1));
+        post(&mut tokens, first, &[]);
+        post(&mut tokens, second, &[first]);
+        let of = [first, second];
+        let none = Denials::default();
+        let got = wait(&mut tokens, event(5, 0), 1, &[], &none, &of);
+        assert_eq!(got, [true, false]);
+        let got = wait(&mut tokens, event(5, 1), 1, &[event(5, 0)], &none, &of);
+        assert_eq!(got, [true, true]);
+        assert!(
+            tokens.signals.is_empty() && tokens.takers.is_empty(),
+            "settled"
+        );
+    }
+
+    #[test]
+    fn unordered_signals_are_known_once_all_are_taken() {
+        let mut tokens = Tokens::default();
+        post(&mut tokens, A, &[]);
+        post(&mut tokens, B, &[]);
+        let none = Denials::default();
+        let got = wait(&mut tokens, event(5, 0), 1, &[], &none, &[A, B]);
+        assert_eq!(got, [false, false]);
+        let got = wait(&mut tokens, event(5, 1), 1, &[event(5, 0)], &none, &[A, B]);
+        assert_eq!(got, [true, true]);
+    }
+
+    #[test]
+    fn takers_that_do_not_know_each_other_know_no_signal_for_sure() {
+        let mut tokens = Tokens::default();
+        post(&mut tokens, A, &[]);
+        post(&mut tokens, B, &[A]);
+        let none = Denials::default();
+        assert_eq!(
+            wait(&mut tokens, event(5, 0), 1, &[], &none, &[A, B]),
+            [true, false]
+        );
+        // It may have come first and have taken A's.
+        assert_eq!(
+            wait(&mut tokens, event(6, 0), 1, &[], &none, &[A, B]),
+            [false, false]
+        );
+    }
+
+    #[test]
+    fn a_late_signal_denies_an_order() {
+        let mut tokens = Tokens::default();
+        let none = Denials::default();
+        post(&mut tokens, A, &[]);
+        assert_eq!(wait(&mut tokens, event(5, 0), 1, &[], &none, &[A]), [true]);
+        let denied = post(&mut tokens, B, &[]);
+        assert_eq!(denied, [(7, 0, 0)]);
+        // In the next run of the same program:
+        let mut tokens = Tokens::default();
+        let denials = denied.into_iter().collect();
+        post(&mut tokens, A, &[]);
+        assert_eq!(
+            wait(&mut tokens, event(5, 0), 1, &[], &denials, &[A]),
+            [false]
+        );
+        // A late signal that the wait must come before denies nothing, nor does one after the first signal.
+        let mut tokens = Tokens::default();
+        post(&mut tokens, A, &[]);
+        wait(&mut tokens, event(5, 0), 1, &[], &none, &[A]);
+        assert_eq!(post(&mut tokens, B, &[event(5, 0)]), []);
+        assert_eq!(post(&mut tokens, event(0, 1), &[A]), []);
+    }
+
+    #[test]
+    fn history_is_bounded() {
+        let mut tokens = Tokens::default();
+        let none = Denials::default();
+        for seq in 0..3 * KEPT as u32 {
+            post(&mut tokens, event(seq, 0), &[]);
+            wait(&mut tokens, event(1 << 20, seq), 1, &[], &none, &[]);
+        }
+        assert!(tokens.signals.len() <= KEPT && tokens.takers.len() <= KEPT);
+        assert!(tokens.watched.len() <= WATCHED);
+    }
+}

@@ -86,7 +86,7 @@ fn the_tensor_and_vector_units_work_in_the_order_of_their_queues() {
         &[(ReadUnderWrite, 'B', 'A'), (WriteUnderWrite, 'B', 'A')],
     );
     reports(
-        &tile_0(&format!("{mm} dma.u8.u8 0, r2, r3, r9 # B")),
+        &tile_0(&(mm.to_owned() + " dma.u8.u8 0, r2, r3, r9 # B")),
         &[(ReadUnderWrite, 'B', 'A')],
     );
 }
