@@ -24,4 +24,5 @@
     sem.wait 3, 1
     sem.read r4, 11
     check_eq r4, 9, 3
+    sem.wait 11, 9              # nothing is left behind
     halt

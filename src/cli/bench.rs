@@ -78,6 +78,9 @@ struct Common {
     /// Time without storing or computing tensors
     #[arg(long)]
     no_data: bool,
+    /// Report what the program does not order, as `run --sanitize`
+    #[arg(long)]
+    sanitize: bool,
     /// Seed of the inputs, which are N(0,1)
     #[arg(
         long,
@@ -153,6 +156,15 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     if !common.no_data {
         fill(&mut machine, &op, common.seed)?;
     }
+    let findings = match common.sanitize {
+        true => {
+            let tensors = op.tensors();
+            let inputs = tensors.iter().filter(|t| !t.output).map(|t| t.name);
+            let given: Vec<&str> = inputs.collect();
+            Some(simulate::sanitize(&machine, &given, None, context)?)
+        }
+        false => None,
+    };
     let options = Options {
         untimed: false,
         trace: common.trace.is_some(),
@@ -183,7 +195,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         false => format!("data N(0,1) of seed {}", common.seed),
     };
     let title = format!("{op} on {}, {data}", chip.name);
-    outcome::show(&title, &metrics, extra, context)
+    outcome::show(&title, &metrics, extra, findings.as_ref(), context)
 }
 
 /// Fills every input: tensor i takes the N(0,1) stream of seed splitmix64(seed, i), rounded to its type.

@@ -182,7 +182,9 @@ impl Context {
         };
         match error {
             CliError::StdoutClosed | CliError::Reported { .. } => {}
-            CliError::Check { message } if self.json => stderr(&format!("error: {message}\n")),
+            CliError::Check { message } | CliError::Sanitizer { message } if self.json => {
+                stderr(&format!("error: {message}\n"));
+            }
             _ if self.json => {
                 // If stdout cannot take it, stderr says so.
                 if let Err(lost @ CliError::Usage { .. }) =

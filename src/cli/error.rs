@@ -43,6 +43,9 @@ pub enum CliError {
     /// The result is out, and it says that a check failed: exit 1.
     #[error("{message}")]
     Check { message: String },
+    /// The result is out, and the sanitizer has something to say about the program: exit 1.
+    #[error("{message}")]
+    Sanitizer { message: String },
     /// The errors are on stdout already.
     #[error("the errors were printed")]
     Reported { exit: u8 },
@@ -76,7 +79,7 @@ impl CliError {
     pub fn exit_code(&self) -> u8 {
         match self {
             CliError::StdoutClosed => 0,
-            CliError::Check { .. } => 1,
+            CliError::Check { .. } | CliError::Sanitizer { .. } => 1,
             CliError::Usage { .. } => 2,
             CliError::File { .. } | CliError::Source { .. } => 3,
             CliError::Run { exit, .. } | CliError::Reported { exit } => *exit,
@@ -91,6 +94,7 @@ impl CliError {
             CliError::Source { .. } => "source",
             CliError::Run { code, .. } => code,
             CliError::Check { .. } => "check",
+            CliError::Sanitizer { .. } => "sanitizer",
             CliError::Reported { .. } => "reported",
             CliError::StdoutClosed => "stdout_closed",
         }

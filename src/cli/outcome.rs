@@ -1,19 +1,21 @@
 //! Showing a run: the metrics as a compact text, and the result with its exit code.
 
 use super::{CliError, Context};
-use crate::machine::Mismatch;
+use crate::machine::{Findings, Mismatch};
 use crate::report::table::{bytes, duration, grouped};
 use crate::report::{Check, KindStalls, Metrics, Table};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// Reasons shown per engine kind.
 const TOP_REASONS: usize = 4;
 
-/// Prints the result; a failed check makes it an error after that.
+/// Prints the result, with what the sanitizer found if it was asked; a failed check or a report makes it an error after
+/// that.
 pub fn show(
     title: &str,
     metrics: &Metrics,
     extra: Map<String, Value>,
+    sanitizer: Option<&Findings>,
     context: &Context,
 ) -> Result<(), CliError> {
     let failed = metrics.check.as_ref().filter(|c| !c.passed);
@@ -23,17 +25,34 @@ pub fn show(
             None => format!("check failed against {}", check.reference),
         },
     });
+    let found = sanitizer.filter(|f| f.count > 0);
+    let error = error.or_else(|| {
+        let first = found?.reports.first()?;
+        Some(CliError::Sanitizer {
+            message: format!(
+                "the sanitizer reports {} cases, the first: {first}",
+                found?.count
+            ),
+        })
+    });
     if context.json {
         let mut object = metrics.json();
         if let Value::Object(object) = &mut object {
             object.extend(extra);
+            if let Some(findings) = sanitizer {
+                object.insert("sanitizer".to_owned(), json!(findings));
+            }
             if let Some(error) = &error {
                 object.insert("error".to_owned(), error.json());
             }
         }
         context.print_json(object)?;
     } else {
-        context.print(&text(title, metrics))?;
+        let mut text = text(title, metrics);
+        if let Some(findings) = sanitizer {
+            text += &format!("\n{findings}\n");
+        }
+        context.print(&text)?;
     }
     error.map_or(Ok(()), Err)
 }

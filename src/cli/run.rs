@@ -31,6 +31,11 @@ pub struct Args {
     /// Time without storing or computing payloads
     #[arg(long)]
     no_data: bool,
+    /// Report what the program does not order, in any run: reads and writes of the same bytes, reads of bytes never written,
+    /// accesses outside every tensor, semaphores that overflow or end out of balance, error flags never read. Exit code 1 with
+    /// reports
+    #[arg(long)]
+    sanitize: bool,
     /// Record what every engine did into a directory
     #[arg(long, value_name = "DIR")]
     trace: Option<PathBuf>,
@@ -74,6 +79,14 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         // Before the run: a misspelt name should not cost one.
         tensors::check_output(&machine, name, path)?;
     }
+    let findings = match args.sanitize {
+        true => {
+            let given: Vec<&str> = args.input.iter().map(|(name, _)| name.as_str()).collect();
+            let steps = args.untimed.then_some(args.max_cycles);
+            Some(simulate::sanitize(&machine, &given, steps, context)?)
+        }
+        false => None,
+    };
     let options = Options {
         untimed: args.untimed,
         trace: args.trace.is_some(),
@@ -103,5 +116,5 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         _ => "",
     };
     let title = format!("{program} on {}{mode}", chip.name);
-    outcome::show(&title, &metrics, extra, context)
+    outcome::show(&title, &metrics, extra, findings.as_ref(), context)
 }

@@ -5,12 +5,14 @@ use super::{CliError, Context};
 use crate::chip::Chip;
 use crate::isa::image::Image;
 use crate::machine::{
-    LoadOptions, Machine, MachineError, RunError, UntimedLimits, UntimedSummary, run_untimed,
+    self, Findings, LoadOptions, Machine, MachineError, RunError, SanitizeOptions, UntimedLimits,
+    UntimedSummary, run_untimed,
 };
 use crate::report::{Measured, by_kind};
 use crate::timing::{self, TimedOptions};
 use crate::trace::Trace;
 use crate::trace::file::{self, Listing, Recording, TraceError};
+use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -112,6 +114,38 @@ pub fn run(mut machine: Machine, options: &Options, context: &Context) -> Result
     })
 }
 
+/// Runs a copy of the machine under the sanitizer, which needs no time. Tensors in `given` have contents.
+pub fn sanitize(
+    machine: &Machine,
+    given: &[&str],
+    max_steps: Option<u64>,
+    context: &Context,
+) -> Result<Findings, CliError> {
+    let _progress = Progress::start("sanitizing", context);
+    let mut limits = UntimedLimits::default();
+    limits.max_steps = max_steps.unwrap_or(limits.max_steps);
+    let options = SanitizeOptions {
+        limits,
+        given,
+        ..SanitizeOptions::default()
+    };
+    let sanitized = machine::sanitize(machine, &options);
+    let (findings, result) = (sanitized.findings, sanitized.result);
+    let Err(error) = result else {
+        return Ok(findings);
+    };
+    let mut error = run_error(&error);
+    if findings.count > 0
+        && let CliError::Run {
+            message, detail, ..
+        } = &mut error
+    {
+        *message = format!("{findings}\nthen {message}");
+        *detail = Some(json!({ "sanitizer": findings, "error": detail.take() }));
+    }
+    Err(error)
+}
+
 /// Writes the trace of a run with the listing of its program and the facts that `trace` shows.
 pub fn write_trace(dir: &Path, run: &mut Run, program: &str) -> Result<(), CliError> {
     let Some(mut trace) = run.trace.take() else {
@@ -187,6 +221,7 @@ pub fn run_error(error: &RunError) -> CliError {
         RunError::CycleLimit(_) => ("cycle_limit", None, Ok(().into())),
         RunError::TraceLimit { .. } => ("trace_limit", None, Ok(().into())),
         RunError::MemoryLimit { .. } => ("memory_limit", None, Ok(().into())),
+        RunError::SanitizerLimit { .. } => ("sanitizer_limit", None, Ok(().into())),
     };
     CliError::Run {
         code,

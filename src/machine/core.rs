@@ -149,6 +149,24 @@ impl Core {
         Ok(action)
     }
 
+    /// The bytes of the own SRAM that the next instruction loads or stores, and whether it stores; `None` if it does
+    /// neither or would trap.
+    pub fn access(&self, ctx: &CoreContext) -> Option<(std::ops::Range<u64>, bool)> {
+        let insts = &ctx.image.program(processor(ctx.unit)).insts;
+        let (base, imm, size, store) = match *insts.get(self.pc as usize)? {
+            _ if self.halted => return None,
+            Inst::Lbu { rs1, imm, .. } => (rs1, imm, 1, false),
+            Inst::Lw { rs1, imm, .. } => (rs1, imm, 4, false),
+            Inst::Ld { rs1, imm, .. } => (rs1, imm, 8, false),
+            Inst::Sb { rs1, imm, .. } => (rs1, imm, 1, true),
+            Inst::Sw { rs1, imm, .. } => (rs1, imm, 4, true),
+            Inst::Sd { rs1, imm, .. } => (rs1, imm, 8, true),
+            _ => return None,
+        };
+        let first = own_offset(self.reg(base), imm, ctx).ok()?;
+        Some((first..first + size, store))
+    }
+
     /// Register, branch and memory instructions; false if `inst` is none of them.
     #[inline(always)]
     fn scalar(

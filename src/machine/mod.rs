@@ -7,7 +7,8 @@
 //! - [`state`], [`memory`], [`load`]: the parts of a machine, its loading, tensors and expectations.
 //! - [`core`], [`push`], [`place`]: control code, and operand capture with all checks. [`op`]: what it produces.
 //! - [`exec`]: doing the operations: transfers, matrix products, vector kernels.
-//! - [`untimed`]: a runner without time. [`deadlock`], [`trap`]: how runs end early.
+//! - [`untimed`]: a runner without time. [`deadlock`], [`trap`]: how runs end early. [`sanitize`]: whether a program
+//!   orders what it does.
 //!
 //! Invariants: no input program makes this module panic or run without bound; nothing here depends on the host, on
 //! thread order or on time (the cycle register is an input); state is plain data without shared ownership, except for
@@ -23,6 +24,7 @@ pub mod op;
 mod operand;
 pub mod place;
 pub mod push;
+pub mod sanitize;
 pub mod state;
 pub mod trap;
 pub mod untimed;
@@ -32,6 +34,7 @@ pub use deadlock::{Blocked, BlockedOn, DeadlockReport, Need};
 pub use exec::{tensor, transfer, vector};
 pub use load::{LoadOptions, Machine, Mismatch};
 pub use memory::{Budget, Layout, Memory};
+pub use sanitize::{Findings, SanitizeOptions, Sanitized, sanitize};
 pub use state::{Accumulators, Cluster, Global, Semaphores, Tile};
 pub use trap::{KernelFault, MachineError, RunError, Trap, TrapKind};
 pub use untimed::{UntimedLimits, UntimedSummary, run_untimed};

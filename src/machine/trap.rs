@@ -329,6 +329,11 @@ pub enum RunError {
     /// The program touched more memory than the host may give.
     #[error("the program needs more than {limit} bytes of host memory")]
     MemoryLimit { limit: u64 },
+    /// The sanitizer would have to remember more than the host keeps.
+    #[error(
+        "the sanitizer keeps at most {limit} ranges of memory and their readers: sanitize a smaller run"
+    )]
+    SanitizerLimit { limit: usize },
 }
 
 impl RunError {

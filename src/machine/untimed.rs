@@ -13,6 +13,7 @@ use super::trap::{RunError, SPIN_LIMIT, Trap, TrapKind};
 use crate::num::random::splitmix64;
 use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 /// Instructions a processor runs before the next one has its turn.
 const SLICE: u32 = 64;
@@ -49,6 +50,28 @@ pub struct UntimedSummary {
     pub bytes_moved: u64,
 }
 
+/// What happens in a run, told as it happens. Observing changes nothing but that an error ends the run.
+pub trait Observer {
+    /// An operation entered its queue.
+    fn pushed(&mut self, op: &MacroOp);
+    /// An operation has taken its waits and comes next.
+    fn started(&mut self, op: &MacroOp, machine: &Machine) -> Result<(), RunError>;
+    /// An operation is done and makes its signals next.
+    fn retired(&mut self, op: &MacroOp, machine: &Machine);
+    /// A processor took from its semaphore by the instruction at `pc`.
+    fn waited(&mut self, unit: UnitId, pc: u32, wait: Wait);
+    /// A processor adds to a semaphore by the instruction at `pc`.
+    fn posted(&mut self, unit: UnitId, pc: u32, post: Post);
+    /// A processor read or wrote its own SRAM by the instruction at `pc`.
+    fn accessed(
+        &mut self,
+        unit: UnitId,
+        pc: u32,
+        bytes: Range<u64>,
+        write: bool,
+    ) -> Result<(), RunError>;
+}
+
 /// A unit's processor between steps, and its queues.
 #[derive(Default)]
 struct Unit {
@@ -59,8 +82,9 @@ struct Unit {
     queues: BTreeMap<Queue, VecDeque<MacroOp>>,
 }
 
-struct Runner<'a> {
+struct Runner<'a, 'o> {
     machine: &'a mut Machine,
+    observer: Option<&'a mut (dyn Observer + 'o)>,
     ids: Vec<UnitId>,
     units: Vec<Unit>,
     summary: UntimedSummary,
@@ -77,6 +101,18 @@ pub fn run_untimed(
     machine: &mut Machine,
     limits: &UntimedLimits,
 ) -> Result<UntimedSummary, RunError> {
+    run_observed(machine, limits, None)
+}
+
+/// [`run_untimed`], told to an observer.
+///
+/// # Errors
+/// As [`run_untimed`], and those of the observer.
+pub fn run_observed(
+    machine: &mut Machine,
+    limits: &UntimedLimits,
+    observer: Option<&mut (dyn Observer + '_)>,
+) -> Result<UntimedSummary, RunError> {
     let tiles = (0..machine.chip.tiles() as u16).map(UnitId::Tile);
     let clusters = (0..machine.chip.clusters as u16).map(UnitId::Cluster);
     let ids: Vec<UnitId> = tiles.chain(clusters).chain([UnitId::Chip]).collect();
@@ -84,6 +120,7 @@ pub fn run_untimed(
         units: ids.iter().map(|_| Unit::default()).collect(),
         ids,
         machine,
+        observer,
         summary: UntimedSummary::default(),
         limits: *limits,
         steps: 0,
@@ -110,7 +147,7 @@ pub fn run_untimed(
     runner.finish()
 }
 
-impl Runner<'_> {
+impl Runner<'_, '_> {
     fn shuffle(&self, order: &mut [usize], round: u64) {
         let seed = self.limits.order_seed;
         if seed == 0 {
@@ -145,8 +182,9 @@ impl Runner<'_> {
                 Some(action) => action,
                 None => {
                     let max = self.left()?.min(left);
-                    let (done, action) =
-                        run_steps(self.machine, unit, max, &mut self.units[index].spin)?;
+                    let spin = &mut self.units[index].spin;
+                    let observer = self.observer.as_deref_mut();
+                    let (done, action) = run_steps(self.machine, unit, max, spin, observer)?;
                     self.summary.instructions += done;
                     self.steps += done;
                     left -= done;
@@ -178,16 +216,26 @@ impl Runner<'_> {
                 if queue.len() >= depth {
                     return Ok(Some(Action::Push(op)));
                 }
+                if let Some(observer) = &mut self.observer {
+                    observer.pushed(&op);
+                }
                 queue.push_back(*op);
             }
             Action::SemWait(wait) => {
                 if !self.machine.sems_mut(unit).try_take_all(&[wait]) {
                     return Ok(Some(action));
                 }
+                if let Some(observer) = &mut self.observer {
+                    let pc = core_pc(self.machine, unit).saturating_sub(1);
+                    observer.waited(unit, pc, wait);
+                }
             }
             Action::Post(post) => {
                 // The processor has moved on: the post is the instruction before.
                 let pc = core_pc(self.machine, unit).saturating_sub(1);
+                if let Some(observer) = &mut self.observer {
+                    observer.posted(unit, pc, post);
+                }
                 self.post(unit, pc, post)?;
             }
         }
@@ -222,7 +270,13 @@ impl Runner<'_> {
             self.left()?;
             self.steps += 1;
             self.summary.operations += 1;
+            if let Some(observer) = &mut self.observer {
+                observer.started(&op, self.machine)?;
+            }
             self.execute(&op)?;
+            if let Some(observer) = &mut self.observer {
+                observer.retired(&op, self.machine);
+            }
             self.signal(&op)?;
             moved = true;
         }
@@ -373,6 +427,7 @@ fn run_steps(
     unit: UnitId,
     max: u64,
     spin: &mut u32,
+    mut observer: Option<&mut (dyn Observer + '_)>,
 ) -> Result<(u64, Action), RunError> {
     let Machine {
         chip,
@@ -405,8 +460,14 @@ fn run_steps(
     let mut done = 0;
     loop {
         let running = !core.halted;
+        // Before the step, which may overwrite the address.
+        let access = observer.is_some().then(|| core.access(&ctx)).flatten();
+        let pc = core.pc;
         let stepped = core.step(&mut ctx);
         let action = stepped.map_err(|kind| Trap::at(image, unit, core.pc, kind))?;
+        if let (Some((bytes, write)), Some(observer)) = (access, &mut observer) {
+            observer.accessed(unit, pc, bytes, write)?;
+        }
         done += u64::from(running);
         *spin = match &action {
             Action::Ran(info) if !matches!(info.cost, "load" | "store" | "semaphore") => *spin + 1,

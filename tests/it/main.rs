@@ -14,4 +14,5 @@ mod num;
 mod pages;
 mod programs;
 mod properties;
+mod sanitize;
 mod timing;

@@ -1,0 +1,209 @@
+//! Saying what is wrong.
+//!
+//! Models: problems of accesses, semaphores and flags as reports, one for each kind and pair of instructions. Leaves out:
+//! finding them. Invariant: of one operation, one case of each report is counted.
+
+use super::observe::{Key, Sanitizer, Who, flags};
+use super::report::{Bytes, Kind, MAX_REPORTS, Operation, Report, SemaphoreState};
+use super::shadow::{Access, Problem};
+use crate::machine::load::Machine;
+use crate::machine::op::{Place, UnitId};
+use crate::machine::trap::Trap;
+use std::ops::Range;
+
+/// The program an instruction of a unit is in.
+fn program(unit: UnitId) -> u8 {
+    match unit {
+        UnitId::Tile(_) => 0,
+        UnitId::Cluster(_) => 1,
+        UnitId::Chip => 2,
+    }
+}
+
+impl Sanitizer {
+    /// Who made an access.
+    fn who(&self, access: &Access) -> Who {
+        let (unit, queue) = self.chains[access.event.chain as usize];
+        let pc = access.pc;
+        Who { unit, queue, pc }
+    }
+
+    pub(super) fn memory_problem(
+        &mut self,
+        (who, access): (Who, Access),
+        problem: Problem,
+        write: bool,
+        place: Place,
+        bytes: &Range<u64>,
+    ) {
+        // Of a race within a unit, the one that comes later in its program is named first, whatever the run took first.
+        let (kind, who, other) = match problem {
+            Problem::Outside => (Kind::OutsideAllocation, who, None),
+            Problem::NeverWritten(read) => return self.never_written(&read, place, bytes),
+            Problem::Write(other) | Problem::Read(other) => {
+                let wrote = matches!(problem, Problem::Write(_));
+                let theirs = self.who(&other);
+                let turned = theirs.unit == who.unit && other.stamp > access.stamp;
+                let kind = match (write, wrote) {
+                    (true, true) => Kind::WriteUnderWrite,
+                    _ if write != turned => Kind::WriteUnderRead,
+                    _ => Kind::ReadUnderWrite,
+                };
+                match turned {
+                    true => (kind, theirs, Some(who)),
+                    false => (kind, who, Some(theirs)),
+                }
+            }
+        };
+        let bytes = Some(Bytes::new(&self.image, place, bytes));
+        self.report(kind, who, other, (bytes, None), |here, other| match other {
+            None => "no .tensor holds these bytes".to_owned(),
+            Some(other) => format!(
+                "nothing orders `{}` before `{}`: no wait of the latter, or before it, takes a signal that the former, or something after it, makes",
+                other.instruction, here.instruction
+            ),
+        });
+    }
+
+    fn never_written(&mut self, read: &Access, place: Place, bytes: &Range<u64>) {
+        let who = self.who(read);
+        let bytes = Some(Bytes::new(&self.image, place, bytes));
+        self.report(Kind::NeverWritten, who, None, (bytes, None), |_, _| {
+            "nothing writes these bytes before, and their tensor starts without contents".to_owned()
+        });
+    }
+
+    /// The run ended, well or not: reads of what was never written.
+    pub fn unwritten(&mut self) {
+        let mut found: Vec<(Access, Place, Range<u64>)> = Vec::new();
+        for (place, shadow) in &self.shadows {
+            found.extend(
+                shadow
+                    .unwritten()
+                    .map(|(read, bytes)| (read, *place, bytes)),
+            );
+        }
+        found.sort_unstable_by_key(|(read, place, bytes)| (read.stamp, *place, bytes.start));
+        let mut last = None;
+        for (read, place, bytes) in found {
+            if last != Some(read.stamp) {
+                self.current.clear();
+            }
+            last = Some(read.stamp);
+            self.never_written(&read, place, &bytes);
+        }
+    }
+
+    pub(super) fn report(
+        &mut self,
+        kind: Kind,
+        who: Who,
+        other: Option<Who>,
+        (bytes, semaphore): (Option<Bytes>, Option<SemaphoreState>),
+        missing: impl FnOnce(&Operation, Option<&Operation>) -> String,
+    ) {
+        let other_key = other.map(|w| (program(w.unit), w.pc));
+        let key: Key = (kind, program(who.unit), who.pc, other_key);
+        // Of one operation, one case.
+        if self.current.contains(&key) {
+            return;
+        }
+        self.current.push(key);
+        self.findings.count += 1;
+        if let Some(index) = self.reported.get(&key) {
+            self.findings.reports[*index].count += 1;
+            return;
+        }
+        if self.findings.reports.len() == MAX_REPORTS {
+            return;
+        }
+        self.reported.insert(key, self.findings.reports.len());
+        let named = |w: Who| Operation::new(&self.image, w.unit, w.queue, w.pc);
+        let (operation, other) = (named(who), other.map(named));
+        let missing = missing(&operation, other.as_ref());
+        self.findings.reports.push(Report {
+            kind,
+            operation,
+            other,
+            bytes,
+            semaphore,
+            missing,
+            count: 1,
+        });
+    }
+
+    /// The run ended in an overflow.
+    pub fn overflow(&mut self, trap: &Trap, unit: UnitId, sem: u16, value: u32) {
+        let history = self.histories.entry((unit, sem)).or_default();
+        let last_take = history.last_take;
+        // The post that overflowed was entered last.
+        let who = history
+            .last_post
+            .unwrap_or(Who::processor(trap.unit, trap.pc));
+        self.current.clear();
+        let state = SemaphoreState { unit, sem, value };
+        self.report(
+            Kind::SemaphoreOverflow,
+            who,
+            last_take,
+            (None, Some(state)),
+            |_, taker| match taker {
+                Some(taker) => format!(
+                    "nothing holds the signals back until `{}` has taken the earlier ones",
+                    taker.instruction
+                ),
+                None => "nothing takes what is signalled".to_owned(),
+            },
+        );
+    }
+
+    /// The run ended well: what is left in semaphores and flags.
+    pub fn finish(&mut self, machine: &Machine) {
+        self.balance(machine);
+        let mut setters: Vec<_> = self.flag_setters.drain().collect();
+        setters.sort_unstable_by_key(|(key, _)| *key);
+        for ((unit, bit), who) in setters {
+            if flags(machine, unit) >> bit & 1 == 0 {
+                continue;
+            }
+            self.current.clear();
+            self.report(Kind::UnreadFlag, who, None, (None, None), |_, _| {
+                format!(
+                    "it set flag {bit} of {unit}, a NaN met a type that has none, and no `rdflags` of that unit takes it"
+                )
+            });
+        }
+    }
+
+    fn balance(&mut self, machine: &Machine) {
+        let mut left: Vec<(UnitId, u16)> = self.histories.keys().copied().collect();
+        left.sort_unstable();
+        self.current.clear();
+        for (unit, sem) in left {
+            let value = machine.sems(unit).values[usize::from(sem)];
+            let history = &self.histories[&(unit, sem)];
+            let (primed, take) = (history.primed, history.last_take);
+            let Some(who) = history.last_signal.filter(|_| u64::from(value) > primed) else {
+                continue;
+            };
+            let state = SemaphoreState { unit, sem, value };
+            self.current.clear();
+            self.report(
+                Kind::SemaphoreImbalance,
+                who,
+                take,
+                (None, Some(state)),
+                |_, taker| {
+                    let wait = match taker {
+                        Some(taker) => format!("`{}` took fewer than were signalled", taker.instruction),
+                        None => "nothing waits for it".to_owned(),
+                    };
+                    format!(
+                        "{} tokens are left beyond the {primed} that its own processor put there before any was taken: {wait}",
+                        u64::from(value) - primed
+                    )
+                },
+            );
+        }
+    }
+}
