@@ -339,7 +339,10 @@ impl Assembler<'_> {
             let row = tensor.row_bytes();
             let enough = u64::try_from(bytes).ok().filter(|b| *b >= row);
             tensor.pitch = Some(enough.ok_or_else(|| {
-                Error::new(format!("pitch {bytes} is below the {row} bytes of a row"), at)
+                Error::new(
+                    format!("pitch {bytes} is below the {row} bytes of a row"),
+                    at,
+                )
             })?);
         }
         let limit = space_limit(space);

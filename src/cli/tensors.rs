@@ -163,9 +163,12 @@ fn codes(t: &Tensor, array: &Array) -> Result<Vec<u8>, String> {
         (Element::U16, Dtype::Bf16)
         | (Element::I8, Dtype::I8)
         | (Element::I16, Dtype::I16)
-        | (Element::I32, Dtype::I32) => {
-            Ok(lay_out(t, data, t.dtype.bits() as usize / 8, <[u8]>::to_vec))
-        }
+        | (Element::I32, Dtype::I32) => Ok(lay_out(
+            t,
+            data,
+            t.dtype.bits() as usize / 8,
+            <[u8]>::to_vec,
+        )),
         _ => refuse(
             "wanted float16, float32 or float64 values, uint8 codes, uint16 codes for bf16, or the tensor's own integers",
         ),
@@ -280,7 +283,10 @@ fn raw_file(t: &Tensor, bytes: &[u8]) -> Vec<u8> {
     let (elements, pitch) = t.runs();
     let row = t.dtype.bytes_for(elements) as usize;
     let runs = bytes.chunks((pitch as usize).max(1));
-    let packed: Vec<u8> = runs.flat_map(|run| &run[..row.min(run.len())]).copied().collect();
+    let packed: Vec<u8> = runs
+        .flat_map(|run| &run[..row.min(run.len())])
+        .copied()
+        .collect();
     npy::write(descr, &t.shape, &packed)
 }
 
