@@ -3,9 +3,50 @@
 //! Nothing here queues, arbitrates or stalls; a unit that is alone and always fed takes the cycles given here. Sums saturate
 //! instead of overflowing, and the limits of [`super::fields`] keep every rate of a valid chip inside 64 bits.
 
+use crate::isa::ScaleType;
 use crate::num::Dtype;
 
 use super::desc::Chip;
+
+/// An operand of the tensor unit: what its elements are and which block scales come with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operand {
+    pub dtype: Dtype,
+    pub scale: ScaleType,
+}
+
+/// Without scales.
+impl From<Dtype> for Operand {
+    fn from(dtype: Dtype) -> Operand {
+        let scale = ScaleType::None;
+        Operand { dtype, scale }
+    }
+}
+
+impl Operand {
+    /// With the scales of a format.
+    pub fn scaled(dtype: Dtype, scale: ScaleType) -> Operand {
+        Operand { dtype, scale }
+    }
+
+    /// Bytes of `lanes` rows (A) or columns (B) of `k` elements, scales included: one byte for each begun block along K.
+    pub fn bytes(self, lanes: u64, k: u64) -> u64 {
+        let scales = match scale_block(self.scale) {
+            0 => 0,
+            block => lanes * k.div_ceil(block),
+        };
+        self.dtype.bytes_for(lanes * k) + scales
+    }
+}
+
+/// Elements along K under one scale: 32 (E8M0) or 16 (UE4M3); 0 without scales.
+pub fn scale_block(scale: ScaleType) -> u64 {
+    match scale {
+        ScaleType::None => 0,
+        ScaleType::E8m0 => crate::num::block::MX_BLOCK as u64,
+        ScaleType::Ue4m3 => crate::num::block::NVFP4_BLOCK as u64,
+    }
+}
 
 /// Whether the tensor unit takes operands of this type.
 pub fn ttu_takes(dtype: Dtype) -> bool {
@@ -54,46 +95,75 @@ pub fn mm_steps(chip: &Chip, ta: Dtype, tb: Dtype, m: u64, n: u64, k: u64) -> u6
     product(&[mb, nb, k.div_ceil(ttu_k(chip, ta, tb))])
 }
 
-/// Bytes of one block of A and one of B in one step, elements only (block scales come on top).
-pub fn operand_block_bytes(chip: &Chip, ta: Dtype, tb: Dtype) -> (u64, u64) {
-    let k = ttu_k(chip, ta, tb);
+/// Bytes of one block of A and one of B in one step, with their block scales. A step shallower than a block of scales asks for
+/// the scale each time.
+pub fn operand_block_bytes(
+    chip: &Chip,
+    a: impl Into<Operand>,
+    b: impl Into<Operand>,
+) -> (u64, u64) {
+    let (a, b) = (a.into(), b.into());
+    let k = ttu_k(chip, a.dtype, b.dtype);
     (
-        ta.bytes_for(u64::from(chip.ttu.block_rows) * k),
-        tb.bytes_for(u64::from(chip.ttu.block_cols) * k),
+        a.bytes(u64::from(chip.ttu.block_rows), k),
+        b.bytes(u64::from(chip.ttu.block_cols), k),
     )
 }
 
-/// TSRAM bytes that the tensor unit reads as operands for A[m, k] x B[k, n], elements only, whole blocks.
+/// TSRAM bytes that the tensor unit reads as operands for A[m, k] x B[k, n], block scales included, whole blocks.
 ///
 /// The loops run K outermost, then the blocks of the result, so that each step needs one block of A and one of B. Without
 /// `ttu.operand_hold` each step reads both. With it the inner loop keeps one of them: per step A + B/mb where B stays, or
 /// B + A/nb where A stays; the cheaper order is taken.
-pub fn mm_operand_bytes(chip: &Chip, ta: Dtype, tb: Dtype, m: u64, n: u64, k: u64) -> u64 {
-    let (a, b) = mm_operand_bytes_each(chip, ta, tb, m, n, k);
+pub fn mm_operand_bytes(
+    chip: &Chip,
+    a: impl Into<Operand>,
+    b: impl Into<Operand>,
+    m: u64,
+    n: u64,
+    k: u64,
+) -> u64 {
+    let (a, b) = mm_operand_bytes_each(chip, a, b, m, n, k);
     a.saturating_add(b)
 }
 
 /// [`mm_operand_bytes`] of A and of B apart.
 pub fn mm_operand_bytes_each(
     chip: &Chip,
-    ta: Dtype,
-    tb: Dtype,
+    a: impl Into<Operand>,
+    b: impl Into<Operand>,
     m: u64,
     n: u64,
     k: u64,
 ) -> (u64, u64) {
+    let (a, b): (Operand, Operand) = (a.into(), b.into());
+    let blocks = mm_operand_blocks(chip, a, b, m, n, k);
+    let bytes = operand_block_bytes(chip, a, b);
+    (product(&[blocks.0, bytes.0]), product(&[blocks.1, bytes.1]))
+}
+
+/// Blocks of A and of B that [`mm_operand_bytes`] reads.
+pub fn mm_operand_blocks(
+    chip: &Chip,
+    a: impl Into<Operand>,
+    b: impl Into<Operand>,
+    m: u64,
+    n: u64,
+    k: u64,
+) -> (u64, u64) {
+    let (a, b): (Operand, Operand) = (a.into(), b.into());
     let (mb, nb) = result_blocks(chip, m, n);
-    let (a, b) = operand_block_bytes(chip, ta, tb);
-    let k_steps = k.div_ceil(ttu_k(chip, ta, tb));
-    let all_a = product(&[k_steps, mb, nb, a]);
-    let all_b = product(&[k_steps, mb, nb, b]);
+    let k_steps = k.div_ceil(ttu_k(chip, a.dtype, b.dtype));
+    let all = product(&[k_steps, mb, nb]);
     if !chip.ttu.operand_hold {
-        return (all_a, all_b);
+        return (all, all);
     }
-    let hold_b = (all_a, product(&[k_steps, nb, b]));
-    let hold_a = (product(&[k_steps, mb, a]), all_b);
-    let sum = |(a, b): (u64, u64)| a.saturating_add(b);
-    if sum(hold_a) < sum(hold_b) {
+    let hold_b = (all, product(&[k_steps, nb]));
+    let hold_a = (product(&[k_steps, mb]), all);
+    let (a, b) = operand_block_bytes(chip, a, b);
+    let bytes =
+        |blocks: (u64, u64)| product(&[blocks.0, a]).saturating_add(product(&[blocks.1, b]));
+    if bytes(hold_a) < bytes(hold_b) {
         hold_a
     } else {
         hold_b
@@ -101,10 +171,18 @@ pub fn mm_operand_bytes_each(
 }
 
 /// [`mm_operand_bytes`] per step of [`mm_steps`], rounded up; 0 where there is no step.
-pub fn mm_operand_bytes_per_step(chip: &Chip, ta: Dtype, tb: Dtype, m: u64, n: u64, k: u64) -> u64 {
-    match mm_steps(chip, ta, tb, m, n, k) {
+pub fn mm_operand_bytes_per_step(
+    chip: &Chip,
+    a: impl Into<Operand>,
+    b: impl Into<Operand>,
+    m: u64,
+    n: u64,
+    k: u64,
+) -> u64 {
+    let (a, b): (Operand, Operand) = (a.into(), b.into());
+    match mm_steps(chip, a.dtype, b.dtype, m, n, k) {
         0 => 0,
-        steps => mm_operand_bytes(chip, ta, tb, m, n, k).div_ceil(steps),
+        steps => mm_operand_bytes(chip, a, b, m, n, k).div_ceil(steps),
     }
 }
 
@@ -291,6 +369,23 @@ mod tests {
         );
         // FP6: 32 x 32 elements are 768 B.
         assert_eq!(operand_block_bytes(&chip, E2m3, E2m3), (768, 768));
+        // FP4 steps with scales: 32 x 2 E8M0 or 32 x 4 UE4M3 codes. FP8 x FP4 at FP8's depth has one E8M0 a lane.
+        let mxfp4 = Operand::scaled(E2m1, ScaleType::E8m0);
+        let nvfp4 = Operand::scaled(E2m1, ScaleType::Ue4m3);
+        assert_eq!(operand_block_bytes(&chip, mxfp4, mxfp4), (1088, 1088));
+        assert_eq!(operand_block_bytes(&chip, nvfp4, mxfp4), (1152, 1088));
+        assert_eq!(operand_block_bytes(&chip, E4m3, mxfp4), (1024, 512 + 32));
+        assert_eq!(
+            mm_operand_bytes(&chip, mxfp4, mxfp4, 256, 256, 64),
+            (64 + 8) * 1088
+        );
+        // A shallow step asks for its scale each time.
+        chip.ttu.k_fp4 = 8;
+        assert_eq!(
+            operand_block_bytes(&chip, nvfp4, mxfp4),
+            (128 + 32, 128 + 32)
+        );
+        chip.ttu.k_fp4 = 64;
         // FP4 and BF16 steps: 1,024 B and 512 B per operand.
         assert_eq!(operand_block_bytes(&chip, E2m1, E2m1), (1024, 1024));
         assert_eq!(operand_block_bytes(&chip, Bf16, Bf16), (512, 512));

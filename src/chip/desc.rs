@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::num::dot::Accumulate;
+
 /// Where a number comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -65,6 +67,9 @@ pub struct Ttu {
     pub preload_port_bytes: u32,
     /// Each operand port keeps the last block it delivered; consecutive steps on that block do not read it again.
     pub operand_hold: bool,
+    /// How products meet the accumulator: exactly, which is the architecture, or cut as silicon of other makers does, for studies
+    /// of the error. Programs and cycles are the same.
+    pub accumulate: Accumulate,
 }
 
 /// Vector processor of a tile.

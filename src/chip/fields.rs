@@ -7,6 +7,7 @@
 use super::desc::{Chip, Refresh};
 use super::load::DEVICES;
 use super::units::Unit;
+use crate::num::dot::Accumulate;
 
 /// A value of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +128,22 @@ pub static FIELDS: &[Field] = &[
         set: |chip, value| {
             if let Value::Flag(value) = value {
                 chip.ttu.operand_hold = *value;
+            }
+        },
+    },
+    Field {
+        key: "ttu.accumulate",
+        unit: Unit::Accumulate,
+        min: 0,
+        max: 0,
+        power_of_two: false,
+        doc: "how products meet the accumulator: `exact`, or `truncate:N` fractional bits as some silicon does",
+        get: |chip| Value::Name(chip.ttu.accumulate.to_string()),
+        set: |chip, value| {
+            if let Value::Name(value) = value
+                && let Some(accumulate) = Accumulate::parse(value)
+            {
+                chip.ttu.accumulate = accumulate;
             }
         },
     },

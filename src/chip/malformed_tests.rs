@@ -44,6 +44,7 @@ fn malformed_files_are_refused_with_place_key_and_limit() {
         (source("hbm.device", "\"hbm9\""), "t.toml:3: `hbm.device`: `hbm9` is not one of hbm3-6400, hbm3e-9132".into()),
         (source("hbm.refresh", "3"), "t.toml:3: `hbm.refresh`: `3` is not one of none, ab, pb-blocking, pb-bank".into()),
         (source("ttu.operand_hold", "1"), "t.toml:3: `ttu.operand_hold`: `1` is not one of true, false".into()),
+        (source("ttu.accumulate", "\"truncate:65\""), "t.toml:3: `ttu.accumulate`: `truncate:65` is not one of exact, truncate:1 to truncate:64".into()),
         (source("ttu.latancy", "1"), "t.toml:3: unknown key `ttu.latancy`; did you mean `ttu.latency`?".into()),
         (source("ttu.latency_cycles", "1"), "t.toml:3: unknown key `ttu.latency_cycles`; did you mean `ttu.latency`?".into()),
         (source("warp", "1"), "t.toml:3: unknown key `warp`; see `chip show`".into()),

@@ -5,6 +5,7 @@
 
 use super::error::ValueProblem;
 use super::fields::{Field, Value};
+use crate::num::dot::{Accumulate, MAX_TRUNCATE};
 
 /// What a key measures, and the unit it is stored in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub enum Unit {
     Flag,
     /// One of these names.
     Name(&'static [&'static str]),
+    /// A mode of the tensor unit's accumulation.
+    Accumulate,
 }
 
 /// A suffix and how many stored units it stands for, as a ratio.
@@ -69,7 +72,7 @@ impl Unit {
     /// The stored unit, as `chip show` prints it; empty for counts, flags and names.
     pub fn label(self) -> &'static str {
         match self {
-            Unit::Count | Unit::Flag | Unit::Name(_) => "",
+            Unit::Count | Unit::Flag | Unit::Name(_) | Unit::Accumulate => "",
             Unit::Cycles => "cycles",
             Unit::Bytes => "B",
             Unit::BytesPerCycle => "B/cycle",
@@ -106,12 +109,13 @@ impl Unit {
             Unit::Watts | Unit::Milliwatts => "a power such as `150 W` (mW, W, kW)",
             Unit::Flag => "true or false",
             Unit::Name(_) => "a name",
+            Unit::Accumulate => "`exact` or a mode such as `truncate:25`",
         }
     }
 
     fn suffixes(self) -> &'static [Suffix] {
         match self {
-            Unit::Count | Unit::Flag | Unit::Name(_) => &[],
+            Unit::Count | Unit::Flag | Unit::Name(_) | Unit::Accumulate => &[],
             Unit::Cycles => &[("cycles", 1, 1), ("cycle", 1, 1)],
             Unit::Bytes => BYTES,
             Unit::BytesPerCycle => BYTES_PER_CYCLE,
@@ -168,6 +172,13 @@ pub fn parse(field: &Field, text: &str, clock_hz: u64) -> Result<Value, ValuePro
                 })
             }
         }
+        Unit::Accumulate => match Accumulate::parse(text) {
+            Some(mode) => Ok(Value::Name(mode.to_string())),
+            None => Err(ValueProblem::NotAChoice {
+                text: shown(),
+                choices: format!("exact, truncate:1 to truncate:{MAX_TRUNCATE}"),
+            }),
+        },
         unit => {
             let value = number(field, unit, text, clock_hz)?;
             check_limits(field, value, text)?;
@@ -208,7 +219,7 @@ pub fn display(unit: Unit, value: u64) -> String {
         format!("{} {name}", value / size.max(1))
     };
     match unit {
-        Unit::Count | Unit::Flag | Unit::Name(_) => value.to_string(),
+        Unit::Count | Unit::Flag | Unit::Name(_) | Unit::Accumulate => value.to_string(),
         Unit::Cycles if value == 1 => "1 cycle".to_string(),
         Unit::Hertz if value >= 1_000_000_000 && value.is_multiple_of(10_000_000) => {
             let whole = value / 1_000_000_000;

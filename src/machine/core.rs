@@ -5,7 +5,7 @@
 //! step that traps changes nothing but the trap; otherwise the program counter has moved on; r0 stays zero.
 
 use super::memory::Memory;
-use super::op::{Dim, MacroOp, Post, Signal, UnitId, Wait};
+use super::op::{Dim, MacroOp, Post, ScaleArray, Signal, UnitId, Wait};
 use super::place;
 use super::push;
 use super::state::Semaphores;
@@ -27,6 +27,8 @@ pub struct Staged {
     pub mcast: Option<u64>,
     /// `gather`: address of the table, bytes per index.
     pub gather: Option<(u64, i64)>,
+    /// `mm.scale`: the arrays of A and B, addresses not yet resolved.
+    pub scales: Option<[ScaleArray; 2]>,
 }
 
 impl Staged {
@@ -38,6 +40,7 @@ impl Staged {
             (!self.dims.is_empty(), "dim"),
             (self.mcast.is_some(), "mcast"),
             (self.gather.is_some(), "gather"),
+            (self.scales.is_some(), "mm.scale"),
         ]
         .into_iter()
         .find_map(|(staged, name)| staged.then_some(name))
@@ -57,7 +60,14 @@ pub struct Core {
     pub staged: Staged,
     /// Instructions executed.
     pub retired: u64,
+    /// Sticky conversion flags of the unit: [`FLAG_DMA`], [`FLAG_VECTOR`]. Its engines set them, `rdflags` takes them.
+    pub flags: u8,
 }
+
+/// A NaN met a type that has none in a conversion by the unit's DMA.
+pub const FLAG_DMA: u8 = 1;
+/// The same in one by its vector processor.
+pub const FLAG_VECTOR: u8 = 2;
 
 /// What a step needs of its surroundings.
 pub struct CoreContext<'a> {
@@ -99,6 +109,7 @@ impl Core {
             halted: image.program(processor(unit)).insts.is_empty(),
             staged: Staged::default(),
             retired: 0,
+            flags: 0,
         }
     }
 
@@ -278,6 +289,15 @@ impl Core {
                 let sem = self.semaphore(sem, rs1, ctx)?;
                 let value = ctx.sems.values[usize::from(sem)];
                 self.set(rd, u64::from(value));
+                Ok(Action::Ran(inst.info()))
+            }
+            Inst::Rdflags { rd } => {
+                let payloads = ctx.local.as_ref().map(|memory| memory.layout());
+                if let Some(Some(_)) = payloads {
+                    return Err(TrapKind::FlagsWithoutData);
+                }
+                let flags = std::mem::take(&mut self.flags);
+                self.set(rd, u64::from(flags));
                 Ok(Action::Ran(inst.info()))
             }
             _ if push::stage(self, inst, ctx)? => Ok(Action::Ran(inst.info())),

@@ -5,8 +5,10 @@
 //! was validated against the chip when it was pushed, so executing it cannot leave its memories (gather offsets, read
 //! when the operation starts, are checked then).
 
+use crate::chip::cost::{self, Operand};
 use crate::isa::image::Space;
-use crate::isa::{AOrder, BOrder, Dtype, MmMode};
+use crate::isa::{AOrder, BOrder, Dtype, MmMode, QuantRule, ScaleType};
+use crate::num::block::{MX_BLOCK, NVFP4_BLOCK};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -120,6 +122,28 @@ pub enum Walk {
     },
 }
 
+/// What `dma.q` does to its blocks, and where their scales go: the scale of block `j` of row `i` to `scales + j * ld + i` of every
+/// destination memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Quantise {
+    /// How a block's scale follows from its values.
+    pub rule: QuantRule,
+    /// Offset of the array of scales in the destination memory.
+    pub scales: u64,
+    /// Bytes between the scales of consecutive blocks of a row.
+    pub ld: u64,
+    /// Bits of NVFP4's FP32 tensor scale.
+    pub tensor_scale: u32,
+}
+
+/// Elements of a block that `rule` quantises together.
+pub fn quant_block(rule: QuantRule) -> usize {
+    match rule {
+        QuantRule::Floor | QuantRule::Rceil => MX_BLOCK,
+        QuantRule::Nvfp4 => NVFP4_BLOCK,
+    }
+}
+
 /// A `dma` or network transfer. Elements are numbered in the order of its walk; a range of them is what engines move.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Transfer {
@@ -135,6 +159,8 @@ pub struct Transfer {
     pub mask: u64,
     /// Order of elements.
     pub walk: Walk,
+    /// With `dma.q`: rows are quantised in blocks.
+    pub quantise: Option<Quantise>,
     /// Source offsets of the outermost dimension, read from the index table when the operation starts.
     pub gathered: Option<Arc<[i64]>>,
     /// Goes through the chip's Ethernet port.
@@ -207,8 +233,42 @@ impl Transfer {
         }
     }
 
-    /// Elements that end on a whole byte in both types: ranges of elements start and end at multiples of it.
+    /// First byte and one past the last byte of the scales that `dma.q` writes.
+    pub fn scale_extent(&self) -> Option<(i128, i128)> {
+        let q = self.quantise?;
+        let blocks = self.row() / quant_block(q.rule) as u64;
+        let rows = (self.total_elements() / u128::from(self.row())) as i128;
+        let first = i128::from(q.scales);
+        let jump = i128::from(blocks.saturating_sub(1)) * i128::from(q.ld);
+        Some((first, first + jump + rows))
+    }
+
+    /// Offsets in the destination memory of the scales of the blocks in elements `start .. start + len`.
+    pub fn scale_offsets(&self, start: u64, len: u64) -> impl Iterator<Item = u64> + use<> {
+        let run = self.row();
+        self.quantise.into_iter().flat_map(move |q| {
+            let block = quant_block(q.rule) as u64;
+            (start / block..(start + len) / block).map(move |b| {
+                let (row, within) = (b * block / run, b * block % run);
+                q.scales + within / block * q.ld + row
+            })
+        })
+    }
+
+    /// Bytes written, to each destination, for `len` elements: codes, and scales of `dma.q`.
+    pub fn written_bytes(&self, len: u64) -> u64 {
+        let scales = self
+            .quantise
+            .map_or(0, |q| len / quant_block(q.rule) as u64);
+        self.ddt.bytes_for(len) + scales
+    }
+
+    /// Elements that end on a whole byte in both types, or the block of `dma.q`: ranges of elements start and end at multiples of
+    /// it.
     pub fn granule(&self) -> u64 {
+        if let Some(q) = self.quantise {
+            return quant_block(q.rule) as u64;
+        }
         let of = |dtype: Dtype| match dtype.bits() {
             4 => 2,
             6 => 4,
@@ -237,8 +297,8 @@ impl Transfer {
         }
     }
 
-    /// Elements of the longest contiguous destination run.
-    fn run(&self) -> u64 {
+    /// Elements of the longest contiguous destination run: a row.
+    pub fn row(&self) -> u64 {
         match self.walk {
             Walk::Rows { row, .. } => row,
             Walk::Transpose { rows, .. } => rows,
@@ -272,7 +332,7 @@ impl Iterator for Pieces<'_> {
             return None;
         }
         let t = self.transfer;
-        let run = t.run();
+        let run = t.row();
         let (row, within) = (self.next / run, self.next % run);
         let elements = (run - within).min(self.end - self.next);
         self.next += elements;
@@ -300,6 +360,35 @@ impl Iterator for Pieces<'_> {
             },
         };
         Some(piece)
+    }
+}
+
+/// Block scales of an operand of `mm`: one byte for each block along K, `ld` bytes between blocks, rows of A or columns of B in
+/// consecutive bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ScaleArray {
+    /// What the bytes are.
+    pub scale: ScaleType,
+    /// Offset in the own TSRAM.
+    pub offset: u64,
+    /// Bytes between the scales of consecutive blocks.
+    pub ld: u64,
+}
+
+impl ScaleArray {
+    /// No scales.
+    pub const NONE: ScaleArray = ScaleArray {
+        scale: ScaleType::None,
+        offset: 0,
+        ld: 0,
+    };
+
+    /// Blocks of scales along `k` elements.
+    pub fn blocks(&self, k: u64) -> u64 {
+        match cost::scale_block(self.scale) {
+            0 => 0,
+            block => k.div_ceil(block),
+        }
     }
 }
 
@@ -332,6 +421,20 @@ pub struct MmOp {
     pub lda: u64,
     /// Bytes between stored rows of B.
     pub ldb: u64,
+    /// Block scales of A.
+    pub scale_a: ScaleArray,
+    /// Block scales of B.
+    pub scale_b: ScaleArray,
+}
+
+impl MmOp {
+    /// Both operands as the cost formulas take them.
+    pub fn operands(&self) -> (Operand, Operand) {
+        (
+            Operand::scaled(self.ta, self.scale_a.scale),
+            Operand::scaled(self.tb, self.scale_b.scale),
+        )
+    }
 }
 
 /// `mm.load` and `mm.store`: accumulator blocks to or from a matrix in the own TSRAM.
@@ -363,7 +466,7 @@ pub struct Launch {
 /// What an operation does.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub enum OpKind {
-    /// `dma`, `dma.t`, `net.put`, `net.get`, `net.bcast`.
+    /// `dma`, `dma.t`, `dma.q`, `net.put`, `net.get`, `net.bcast`.
     Transfer(Arc<Transfer>),
     /// `mm`
     Mm(MmOp),

@@ -8,9 +8,9 @@ use super::core::{Core, CoreContext, Staged};
 use super::op::*;
 use super::place::{self, kind_name};
 use super::state::BLOCK;
-use super::trap::TrapKind;
+use super::trap::{TrapKind, place_name};
 use crate::isa::image::Space;
-use crate::isa::{AOrder, BOrder, Dtype, Inst, Reg};
+use crate::isa::{AOrder, BOrder, Dtype, Inst, QuantRule, Reg, ScaleType};
 use std::sync::Arc;
 
 /// Largest row length and dimension count of a transfer.
@@ -70,6 +70,25 @@ pub(super) fn stage(core: &mut Core, inst: &Inst, ctx: &CoreContext) -> Result<b
             core.staged.mcast = Some(core.reg(mask));
             return Ok(true);
         }
+        Inst::MmScale {
+            ta,
+            tb,
+            a,
+            lda,
+            b,
+            ldb,
+        } => {
+            let array = |scale, offset, ld| match scale {
+                ScaleType::None => ScaleArray::NONE,
+                scale => ScaleArray {
+                    scale,
+                    offset: core.reg(offset),
+                    ld: core.reg(ld),
+                },
+            };
+            core.staged.scales = Some([array(ta, a, lda), array(tb, b, ldb)]);
+            return Ok(true);
+        }
         Inst::Gather { index, stride } => {
             core.staged.gather = Some((core.reg(index), core.reg(stride) as i64));
             return Ok(true);
@@ -113,7 +132,10 @@ pub(super) fn operation(
         unit => Err(TrapKind::NotAvailable(kind_name(unit))),
     };
     let r = |x: Reg| core.reg(x);
-    let is_dma = matches!(inst, Inst::Dma { .. } | Inst::DmaT { .. });
+    let is_dma = matches!(
+        inst,
+        Inst::Dma { .. } | Inst::DmaT { .. } | Inst::DmaQ { .. }
+    );
     let (queue, kind) = match *inst {
         Inst::Dma {
             sdt,
@@ -160,6 +182,43 @@ pub(super) fn operation(
                 src_ld: r(sld),
             };
             let t = transfer(ctx, core.staged.mcast, (sdt, r(src)), (ddt, r(dst)), walk)?;
+            (queue, OpKind::Transfer(Arc::new(t)))
+        }
+        Inst::DmaQ {
+            rule,
+            sdt,
+            ddt,
+            ch,
+            dst,
+            src,
+            len,
+            sc,
+            ld,
+            g,
+        } => {
+            let queue = channel(ctx, ch)?;
+            let block = quant_block(rule) as u64;
+            if rule == QuantRule::Nvfp4 && ddt != Dtype::E2m1 {
+                return Err(TrapKind::Nvfp4Type(ddt));
+            }
+            let walk = rows(&core.staged, sdt, ddt, r(len), ctx)?;
+            if !r(len).is_multiple_of(block) {
+                let elements = r(len);
+                return Err(TrapKind::BlockRow { elements, block });
+            }
+            let mcast = core.staged.mcast;
+            let mut t = transfer(ctx, mcast, (sdt, r(src)), (ddt, r(dst)), walk)?;
+            let tensor_scale = match rule {
+                QuantRule::Nvfp4 => r(g) as u32,
+                QuantRule::Floor | QuantRule::Rceil => 0,
+            };
+            t.quantise = Some(Quantise {
+                rule,
+                scales: scale_offset(ctx, mcast, &t, r(sc))?,
+                ld: r(ld),
+                tensor_scale,
+            });
+            check_scales(ctx, &t)?;
             (queue, OpKind::Transfer(Arc::new(t)))
         }
         Inst::Mm { .. } => {
@@ -248,6 +307,9 @@ pub(super) fn operation(
         core.staged.dims.clear();
         core.staged.mcast = None;
         core.staged.gather = None;
+    }
+    if matches!(kind, OpKind::Mm(_)) {
+        core.staged.scales = None;
     }
     Ok(MacroOp {
         unit: ctx.unit,
@@ -344,6 +406,7 @@ fn transfer(
         dst,
         mask,
         walk,
+        quantise: None,
         gathered: None,
         network: false,
     };
@@ -366,6 +429,56 @@ fn transfer(
         place::range(ctx.chip, t.src.place.space(), first, end)?;
     }
     Ok(t)
+}
+
+/// Offset of `dma.q`'s array of scales in the memory that the transfer writes.
+fn scale_offset(
+    ctx: &CoreContext,
+    mcast: Option<u64>,
+    t: &Transfer,
+    raw: u64,
+) -> Result<u64, TrapKind> {
+    if t.dst.place == Place::Hbm {
+        return Err(TrapKind::QuantiseHbm);
+    }
+    let elsewhere = |found: String, needed: String| TrapKind::ScaleMemory {
+        address: raw,
+        found,
+        needed,
+    };
+    if mcast.is_some() {
+        // As with the destination, a unit in the address does not count.
+        let space = t.dst.place.space();
+        return match place::multicast_base(raw) {
+            Some((found, offset)) if found == space => Ok(offset),
+            found => {
+                let found = found.map_or(Space::Hbm, |(found, _)| found);
+                Err(elsewhere(found.name().into(), space.name().into()))
+            }
+        };
+    }
+    let addr = place::resolve(ctx.chip, ctx.unit, raw)?;
+    if addr.place != t.dst.place {
+        return Err(elsewhere(place_name(addr.place), place_name(t.dst.place)));
+    }
+    Ok(addr.offset)
+}
+
+/// Checks stride and place of `dma.q`'s scales.
+fn check_scales(ctx: &CoreContext, t: &Transfer) -> Result<(), TrapKind> {
+    let (Some(q), Some((first, end))) = (t.quantise, t.scale_extent()) else {
+        return Ok(());
+    };
+    // Elements are below 2^40 here.
+    let rows = t.elements() / t.row();
+    if q.ld < rows {
+        return Err(TrapKind::RowStride {
+            what: "ld of the scales",
+            ld: q.ld,
+            row: rows,
+        });
+    }
+    place::range(ctx.chip, t.dst.place.space(), first, end)
 }
 
 fn destination(ctx: &CoreContext, mcast: Option<u64>, raw: u64) -> Result<(Addr, u64), TrapKind> {
@@ -438,6 +551,39 @@ fn blocks(ctx: &CoreContext, first: u64, m: u64, n: u64) -> Result<u32, TrapKind
     Ok(first as u32)
 }
 
+/// Resolves the staged scales of an operand with `lanes` rows (A) or columns (B).
+fn operand_scales(
+    ctx: &CoreContext,
+    staged: Option<ScaleArray>,
+    what: &'static str,
+    dtype: Dtype,
+    lanes: u64,
+    k: u64,
+) -> Result<ScaleArray, TrapKind> {
+    let Some(array) = staged.filter(|array| array.scale != ScaleType::None) else {
+        return Ok(ScaleArray::NONE);
+    };
+    let (scale, needed, taken) = match array.scale {
+        ScaleType::Ue4m3 => ("ue4m3", "e2m1", dtype == Dtype::E2m1),
+        _ => ("e8m0", "a type of up to 8 bits", dtype.bits() <= 8),
+    };
+    if !taken {
+        return Err(TrapKind::ScaleOf {
+            scale,
+            dtype,
+            needed,
+        });
+    }
+    let stored = Stored {
+        what,
+        rows: array.blocks(k),
+        row_bytes: lanes,
+        ld: array.ld,
+    };
+    let offset = matrix(ctx, array.offset, &stored)?;
+    Ok(ScaleArray { offset, ..array })
+}
+
 fn mm(core: &Core, inst: &Inst, ctx: &CoreContext) -> Result<MmOp, TrapKind> {
     let Inst::Mm {
         mode,
@@ -480,7 +626,15 @@ fn mm(core: &Core, inst: &Inst, ctx: &CoreContext) -> Result<MmOp, TrapKind> {
         BOrder::Kn => stored("ldb", ldb, tb, k, n),
         BOrder::Nk => stored("ldb", ldb, tb, n, k),
     };
+    let staged = core.staged.scales;
+    let [scale_a, scale_b] = [
+        ("lda of the scales", ta, m, staged.map(|s| s[0])),
+        ("ldb of the scales", tb, n, staged.map(|s| s[1])),
+    ]
+    .map(|(what, dtype, lanes, array)| operand_scales(ctx, array, what, dtype, lanes, k));
     Ok(MmOp {
+        scale_a: scale_a?,
+        scale_b: scale_b?,
         mode,
         ta,
         tb,

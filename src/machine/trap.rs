@@ -114,6 +114,28 @@ pub enum TrapKind {
         ld: u64,
         row: u64,
     },
+    #[error("{scale} scales of a {dtype} operand, must be scales of {needed}")]
+    ScaleOf {
+        scale: &'static str,
+        dtype: Dtype,
+        needed: &'static str,
+    },
+    #[error("a row of {elements} elements is no multiple of the block of {block}")]
+    BlockRow { elements: u64, block: u64 },
+    #[error("`nvfp4` quantises to e2m1, not to {0}")]
+    Nvfp4Type(Dtype),
+    #[error("`dma.q` with a destination in HBM")]
+    QuantiseHbm,
+    #[error("scales at {address:#x} are in {found}, the destination is in {needed}")]
+    ScaleMemory {
+        address: u64,
+        found: String,
+        needed: String,
+    },
+    #[error("{lanes} lanes of 32 bits are no multiple of the block of {block}")]
+    BlockLanes { lanes: u64, block: u64 },
+    #[error("`rdflags` reads flags that depend on payloads, which are not stored without data")]
+    FlagsWithoutData,
     #[error("operands {a} and {b}: BF16 goes with BF16 only")]
     MixedBf16 { a: Dtype, b: Dtype },
     #[error(

@@ -4,7 +4,7 @@
 //! latency, overlap and every order that only time decides. Invariants: the run depends on the machine and the order
 //! seed only; a program that synchronises correctly ends with the same bytes for every seed, and as in a timed run.
 
-use super::core::{Action, CoreContext};
+use super::core::{Action, Core, CoreContext, FLAG_DMA, FLAG_VECTOR};
 use super::deadlock::{Blocked, BlockedOn, DeadlockReport, Need};
 use super::exec::{tensor, transfer, vector};
 use super::load::Machine;
@@ -238,8 +238,9 @@ impl Runner<'_> {
         let done = match &op.kind {
             OpKind::Transfer(t) => return self.transfer(op, t),
             OpKind::Mm(mm) => {
+                let accumulate = self.machine.chip.ttu.accumulate;
                 let tile = self.machine.tile_mut(tile);
-                tensor::mm(mm, &tile.tsram, &mut tile.acc)
+                tensor::mm(mm, &tile.tsram, &mut tile.acc, accumulate)
             }
             OpKind::MmLoad(load) => {
                 let tile = self.machine.tile_mut(tile);
@@ -251,10 +252,11 @@ impl Runner<'_> {
             }
             OpKind::Vector(launch) => {
                 let chip = self.machine.chip.clone();
-                let tsram = &mut self.machine.tile_mut(tile).tsram;
-                let steps = vector::run(launch, &image, &chip, op.unit, tsram)
+                let tile = self.machine.tile_mut(tile);
+                let ran = vector::run(launch, &image, &chip, op.unit, &mut tile.tsram)
                     .map_err(|fault| Trap::in_kernel(&image, op.unit, fault))?;
-                self.steps += steps;
+                tile.core.flags |= if ran.lost_nan { FLAG_VECTOR } else { 0 };
+                self.steps += ran.steps;
                 Ok(())
             }
             OpKind::NetSignal(post) => return self.post(op.unit, op.pc, *post),
@@ -275,19 +277,24 @@ impl Runner<'_> {
             self.steps += 1;
             let len = CHUNK.min(t.elements() - start);
             let moved = self.move_elements(&t, start, len);
-            moved.map_err(|kind| self.trap(op.unit, op.pc, kind))?;
+            let lost_nan = moved.map_err(|kind| self.trap(op.unit, op.pc, kind))?;
+            if lost_nan {
+                core_mut(self.machine, op.unit).flags |= FLAG_DMA;
+            }
         }
         Ok(())
     }
 
-    fn move_elements(&mut self, t: &Transfer, start: u64, len: u64) -> Result<(), TrapKind> {
+    /// Whether the conversion lost a NaN.
+    fn move_elements(&mut self, t: &Transfer, start: u64, len: u64) -> Result<bool, TrapKind> {
         let data = transfer::read(t, start, len, self.machine.memory(t.src.place))?;
         for place in t.destinations() {
             let dst = self.machine.memory_mut(place);
-            transfer::write(t, start, len, dst, data.as_deref())?;
-            self.summary.bytes_moved += t.ddt.bytes_for(len);
+            let bytes = data.as_ref().map(|data| &data.bytes[..]);
+            transfer::write(t, start, len, dst, bytes)?;
+            self.summary.bytes_moved += t.written_bytes(len);
         }
-        Ok(())
+        Ok(data.is_some_and(|data| data.lost_nan))
     }
 
     /// Makes the signals of an operation that has finished.
@@ -339,6 +346,14 @@ impl Runner<'_> {
         });
         let report = DeadlockReport::build(&self.machine.image, &blocked, pending.chain(stalled));
         Err(RunError::Deadlock(Box::new(report)))
+    }
+}
+
+fn core_mut(machine: &mut Machine, unit: UnitId) -> &mut Core {
+    match unit {
+        UnitId::Tile(t) => &mut machine.tile_mut(t).core,
+        UnitId::Cluster(c) => &mut machine.clusters[usize::from(c)].core,
+        UnitId::Chip => &mut machine.global.core,
     }
 }
 

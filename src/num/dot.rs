@@ -33,9 +33,10 @@ pub enum BlockScale {
 }
 
 /// How a block's products meet the accumulator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Accumulate {
     /// The architecture's rule.
+    #[default]
     Exact,
     /// Aligned and cut to this many fractional bits, 1 to [`MAX_TRUNCATE`].
     Truncate(u32),
@@ -58,6 +59,22 @@ impl Accumulate {
                     .then_some(Accumulate::Truncate(bits))
             }
         }
+    }
+}
+
+/// As [`Accumulate::parse`] reads it.
+impl std::fmt::Display for Accumulate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Accumulate::Exact => f.write_str("exact"),
+            Accumulate::Truncate(bits) => write!(f, "truncate:{bits}"),
+        }
+    }
+}
+
+impl serde::Serialize for Accumulate {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -13,10 +13,20 @@
 //! pass go through [`super::exact_block_sum`]. Non-finite products need no check: f64 treats them by the same rule, and the
 //! finite ones beside them no longer matter. Sums start at -0, the identity of IEEE addition, which gives the rule for zeros.
 //!
-//! Left out: block scales, and the truncating accumulation of existing silicon.
+//! **Scales** ([`accumulate_scaled`], blocks of 32). An E8M0 scale of each side multiplies the f64 sum by a power of two, exactly:
+//! such a sum is a multiple of 2^-298 before it and stays far inside the range of f64. UE4M3 scales multiply the sums of the two
+//! halves, then those are added: exact if 18 more bits of span a scaled side fit (2^-9 to below 2^9), which E2M1 pairs do
+//! always (4 + 4 + 5 + 36). What does not fit goes through the exact sum. Zero scales give zeros with the sign that f64 has; only
+//! where that is -0 must the single products decide ([`super::dot`]).
+//!
+//! Left out: the truncating accumulation of existing silicon, which only [`accumulate_blocks`], the definition block by block,
+//! can do.
 
 use super::canonical;
+use super::dot::{Accumulate, block_dot};
 use super::exact::{exact_sum, power_of_two};
+use super::scales::exact_scaled_sum;
+pub use super::scales::{KBLOCK, Scales};
 
 /// Rows and columns of a register tile: 4 x 8 f64 sums are 8 AVX2 registers, enough to cover the latency of the FMA.
 const ROWS: usize = 4;
@@ -50,46 +60,140 @@ pub fn accumulate(
     kblock: usize,
 ) {
     assert!(kblock > 0, "kblock must be positive");
-    if m == 0 || n == 0 || k == 0 {
-        return;
-    }
-    assert!(ldc >= n, "row stride {ldc} below row length {n}");
-    assert!(
-        acc.len() >= (m - 1) * ldc + n,
-        "accumulator of {} elements for {m} x {n} with row stride {ldc}",
-        acc.len()
-    );
-    assert!(a.len() >= m * k, "a has {} elements for {m} x {k}", a.len());
-    assert!(b.len() >= k * n, "b has {} elements for {k} x {n}", b.len());
     let problem = Problem {
         a,
         b,
+        scales: [Scales::One; 2],
         m,
         n,
         k,
         kblock,
         ldc,
     };
+    if problem.is_empty(acc) {
+        return;
+    }
+    dispatch::<UNSCALED>(&problem, acc);
+}
+
+/// [`accumulate`] in blocks of 32 with block scales of both operands.
+///
+/// # Panics
+/// As [`accumulate`], and if there are fewer scales than [`Scales::codes`].
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the usual signature of a matrix product: three operands and their shape"
+)]
+pub fn accumulate_scaled(
+    acc: &mut [f32],
+    ldc: usize,
+    (a, sa): (&[f32], Scales),
+    (b, sb): (&[f32], Scales),
+    m: usize,
+    n: usize,
+    k: usize,
+) {
+    let problem = Problem {
+        a,
+        b,
+        scales: [sa, sb],
+        m,
+        n,
+        k,
+        kblock: KBLOCK,
+        ldc,
+    };
+    if problem.is_empty(acc) {
+        return;
+    }
+    match problem.scales {
+        [Scales::One, Scales::One] => dispatch::<UNSCALED>(&problem, acc),
+        [Scales::Ue4m3(_), _] | [_, Scales::Ue4m3(_)] => dispatch::<HALVES>(&problem, acc),
+        _ => dispatch::<SHARED>(&problem, acc),
+    }
+}
+
+/// [`accumulate`] and [`accumulate_scaled`] by [`block_dot`], block by block, in any mode of accumulation: their definition, slow.
+///
+/// # Panics
+/// As those, and if `kblock` is past 32, or not 32 with scales.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the usual signature of a matrix product: three operands and their shape"
+)]
+pub fn accumulate_blocks(
+    acc: &mut [f32],
+    ldc: usize,
+    (a, sa): (&[f32], Scales),
+    (b, sb): (&[f32], Scales),
+    m: usize,
+    n: usize,
+    k: usize,
+    kblock: usize,
+    mode: Accumulate,
+) {
+    assert!((1..=KBLOCK).contains(&kblock), "kblock {kblock}");
+    let scales = [sa, sb];
+    assert!(
+        kblock == KBLOCK || scales == [Scales::One; 2],
+        "scales in blocks of {kblock}"
+    );
+    let problem = Problem {
+        a,
+        b,
+        scales,
+        m,
+        n,
+        k,
+        kblock,
+        ldc,
+    };
+    if problem.is_empty(acc) {
+        return;
+    }
+    let mut column = vec![0.0; k];
+    for j in 0..n {
+        for (kk, value) in column.iter_mut().enumerate() {
+            *value = b[kk * n + j];
+        }
+        for i in 0..m {
+            let sum = &mut acc[i * ldc + j];
+            let blocks = a[i * k..][..k].chunks(kblock).zip(column.chunks(kblock));
+            for (block, (x, y)) in blocks.enumerate() {
+                let (sx, sy) = (sa.block(m, i, block), sb.block(n, j, block));
+                *sum = block_dot(*sum, (x, sx), (y, sy), mode);
+            }
+        }
+    }
+}
+
+/// Kinds of scaling, each compiled apart: none; one scale a block and side; one for each half of a block.
+const UNSCALED: u8 = 0;
+const SHARED: u8 = 1;
+const HALVES: u8 = 2;
+
+fn dispatch<const SCALED: u8>(problem: &Problem, acc: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
         // SAFETY: the CPU has AVX2 and FMA, just tested, the only requirement of `run_avx2`; its body is the safe code of `run`.
         // Gain, 1024^3 on one EPYC (Zen 5) core: 22 GMAC/s for 6.8 (BF16) and 8.0 (E4M3) without.
-        unsafe { run_avx2(&problem, acc) };
+        unsafe { run_avx2::<SCALED>(problem, acc) };
         return;
     }
-    run::<false>(&problem, acc);
+    run::<false, SCALED>(problem, acc);
 }
 
 /// [`run`] compiled for AVX2 and FMA: the same bits, since every operation in it is exact or a single IEEE operation.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn run_avx2(problem: &Problem, acc: &mut [f32]) {
-    run::<true>(problem, acc);
+fn run_avx2<const SCALED: u8>(problem: &Problem, acc: &mut [f32]) {
+    run::<true, SCALED>(problem, acc);
 }
 
 struct Problem<'a> {
     a: &'a [f32],
     b: &'a [f32],
+    scales: [Scales<'a>; 2],
     m: usize,
     n: usize,
     k: usize,
@@ -97,10 +201,34 @@ struct Problem<'a> {
     ldc: usize,
 }
 
+impl Problem<'_> {
+    /// Whether there is nothing to do; panics if the slices do not hold what the shape says.
+    fn is_empty(&self, acc: &[f32]) -> bool {
+        let &Problem { m, n, k, ldc, .. } = self;
+        if m == 0 || n == 0 || k == 0 {
+            return true;
+        }
+        assert!(ldc >= n, "row stride {ldc} below row length {n}");
+        assert!(
+            acc.len() >= (m - 1) * ldc + n,
+            "accumulator of {} elements for {m} x {n} with row stride {ldc}",
+            acc.len()
+        );
+        let (a, b) = (self.a.len(), self.b.len());
+        assert!(a >= m * k, "a has {a} elements for {m} x {k}");
+        assert!(b >= k * n, "b has {b} elements for {k} x {n}");
+        self.scales[0].check("a", m, k);
+        self.scales[1].check("b", n, k);
+        false
+    }
+}
+
 /// `LANES` columns of B (or rows of A) over one chunk of K, as f64, K-major, with the spans of each block.
 struct Panel<'a, const LANES: usize> {
     values: &'a [[f64; LANES]],
     spans: &'a [Spans<LANES>],
+    /// Per block the scales of its two halves; empty without scales.
+    scales: &'a [[[f64; LANES]; 2]],
 }
 
 /// The span of each lane over one block of K, and the largest of them; `low` is the weight of the lowest set bit, 0 if there is none.
@@ -121,10 +249,11 @@ impl<const LANES: usize> Spans<LANES> {
 
 /// `FMA` says that `f64::mul_add` is one instruction here.
 #[inline(always)]
-fn run<const FMA: bool>(problem: &Problem, acc: &mut [f32]) {
+fn run<const FMA: bool, const SCALED: u8>(problem: &Problem, acc: &mut [f32]) {
     let &Problem {
         a,
         b,
+        scales: [sa, sb],
         m,
         n,
         k,
@@ -140,6 +269,12 @@ fn run<const FMA: bool>(problem: &Problem, acc: &mut [f32]) {
     let mut b_spans = vec![Spans::<COLS>::EMPTY; b_panels * blocks];
     let mut a_values = vec![[0.0; ROWS]; a_panels * k_chunk];
     let mut a_spans = vec![Spans::<ROWS>::EMPTY; a_panels * blocks];
+    // Blocks with scales in a panel.
+    let scaled = if SCALED == UNSCALED { 0 } else { blocks };
+    let mut b_scales = vec![[[1.0; COLS]; 2]; b_panels * scaled];
+    let mut a_scales = vec![[[1.0; ROWS]; 2]; a_panels * scaled];
+    // What scaling leaves of the bits of f64.
+    let bits = F64_BITS - sa.span() - sb.span();
     for j0 in (0..n).step_by(N_CHUNK) {
         let cols = n_chunk.min(n - j0);
         // Ascending K for every output: the chunk loop is outside all loops over outputs of this column range.
@@ -159,6 +294,8 @@ fn run<const FMA: bool>(problem: &Problem, acc: &mut [f32]) {
                         padded
                     })
                 });
+                let scales = &mut b_scales[p * scaled..][..scaled];
+                pack_scales(scales, sb, n, j0 + j..j0 + j + width, k0, k);
             }
             for i0 in (0..m).step_by(M_CHUNK) {
                 let rows = M_CHUNK.min(m - i0);
@@ -173,24 +310,29 @@ fn run<const FMA: bool>(problem: &Problem, acc: &mut [f32]) {
                         &a[(i0 + i + r.min(height - 1)) * k + k0..][..depth]
                     });
                     pack(values, spans, kblock, |kk| lanes.map(|lane| lane[kk]));
+                    let scales = &mut a_scales[p * scaled..][..scaled];
+                    pack_scales(scales, sa, m, i0 + i..i0 + i + height, k0, k);
                 }
                 for (pb, j) in (0..cols).step_by(COLS).enumerate() {
                     let panel_b = Panel {
                         values: &b_values[pb * k_chunk..][..depth],
                         spans: &b_spans[pb * blocks..][..blocks],
+                        scales: &b_scales[pb * scaled..][..scaled],
                     };
                     let width = COLS.min(cols - j);
                     for (pa, i) in (0..rows).step_by(ROWS).enumerate() {
                         let panel_a = Panel {
                             values: &a_values[pa * k_chunk..][..depth],
                             spans: &a_spans[pa * blocks..][..blocks],
+                            scales: &a_scales[pa * scaled..][..scaled],
                         };
                         let out = &mut acc[(i0 + i) * ldc + j0 + j..];
+                        let c = Output { out, ldc, width };
                         match ROWS.min(rows - i) {
-                            1 => tile::<1, FMA>(&panel_a, &panel_b, kblock, out, ldc, width),
-                            2 => tile::<2, FMA>(&panel_a, &panel_b, kblock, out, ldc, width),
-                            3 => tile::<3, FMA>(&panel_a, &panel_b, kblock, out, ldc, width),
-                            _ => tile::<ROWS, FMA>(&panel_a, &panel_b, kblock, out, ldc, width),
+                            1 => tile::<1, FMA, SCALED>(&panel_a, &panel_b, kblock, bits, c),
+                            2 => tile::<2, FMA, SCALED>(&panel_a, &panel_b, kblock, bits, c),
+                            3 => tile::<3, FMA, SCALED>(&panel_a, &panel_b, kblock, bits, c),
+                            _ => tile::<ROWS, FMA, SCALED>(&panel_a, &panel_b, kblock, bits, c),
                         }
                     }
                 }
@@ -249,24 +391,66 @@ fn bit_range(x: f32) -> (i32, i32) {
     )
 }
 
-/// One register tile over one chunk of K. `out` starts at the tile's first element; rows are `ldc` apart, `width` columns are valid.
+/// Fills the scales of one panel: lanes `range` of `lanes`, blocks from element `k0` on. A lane past the range repeats the last.
+fn pack_scales<const LANES: usize>(
+    out: &mut [[[f64; LANES]; 2]],
+    scales: Scales,
+    lanes: usize,
+    range: std::ops::Range<usize>,
+    k0: usize,
+    k: usize,
+) {
+    let end = k.div_ceil(KBLOCK);
+    for (block, out) in (k0 / KBLOCK..end).zip(out) {
+        for l in 0..LANES {
+            let lane = (range.start + l).min(range.end - 1);
+            [out[0][l], out[1][l]] = scales.values(lanes, lane, block);
+        }
+    }
+}
+
+/// Where a register tile goes: `out` starts at its first element; rows are `ldc` apart, `width` columns are valid.
+struct Output<'a> {
+    out: &'a mut [f32],
+    ldc: usize,
+    width: usize,
+}
+
+/// One register tile over one chunk of K; sums of `bits` bits are exact.
 #[inline(always)]
-fn tile<const R: usize, const FMA: bool>(
+fn tile<const R: usize, const FMA: bool, const SCALED: u8>(
     a: &Panel<ROWS>,
     b: &Panel<COLS>,
     kblock: usize,
-    out: &mut [f32],
-    ldc: usize,
-    width: usize,
+    bits: i32,
+    Output { out, ldc, width }: Output,
 ) {
     let mut total = [[0.0f32; COLS]; R];
     for (r, row) in total.iter_mut().enumerate() {
         row[..width].copy_from_slice(&out[r * ldc..][..width]);
     }
     let blocks = a.values.chunks(kblock).zip(b.values.chunks(kblock));
-    for ((a_block, b_block), (a_spans, b_spans)) in blocks.zip(a.spans.iter().zip(b.spans)) {
-        let budget = F64_BITS - ceil_log2(a_block.len());
-        let sums = if a_spans.max + b_spans.max <= budget {
+    let spans = a.spans.iter().zip(b.spans);
+    for (i, ((a_block, b_block), (a_spans, b_spans))) in blocks.zip(spans).enumerate() {
+        let budget = bits - ceil_log2(a_block.len());
+        let fits = a_spans.max + b_spans.max <= budget;
+        let sums = if SCALED != UNSCALED {
+            let scales = (&a.scales[i], &b.scales[i]);
+            let mut sums = match SCALED {
+                SHARED => shared_sums::<R, FMA>(a_block, b_block, scales),
+                _ => half_sums::<R, FMA>(a_block, b_block, scales),
+            };
+            let negative_zero = |sum: f64| sum.to_bits() == (-0.0f64).to_bits();
+            let doubtful =
+                SCALED == HALVES && sums.as_flattened().iter().any(|s| negative_zero(*s));
+            if !fits || doubtful {
+                exact_where(&mut sums, (a_block, b_block), scales, |r, c, sum| {
+                    a_spans.lanes[r] + b_spans.lanes[c] > budget
+                        || SCALED == HALVES && negative_zero(sum)
+                });
+            }
+            sums
+        } else if fits {
             fast_sums::<R, FMA>(a_block, b_block)
         } else {
             slow_sums::<R>(a_block, b_block, a_spans, b_spans, budget)
@@ -281,6 +465,63 @@ fn tile<const R: usize, const FMA: bool>(
     for (r, row) in total.iter().enumerate() {
         for (slot, value) in out[r * ldc..][..width].iter_mut().zip(row) {
             *slot = canonical(*value);
+        }
+    }
+}
+
+/// The sums of a block times the one scale of each side.
+#[inline(always)]
+fn shared_sums<const R: usize, const FMA: bool>(
+    a_block: &[[f64; ROWS]],
+    b_block: &[[f64; COLS]],
+    (sa, sb): (&[[f64; ROWS]; 2], &[[f64; COLS]; 2]),
+) -> [[f64; COLS]; R] {
+    let mut sums = fast_sums::<R, FMA>(a_block, b_block);
+    for r in 0..R {
+        for c in 0..COLS {
+            sums[r][c] *= sa[0][r] * sb[0][c];
+        }
+    }
+    sums
+}
+
+/// The sums of the halves of a block, each times its scales, added.
+#[inline(always)]
+fn half_sums<const R: usize, const FMA: bool>(
+    a_block: &[[f64; ROWS]],
+    b_block: &[[f64; COLS]],
+    (sa, sb): (&[[f64; ROWS]; 2], &[[f64; COLS]; 2]),
+) -> [[f64; COLS]; R] {
+    let mut sums = [[-0.0f64; COLS]; R];
+    let halves = a_block.chunks(KBLOCK / 2).zip(b_block.chunks(KBLOCK / 2));
+    for (half, (a, b)) in halves.enumerate() {
+        let part = fast_sums::<R, FMA>(a, b);
+        for r in 0..R {
+            for c in 0..COLS {
+                sums[r][c] += part[r][c] * (sa[half][r] * sb[half][c]);
+            }
+        }
+    }
+    sums
+}
+
+/// Replaces the sums that `wanted` names by the exact ones, rounded to f32.
+#[cold]
+#[inline(never)]
+fn exact_where<const R: usize>(
+    sums: &mut [[f64; COLS]; R],
+    (a_block, b_block): (&[[f64; ROWS]], &[[f64; COLS]]),
+    (sa, sb): (&[[f64; ROWS]; 2], &[[f64; COLS]; 2]),
+    wanted: impl Fn(usize, usize, f64) -> bool,
+) {
+    for (r, row) in sums.iter_mut().enumerate() {
+        for (c, sum) in row.iter_mut().enumerate() {
+            if wanted(r, c, *sum) {
+                let pairs = a_block.iter().zip(b_block);
+                let pairs = pairs.map(|(a, b)| (a[r] as f32, b[c] as f32));
+                let scales = [0, 1].map(|half| sa[half][r] * sb[half][c]);
+                *sum = f64::from(exact_scaled_sum(pairs, scales));
+            }
         }
     }
 }

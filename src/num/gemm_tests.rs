@@ -223,7 +223,8 @@ proptest! {
         prop_assert_eq!(same_bits(&got, &expected), Ok(()));
         let mut portable = start.clone();
         if k > 0 {
-            run::<false>(&Problem { a: &a, b: &b, m, n, k, kblock, ldc }, &mut portable);
+            let scales = [Scales::One; 2];
+            run::<false, UNSCALED>(&Problem { a: &a, b: &b, scales, m, n, k, kblock, ldc }, &mut portable);
         }
         prop_assert_eq!(same_bits(&portable, &expected), Ok(()));
         // Kinds whose values are multiples of 2^-32 below 2^27.

@@ -20,6 +20,7 @@ mod format;
 pub mod functions;
 pub mod gemm;
 pub mod random;
+mod scales;
 mod slice;
 pub mod tree;
 
@@ -27,7 +28,7 @@ pub use convert::{Overflow, Rounding, decode, encode};
 pub use dtype::Dtype;
 pub use exact::exact_block_sum;
 pub use format::{Class, E8M0_NAN, Format, UE4M3_NAN, e8m0_value, ue4m3_value};
-pub use slice::{decode_slice, encode_slice};
+pub use slice::{decode_slice, encode_slice, pack_codes, unpack_codes};
 
 /// The one quiet NaN, `0x7FC0_0000`: positive, quiet, no payload.
 pub const CANONICAL_NAN: f32 = f32::from_bits(0x7FC0_0000);

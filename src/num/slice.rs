@@ -66,6 +66,60 @@ pub fn encode_slice(
     no_nan && values.iter().any(|value| value.is_nan())
 }
 
+/// Packs codes, one a byte with upper bits ignored, as [`encode_slice`] does; for types of 8 bits a copy. Later bytes are kept.
+///
+/// # Panics
+/// If `dtype` is wider than 8 bits, or `bytes` shorter than [`Dtype::bytes_for`] of `codes.len()`.
+pub fn pack_codes(dtype: Dtype, codes: &[u8], bytes: &mut [u8]) {
+    let len = packed_len(dtype, bytes.len(), codes.len());
+    let bytes = &mut bytes[..len];
+    match dtype.bits() {
+        8 => bytes.copy_from_slice(codes),
+        4 => pack_groups::<2, 1>(codes, bytes, 4),
+        6 => pack_groups::<4, 3>(codes, bytes, 6),
+        bits => panic!("codes of {bits} bits are more than a byte"),
+    }
+}
+
+/// The reverse of [`pack_codes`]: `codes.len()` codes from the start of `bytes`, upper bits 0.
+///
+/// # Panics
+/// As [`pack_codes`].
+pub fn unpack_codes(dtype: Dtype, bytes: &[u8], codes: &mut [u8]) {
+    let bytes = &bytes[..packed_len(dtype, bytes.len(), codes.len())];
+    match dtype.bits() {
+        8 => codes.copy_from_slice(bytes),
+        4 => unpack_groups::<2, 1>(bytes, codes, 4),
+        6 => unpack_groups::<4, 3>(bytes, codes, 6),
+        bits => panic!("codes of {bits} bits are more than a byte"),
+    }
+}
+
+fn pack_groups<const CODES: usize, const BYTES: usize>(codes: &[u8], bytes: &mut [u8], bits: u32) {
+    let mask = (1 << bits) - 1;
+    for (packed, group) in bytes.chunks_mut(BYTES).zip(codes.chunks(CODES)) {
+        let fold = |word: u32, code: &u8| word << bits | u32::from(*code) & mask;
+        let word = group.iter().rev().fold(0, fold);
+        packed.copy_from_slice(&word.to_le_bytes()[..packed.len()]);
+    }
+}
+
+fn unpack_groups<const CODES: usize, const BYTES: usize>(
+    bytes: &[u8],
+    codes: &mut [u8],
+    bits: u32,
+) {
+    let mask = (1 << bits) - 1;
+    for (packed, group) in bytes.chunks(BYTES).zip(codes.chunks_mut(CODES)) {
+        let mut word = [0; 4];
+        word[..packed.len()].copy_from_slice(packed);
+        let word = u32::from_le_bytes(word);
+        for (i, code) in (0..).zip(group) {
+            *code = (word >> (i * bits) & mask) as u8;
+        }
+    }
+}
+
 fn packed_len(dtype: Dtype, available: usize, elements: usize) -> usize {
     let needed = dtype.bytes_for(elements as u64);
     assert!(

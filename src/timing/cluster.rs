@@ -296,7 +296,7 @@ impl Cluster {
         let service = world
             .clock
             .bytes(train.bytes, port)
-            .max(world.clock.bytes(t.ddt.bytes_for(train.len), write));
+            .max(world.clock.bytes(t.written_bytes(train.len), write));
         let server = &mut self.ports.tile_in[lane as usize];
         let (_, done) = server.serve(arrival, service);
         server.bytes += train.bytes;

@@ -441,8 +441,9 @@ fn next_train(op: &Arc<InFlight>, start: u64, parameters: &chip::Dma) -> Train {
     let len = if single_elements(t) {
         most
     } else if row_bytes >= train_bytes {
-        // Cut at multiples of a train within the row; a multiple of 8 elements is whole bytes for every type.
-        let step = (train_bytes * 8 / bits / 8 * 8).max(8);
+        // Cut at multiples of a train within the row; a multiple of 8 elements is whole bytes for every type. Blocks stay whole.
+        let whole = t.granule().max(8);
+        let step = (train_bytes * 8 / bits / whole * whole).max(whole);
         let within = start % run;
         (step - within % step).min(run - within)
     } else {
@@ -456,6 +457,7 @@ fn next_train(op: &Arc<InFlight>, start: u64, parameters: &chip::Dma) -> Train {
         bytes: wire_bytes(t, len),
         requests: requests(t, start, len, request).min(parameters.outstanding),
         data: None,
+        lost_nan: false,
     }
 }
 
@@ -487,10 +489,10 @@ fn requests(t: &Transfer, start: u64, len: u64, request: u64) -> u32 {
 
 /// Bytes on the wire: the tile's DMA converts, so data leaves a tile converted and enters it unconverted.
 fn wire_bytes(t: &Transfer, len: u64) -> u64 {
-    let dtype = if t.src.place.space() == Space::Tsram {
-        t.ddt
+    let bytes = if t.src.place.space() == Space::Tsram {
+        t.written_bytes(len)
     } else {
-        t.sdt
+        t.sdt.bytes_for(len)
     };
-    dtype.bytes_for(len).max(1)
+    bytes.max(1)
 }

@@ -44,6 +44,8 @@ pub struct Train {
     pub requests: u32,
     /// The elements in the destination's type, once read from the source; none without data.
     pub data: Option<Arc<[u8]>>,
+    /// Its conversion lost a NaN, once read from the source.
+    pub lost_nan: bool,
 }
 
 impl Train {
@@ -51,7 +53,8 @@ impl Train {
     pub fn read_from(&mut self, memory: &Memory) -> Result<(), TrapKind> {
         if !self.op.payload_only {
             let data = transfer::read(&self.op.transfer, self.start, self.len, memory)?;
-            self.data = data.map(Into::into);
+            self.lost_nan = data.as_ref().is_some_and(|data| data.lost_nan);
+            self.data = data.map(|data| data.bytes.into());
         }
         Ok(())
     }
@@ -134,6 +137,8 @@ pub enum Msg {
         elements: u64,
         /// Credits returned.
         requests: u32,
+        /// The initiator's conversion flag.
+        lost_nan: bool,
     },
     /// All data of an operation is complete at another destination.
     Done {

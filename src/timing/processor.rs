@@ -2,7 +2,7 @@
 //!
 //! Models: one instruction per `control.instruction` cycles, loads `control.load`, a push of `queue.push` cycles that then
 //! waits for room in the queue, blocking semaphore waits. Leaves out: instruction fetch. The processor runs ahead of the
-//! event clock through instructions that only it can see; at one that others can see (memory, semaphores, pushes) it waits
+//! event clock through instructions that only it can see; at one that others can see (memory, semaphores, flags, pushes) it waits
 //! for the clock, so every visible effect happens at its own time.
 //! Invariant: `time` is never before the last event the processor handled.
 
@@ -212,7 +212,7 @@ impl Processor {
         stored
             || matches!(
                 inst.op(),
-                Op::SemRead | Op::SemPost | Op::SemWait | Op::Trap | Op::Halt
+                Op::SemRead | Op::SemPost | Op::SemWait | Op::Rdflags | Op::Trap | Op::Halt
             )
     }
 }

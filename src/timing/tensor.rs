@@ -4,7 +4,9 @@
 //! it; accumulator blocks as the resources that order them: a product may touch a block as soon as the store that reads it
 //! has passed, a store follows a product. Operand reads share the TSRAM's banks with everything else: the array gets what
 //! DMA, vector processor and result port leave, and is lengthened by what it lacks. Operand rows that fall into the same
-//! banks, and operand ports narrower than a step's block, lengthen it too. Leaves out: single bank meetings (operand buffers ride them out; only the sum of bytes counts).
+//! banks, and operand ports narrower than a step's block, lengthen it too. Block scales are bytes of their operand's port and of
+//! the banks. Leaves out: single bank meetings (operand buffers ride them out; only the sum of bytes counts), so also those of
+//! rows of scales.
 //! Invariants: operations retire in order, so results become visible in program order.
 
 use super::dma::Queued;
@@ -345,7 +347,7 @@ pub struct Work {
     pub steps: u64,
     /// Cycles with operand fetch conflicts; at least `steps`.
     pub cycles: u64,
-    /// TSRAM bytes of both operands.
+    /// TSRAM bytes of both operands, block scales included.
     pub operand_bytes: u64,
 }
 
@@ -353,7 +355,8 @@ pub struct Work {
 pub fn work(chip: &Chip, op: &MmOp) -> Work {
     let (m, n, k) = (u64::from(op.m), u64::from(op.n), u64::from(op.k));
     let steps = cost::mm_steps(chip, op.ta, op.tb, m, n, k);
-    let (a, b) = cost::mm_operand_bytes_each(chip, op.ta, op.tb, m, n, k);
+    let (of_a, of_b) = op.operands();
+    let (a, b) = cost::mm_operand_bytes_each(chip, of_a, of_b, m, n, k);
     let step_k = cost::ttu_k(chip, op.ta, op.tb);
     // Rows that one fetch touches: a block's rows where K runs along them, else the K step.
     let rows = |along_k: bool, extent: u64| {
@@ -363,8 +366,25 @@ pub fn work(chip: &Chip, op: &MmOp) -> Work {
             (step_k, k.min(step_k))
         }
     };
-    let fetch_a = fetch_cycles(chip, a, op.a, op.lda, rows(op.a_order == AOrder::Mk, m));
-    let fetch_b = fetch_cycles(chip, b, op.b, op.ldb, rows(op.b_order == BOrder::Nk, n));
+    // Elements only: rows of scales are short and few.
+    let blocks = cost::mm_operand_blocks(chip, of_a, of_b, m, n, k);
+    let elements = cost::operand_block_bytes(chip, op.ta, op.tb);
+    let rows_a = blocks.0.saturating_mul(elements.0);
+    let rows_b = blocks.1.saturating_mul(elements.1);
+    let fetch_a = fetch_cycles(
+        chip,
+        rows_a,
+        op.a,
+        op.lda,
+        rows(op.a_order == AOrder::Mk, m),
+    );
+    let fetch_b = fetch_cycles(
+        chip,
+        rows_b,
+        op.b,
+        op.ldb,
+        rows(op.b_order == BOrder::Nk, n),
+    );
     let port = u64::from(chip.ttu.operand_port_bytes);
     let cycles = steps
         .max(fetch_a)

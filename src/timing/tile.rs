@@ -15,6 +15,7 @@ use super::vector::{KernelTime, Timed};
 use super::world::World;
 use super::{dma::DmaEngine, inbox::Inbox};
 use crate::isa::image::Space;
+use crate::machine::core::FLAG_VECTOR;
 use crate::machine::exec::{tensor as tensor_exec, vector as vector_exec};
 use crate::machine::op::{MacroOp, OpKind, Place, Queue, UnitId};
 use crate::machine::trap::{RunError, Trap};
@@ -220,7 +221,7 @@ impl Tile {
         let inside = t.dst.place.space() == Space::Tsram && t.mask == 1 << self.id && !t.network;
         let read = t.sdt.bytes_for(train.len);
         let (bytes, width) = if inside {
-            (t.ddt.bytes_for(train.len), tsram.dma_write_bytes)
+            (t.written_bytes(train.len), tsram.dma_write_bytes)
         } else {
             (train.bytes, world.chip.noc.tile_port_bytes)
         };
@@ -256,7 +257,7 @@ impl Tile {
     /// Writes an arriving train.
     fn write_in(&mut self, train: Train, now: Ps, world: &World, out: &mut Outbox<Msg>) {
         let t = &train.op.transfer;
-        self.engines.flows.ended += t.ddt.bytes_for(train.len);
+        self.engines.flows.ended += t.written_bytes(train.len);
         if let Err(kind) = train.write_to(&mut self.tsram) {
             return self.unit.trap_of(&train, world, kind, out);
         }
@@ -321,7 +322,10 @@ impl Tile {
         }
         if world.data {
             let done = match &op.kind {
-                OpKind::Mm(mm) => tensor_exec::mm(mm, &self.tsram, &mut self.acc),
+                OpKind::Mm(mm) => {
+                    let accumulate = world.chip.ttu.accumulate;
+                    tensor_exec::mm(mm, &self.tsram, &mut self.acc, accumulate)
+                }
                 OpKind::MmStore(a) => tensor_exec::mm_store(a, &mut self.tsram, &self.acc),
                 OpKind::MmLoad(a) => tensor_exec::mm_load(a, &self.tsram, &mut self.acc),
                 _ => Ok(()),
@@ -407,8 +411,10 @@ impl Tile {
         }
         if let OpKind::Vector(launch) = &kernel.op.kind {
             let id = self.unit.id;
+            let mut lost_nan = false;
             let mut run = || {
-                vector_exec::run(launch, &world.image, &world.chip, id, &mut self.tsram).map(drop)
+                vector_exec::run(launch, &world.image, &world.chip, id, &mut self.tsram)
+                    .map(|ran| lost_nan |= ran.lost_nan)
             };
             let done = if world.data {
                 run()
@@ -418,6 +424,9 @@ impl Tile {
             if let Err(fault) = done {
                 let trap = Trap::in_kernel(&world.image, id, fault);
                 return self.unit.fail(trap, out);
+            }
+            if lost_nan {
+                self.unit.processor.core.flags |= FLAG_VECTOR;
             }
         }
         self.unit.rec.mark(&mut kernel.record, &phases[1..]);

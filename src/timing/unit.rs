@@ -8,6 +8,7 @@ use super::dma::{DmaEngine, Issue};
 use super::msg::{Msg, Origin, Train};
 use super::processor::{Advance, Processor, SPIN_LIMIT, State};
 use super::world::World;
+use crate::machine::core::FLAG_DMA;
 use crate::machine::exec::transfer;
 use crate::machine::memory::Memory;
 use crate::machine::op::{MacroOp, OpKind, Place, Post, Queue, Signal, UnitId};
@@ -311,7 +312,13 @@ impl Unit {
                 seq,
                 elements,
                 requests,
-            } => self.dma.acknowledge(queue, seq, elements, requests, now),
+                lost_nan,
+            } => {
+                if lost_nan {
+                    self.processor.core.flags |= FLAG_DMA;
+                }
+                self.dma.acknowledge(queue, seq, elements, requests, now);
+            }
             Msg::Done { queue, seq } => self.dma.done(queue, seq, now),
             _ => {}
         }
@@ -376,6 +383,7 @@ pub fn arrived(
             seq,
             elements: train.len,
             requests: train.requests,
+            lost_nan: train.lost_nan,
         };
         out.send(to, at, ack);
     } else if last {

@@ -4,13 +4,13 @@
 //! special functions that hold their slot for lanes / rate cycles; accesses that hold their slot for as many cycles as the
 //! port's width, and for strided ones the TSRAM banks, need. Loops are hardware loops: no cycles of their own beyond the scalar slot of `loop`.
 //! Two costs are the ISA's and no chip key, both estimates: a reduction over n lanes takes 2 log2(n) cycles (a tree whose steps
-//! are a permute and an operation), a scalar instruction and the issue of a store one cycle.
+//! are a permute and an operation; block quantisation finds its blocks' largest values so too), a scalar instruction and the issue of a store one cycle.
 //! Leaves out: instruction fetch; TSRAM accesses of other ports (the vector processor has priority over the tensor unit).
 //! Invariant: a kernel's time depends on its arguments only, never on data, so it is computed once per launch.
 
 use crate::chip::{Chip, bank};
 use crate::isa::image::Image;
-use crate::isa::{Dtype, FieldKind, Inst};
+use crate::isa::{Dtype, FieldKind, Inst, Rounding};
 use crate::machine::KernelFault;
 use crate::machine::exec::kernel::{Control, Step};
 use crate::machine::op::Launch;
@@ -98,7 +98,7 @@ struct Micro {
     occupancy: u64,
     reads: [u8; 6],
     read_count: u8,
-    write: Option<u8>,
+    writes: [Option<u8>; 2],
     bytes: u64,
     /// Element size of a strided access.
     strided: Option<(u32, u32)>,
@@ -108,9 +108,10 @@ fn micro(inst: &Inst, chip: &Chip) -> Micro {
     let info = inst.info();
     let word = inst.encode();
     let tvp = &chip.tvp;
-    let (mut reads, mut read_count, mut write) = ([0u8; 6], 0u8, None);
+    let (mut reads, mut read_count) = ([0u8; 6], 0u8);
     let mut dtype = Dtype::F32;
-    let mut destination = None;
+    let mut writes = [None; 2];
+    let words = !matches!(inst, Inst::Vcvtm { rm, .. } if *rm != Rounding::Sr);
     for f in info.fields {
         let n = f.raw(word) as usize;
         let register = match f.kind {
@@ -123,18 +124,21 @@ fn micro(inst: &Inst, chip: &Chip) -> Micro {
             }
             _ => continue,
         } as u8;
-        if matches!(f.name, "vd" | "pd" | "sd") {
-            destination = Some(register);
-        } else {
-            reads[usize::from(read_count)] = register;
-            read_count += 1;
+        match f.name {
+            "vd" | "pd" | "sd" => writes[0] = Some(register),
+            // The scales of `vquant`.
+            "vs" => writes[1] = Some(register),
+            // Random words are read for stochastic rounding only.
+            "vr" if !words => continue,
+            _ => {}
         }
-    }
-    if let Some(d) = destination {
-        write = Some(d);
         // A masked or partial write keeps the rest of the old value; and any write waits for the one before it.
-        reads[usize::from(read_count)] = d;
+        reads[usize::from(read_count)] = register;
         read_count += 1;
+    }
+    if let Inst::Vquant { .. } = inst {
+        // What is reduced is FP32, whatever it becomes.
+        dtype = Dtype::F32;
     }
     let lanes = u64::from(if dtype.bits() >= 32 {
         tvp.lanes_32
@@ -186,7 +190,7 @@ fn micro(inst: &Inst, chip: &Chip) -> Micro {
         occupancy,
         reads,
         read_count,
-        write,
+        writes,
         bytes,
         strided,
     }
@@ -263,8 +267,8 @@ fn simulate(launch: &Launch, image: &Image, chip: &Chip) -> Result<KernelTime, K
             last_issue = Some(at);
         }
         let done = at + m.latency + occupancy - 1;
-        if let Some(w) = m.write {
-            ready[usize::from(w)] = done;
+        for w in m.writes.iter().flatten() {
+            ready[usize::from(*w)] = done;
         }
         end = end.max(done);
         match m.slot {

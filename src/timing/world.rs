@@ -63,6 +63,9 @@ impl World {
         t.gathered.is_none()
             && !stored(t.src.place.space(), t.src_extent())
             && !stored(t.dst.place.space(), t.dst_extent())
+            && !t
+                .scale_extent()
+                .is_some_and(|scales| stored(t.dst.place.space(), scales))
     }
 
     /// Component of a unit: tiles first, then clusters, then the chip level.

@@ -3,6 +3,7 @@
 //! Models: which bytes of the own TSRAM an instruction's active lanes touch. Leaves out: banks and ports. Invariant: only
 //! active lanes are read, written or checked.
 
+use super::convert;
 use super::kernel::Control;
 use super::lanes::ON;
 use super::vector::{State, address, size_of};
@@ -141,13 +142,8 @@ impl State<'_> {
                 }
                 return Ok(());
             }
-            Inst::Vcvt { dd, ds, dg, sg, .. } => {
-                for (dtype, group) in [(dd, dg), (ds, sg)] {
-                    if group != 0 && dtype.bits() == 32 {
-                        return Err(TrapKind::Group(dtype));
-                    }
-                }
-                return Ok(());
+            Inst::Vcvt { .. } | Inst::Vcvtm { .. } | Inst::Vquant { .. } => {
+                return convert::check(inst, self.chip);
             }
             Inst::Vld { dt, sa, imm, p, .. } => (dt, sa, imm, size_of(dt) as i64, p, false),
             Inst::Vldb { dt, sa, imm, p, .. } => (dt, sa, imm, 0, p, false),

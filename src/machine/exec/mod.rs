@@ -5,6 +5,7 @@
 //! tables and memory limits can still fail here.
 
 mod access;
+mod convert;
 pub mod kernel;
 mod lanes;
 pub mod tensor;

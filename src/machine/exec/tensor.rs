@@ -1,21 +1,29 @@
 //! Tensor unit operations: matrix products into the accumulator RAM, and the ways in and out of it.
 //!
 //! Models: operand storage orders, decoding, the accumulation rule of [`crate::num::gemm`] with K-blocks of 32, or of 8
-//! for BF16. Leaves out: block steps and ports. Invariant: operands were checked when the operation was pushed.
+//! for BF16, block scales from their arrays, the chip's mode of accumulation. Leaves out: block steps and ports. Invariant: operands were checked when the operation was pushed.
 
 use crate::chip::cost;
-use crate::isa::{AOrder, BOrder, Dtype, MmMode};
+use crate::isa::{AOrder, BOrder, Dtype, MmMode, ScaleType};
 use crate::machine::memory::Memory;
-use crate::machine::op::{AccOp, MmOp};
+use crate::machine::op::{AccOp, MmOp, ScaleArray};
 use crate::machine::state::Accumulators;
 use crate::machine::trap::TrapKind;
-use crate::num::{Overflow, Rounding, decode_slice, encode_slice, gemm};
+use crate::num::dot::Accumulate;
+use crate::num::gemm::{self, Scales};
+use crate::num::{Overflow, Rounding, decode_slice, encode_slice};
 
-/// `mm`: `C[m,n] = A[m,k] B[k,n]`, or `C += A B`. Without data nothing happens.
+/// `mm`: `C[m,n] = A[m,k] B[k,n]`, or `C += A B`, with its block scales; sums by `accumulate`, the chip's mode. Without data nothing
+/// happens.
 ///
 /// # Errors
 /// A range outside `tsram`, which only a wrong `tsram` can cause.
-pub fn mm(op: &MmOp, tsram: &Memory, acc: &mut Accumulators) -> Result<(), TrapKind> {
+pub fn mm(
+    op: &MmOp,
+    tsram: &Memory,
+    acc: &mut Accumulators,
+    accumulate: Accumulate,
+) -> Result<(), TrapKind> {
     if tsram.layout().is_some() {
         return Ok(());
     }
@@ -32,8 +40,22 @@ pub fn mm(op: &MmOp, tsram: &Memory, acc: &mut Accumulators) -> Result<(), TrapK
         MmMode::New => vec![0.0; m * n],
         MmMode::Acc => acc.read(op.acc, m, n),
     };
+    let (codes_a, codes_b) = (
+        load_scales(tsram, &op.scale_a, m, k)?,
+        load_scales(tsram, &op.scale_b, n, k)?,
+    );
+    let sa = scales(&op.scale_a, &codes_a);
+    let sb = scales(&op.scale_b, &codes_b);
     let kblock = cost::kblock(op.ta, op.tb) as usize;
-    gemm::accumulate(&mut c, n, &a, &b, m, n, k, kblock);
+    match (accumulate, sa, sb) {
+        (Accumulate::Exact, Scales::One, Scales::One) => {
+            gemm::accumulate(&mut c, n, &a, &b, m, n, k, kblock);
+        }
+        (Accumulate::Exact, ..) => {
+            gemm::accumulate_scaled(&mut c, n, (&a, sa), (&b, sb), m, n, k);
+        }
+        _ => gemm::accumulate_blocks(&mut c, n, (&a, sa), (&b, sb), m, n, k, kblock, accumulate),
+    }
     acc.write(op.acc, m, n, &c);
     Ok(())
 }
@@ -97,6 +119,28 @@ fn load(
         decode_slice(dtype, &bytes, values);
     }
     Ok(values)
+}
+
+/// The codes of an operand's scales, blocks of `lanes` codes one after the other.
+fn load_scales(
+    tsram: &Memory,
+    array: &ScaleArray,
+    lanes: usize,
+    k: usize,
+) -> Result<Vec<u8>, TrapKind> {
+    let mut codes = vec![0; array.blocks(k as u64) as usize * lanes];
+    for (block, codes) in codes.chunks_exact_mut(lanes).enumerate() {
+        tsram.read(array.offset + block as u64 * array.ld, codes)?;
+    }
+    Ok(codes)
+}
+
+fn scales<'a>(array: &ScaleArray, codes: &'a [u8]) -> Scales<'a> {
+    match array.scale {
+        ScaleType::None => Scales::One,
+        ScaleType::E8m0 => Scales::E8m0(codes),
+        ScaleType::Ue4m3 => Scales::Ue4m3(codes),
+    }
 }
 
 /// The `cols x rows` transpose of a `rows x cols` matrix.

@@ -3,10 +3,11 @@
 //! Models: vector and predicate registers, loads and stores in the own TSRAM, every vector instruction. Leaves out:
 //! control flow and scalar registers ([`super::kernel`]), slots and latencies. Conventions: lane i of a type is bytes
 //! `i * size ..` of the register, little endian, also for the types of 8 bits, which fill its lower half; a load clears
-//! what it does not fill; a predicate has one bit a lane, and instructions that write one turn off the lanes past the
+//! what it does not fill; codes of 4 and 6 bits are one a byte, as types of 8 bits ([`super::convert`]); a predicate has one bit a lane, and instructions that write one turn off the lanes past the
 //! type's last. Invariant: a kernel touches only the own TSRAM. Without data a kernel only computes the addresses and
 //! lanes it would store to, and a store that would change a control tensor is an error.
 
+use super::convert::{self, Mode};
 pub use super::kernel::{Control, MAX_STEPS, Step};
 use super::lanes::{self, ON, blend, map1, map1_half, map2, on_bits};
 use crate::chip::Chip;
@@ -15,10 +16,19 @@ use crate::isa::{Cc, Dtype, Inst, PReg, VReg};
 use crate::machine::memory::Memory;
 use crate::machine::op::{Launch, UnitId};
 use crate::machine::trap::{KernelFault, TrapKind};
-use crate::num::{Overflow, Rounding, canonical, decode_slice, encode, encode_slice};
+use crate::num::{Overflow, Rounding, canonical, decode_slice, encode};
 use crate::num::{functions, tree};
 
-/// Runs a kernel to its end on the TSRAM of `unit`; gives the number of instructions it ran.
+/// What a kernel did besides its stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// Instructions.
+    pub steps: u64,
+    /// A NaN met FP4 or FP6, which have none. Never without data.
+    pub lost_nan: bool,
+}
+
+/// Runs a kernel to its end on the TSRAM of `unit`.
 ///
 /// # Errors
 /// A fault with the word of the instruction; see the `traps` of each instruction.
@@ -28,7 +38,7 @@ pub fn run(
     chip: &Chip,
     unit: UnitId,
     tsram: &mut Memory,
-) -> Result<u64, KernelFault> {
+) -> Result<Ran, KernelFault> {
     let code = &image.kernel_code.insts;
     let mut control = Control::new(launch, image, chip);
     let mut state = State::new(chip, unit);
@@ -41,14 +51,17 @@ pub fn run(
         };
         done.map_err(|kind| KernelFault { word, kind })?;
     }
-    Ok(control.steps)
+    Ok(Ran {
+        steps: control.steps,
+        lost_nan: state.lost_nan,
+    })
 }
 
 /// Registers of a kernel and scratch of one instruction.
 pub(super) struct State<'a> {
     pub(super) chip: &'a Chip,
     pub(super) unit: UnitId,
-    lanes_32: usize,
+    pub(super) lanes_32: usize,
     lanes_16: usize,
     pub(super) v: Vec<Box<[u8]>>,
     pub(super) p: Vec<Box<[u8]>>,
@@ -58,7 +71,9 @@ pub(super) struct State<'a> {
     pub(super) out: Box<[u8]>,
     /// FP32 operands of an instruction on 16-bit floats.
     wide: [Vec<u8>; 3],
-    values: Vec<f32>,
+    pub(super) values: Vec<f32>,
+    /// A conversion met a NaN that its type does not have.
+    pub(super) lost_nan: bool,
 }
 
 impl<'a> State<'a> {
@@ -77,6 +92,7 @@ impl<'a> State<'a> {
             out: register,
             wide: Default::default(),
             values: Vec::new(),
+            lost_nan: false,
         }
     }
 
@@ -233,7 +249,46 @@ impl<'a> State<'a> {
                 dg,
                 sg,
                 p,
-            } => self.convert((dd, vd, dg), (ds, va, sg), p),
+            } => {
+                convert::check(inst, self.chip)?;
+                let mode = Mode::Fixed(Rounding::Rne);
+                self.convert((dd, vd, dg), (ds, va, sg), mode, Overflow::Saturate, p)
+            }
+            Inst::Vcvtm {
+                rm,
+                ov,
+                dd,
+                ds,
+                vd,
+                va,
+                vr,
+                dg,
+                sg,
+                p,
+            } => {
+                convert::check(inst, self.chip)?;
+                let (mode, ov) = (Mode::new(rm, vr), convert::overflow(ov));
+                self.convert((dd, vd, dg), (ds, va, sg), mode, ov, p)
+            }
+            Inst::Vquant {
+                rule,
+                dd,
+                vd,
+                vs,
+                va,
+                sa,
+            } => {
+                convert::check(inst, self.chip)?;
+                self.quantise((rule, dd), (vd, vs), va, c.scalar(sa) as u32)
+            }
+            Inst::Vpack { dt, vd, va } => {
+                self.pack(dt, vd, va);
+                Ok(())
+            }
+            Inst::Vunpack { dt, vd, va } => {
+                self.unpack(dt, vd, va);
+                Ok(())
+            }
             Inst::Vperm { dt, vd, va, vi, p } => self.permute(dt, vd, va, vi, p),
             Inst::Vrot { dt, vd, va, imm, p } => {
                 let (size, n) = (size_of(dt), self.lanes(dt));
@@ -460,29 +515,6 @@ impl<'a> State<'a> {
         self.commit(vd, size, n, p)
     }
 
-    fn convert(
-        &mut self,
-        (dd, vd, dg): (Dtype, VReg, u8),
-        (ds, va, sg): (Dtype, VReg, u8),
-        p: PReg,
-    ) -> Result<(), TrapKind> {
-        for (dtype, group) in [(dd, dg), (ds, sg)] {
-            if group != 0 && dtype.bits() == 32 {
-                return Err(TrapKind::Group(dtype));
-            }
-        }
-        let n = self.lanes_32;
-        let (from, to) = (n * size_of(ds), n * size_of(dd));
-        let source = &self.v[va.index()][usize::from(sg) * from..][..from];
-        self.values.resize(n, 0.0);
-        decode_slice(ds, source, &mut self.values);
-        let out = &mut self.out[..to];
-        encode_slice(dd, &self.values, out, Rounding::Rne, Overflow::Saturate);
-        let target = &mut self.v[vd.index()][usize::from(dg) * to..][..to];
-        blend(target, out, &self.p[p.index()], size_of(dd));
-        Ok(())
-    }
-
     fn permute(
         &mut self,
         dt: Dtype,
@@ -509,8 +541,9 @@ enum Sign {
     Flip,
 }
 
+/// Bytes of a lane.
 pub(super) fn size_of(dtype: Dtype) -> usize {
-    dtype.bits() as usize / 8
+    dtype.bits().div_ceil(8) as usize
 }
 
 pub(super) fn address(scalar: i64, imm: i32) -> u64 {

@@ -4,10 +4,14 @@ use proptest::prelude::*;
 use std::sync::Arc;
 use tilewright::chip::Chip;
 use tilewright::isa::image::Space;
-use tilewright::isa::{AOrder, BOrder, Dtype, MmMode};
-use tilewright::machine::op::{AccOp, Addr, Dim, MmOp, Place, Transfer, Walk};
+use tilewright::isa::{AOrder, BOrder, Dtype, MmMode, QuantRule, ScaleType};
+use tilewright::machine::op::{
+    AccOp, Addr, Dim, MmOp, Place, Quantise, ScaleArray, Transfer, Walk,
+};
 use tilewright::machine::{Accumulators, Budget, Memory, tensor, transfer};
-use tilewright::num::{Overflow, Rounding, decode, encode, exact_block_sum};
+use tilewright::num::block::{ScaleRule, quantise_mx, quantise_nvfp4};
+use tilewright::num::dot::{Accumulate, BlockScale, block_dot};
+use tilewright::num::{Overflow, Rounding, decode, encode};
 
 const SIZE: usize = 1 << 16;
 
@@ -68,24 +72,52 @@ fn transfer_of(sdt: Dtype, ddt: Dtype, src: u64, dst: u64, walk: Walk) -> Transf
         dst: addr(dst),
         mask: 1,
         walk,
+        quantise: None,
         gathered: None,
         network: false,
     }
 }
 
-/// Moves a transfer in ranges of the given lengths (in granules), repeating them to the end.
-fn moved(t: &Transfer, src: &Memory, dst: &mut Memory, cuts: &[u64]) {
-    let mut start = 0;
+/// Moves a transfer in ranges of the given lengths (in granules), repeating them to the end; whether a NaN was lost.
+fn moved(t: &Transfer, src: &Memory, dst: &mut Memory, cuts: &[u64]) -> bool {
+    let (mut start, mut lost_nan) = (0, false);
     for cut in cuts.iter().cycle() {
         let len = (cut * t.granule()).min(t.elements() - start);
         let data = transfer::read(t, start, len, src).unwrap().unwrap();
-        assert_eq!(data.len() as u64, t.ddt.bytes_for(len));
-        transfer::write(t, start, len, dst, Some(&data)).unwrap();
+        assert_eq!(data.bytes.len() as u64, t.written_bytes(len));
+        transfer::write(t, start, len, dst, Some(&data.bytes)).unwrap();
         start += len;
+        lost_nan |= data.lost_nan;
         if start == t.elements() {
-            return;
+            break;
         }
     }
+    lost_nan
+}
+
+/// A rule with an element type that it quantises to.
+fn quantisation() -> impl Strategy<Value = (QuantRule, Dtype)> {
+    use Dtype::{E2m1, E2m3, E3m2, E4m3, E5m2};
+    let mx = prop::sample::select(vec![QuantRule::Floor, QuantRule::Rceil]);
+    let types = prop::sample::select(vec![E4m3, E5m2, E2m1, E3m2, E2m3]);
+    prop_oneof![3 => (mx, types), 1 => Just((QuantRule::Nvfp4, E2m1))]
+}
+
+/// Types and scales of both operands that `mm` takes.
+fn operands() -> impl Strategy<Value = (Dtype, Dtype, ScaleType, ScaleType)> {
+    use Dtype::{Bf16, E2m1, E2m3, E3m2, E4m3, E5m2};
+    let narrow = || {
+        let types = prop::sample::select(vec![E4m3, E5m2, E2m1, E3m2, E2m3]);
+        (types, prop::sample::select(ScaleType::ALL.to_vec())).prop_map(|(dtype, scale)| {
+            let none = scale == ScaleType::Ue4m3 && dtype != E2m1;
+            (dtype, if none { ScaleType::None } else { scale })
+        })
+    };
+    let scaled = (narrow(), narrow()).prop_map(|((ta, ka), (tb, kb))| (ta, tb, ka, kb));
+    prop_oneof![
+        1 => Just((Bf16, Bf16, ScaleType::None, ScaleType::None)),
+        6 => scaled,
+    ]
 }
 
 proptest! {
@@ -118,6 +150,7 @@ proptest! {
             let chip = Chip::preset("mini").unwrap();
             t = transfer::resolve_gather(&t, &local, &chip).unwrap();
         }
+        let mut loses = false;
         for outer in 0..counts.0 {
             for inner in 0..counts.1 {
                 let jump = match &indices {
@@ -127,16 +160,86 @@ proptest! {
                 let src = 9_000 + jump + inner as i64 * strides[3];
                 let dst = 20_000 + outer as i64 * strides[0] + inner as i64 * strides[2];
                 for i in 0..row {
-                    let code = convert(sdt, ddt, get(&from, src, sdt, i));
-                    put(&mut wanted, dst, ddt, i, code);
+                    let code = get(&from, src, sdt, i);
+                    let none = ddt.is_float() && ddt.bits() < 8;
+                    loses |= none && decode(sdt, code).is_nan();
+                    put(&mut wanted, dst, ddt, i, convert(sdt, ddt, code));
                 }
             }
         }
-        moved(&t, &source, &mut target, &cuts);
+        prop_assert_eq!(moved(&t, &source, &mut target, &cuts), loses);
         prop_assert_eq!(contents(&target), wanted);
         // In one memory, apart: the same.
         source.write(0, &from).unwrap();
         prop_assert_eq!(contents(&source), from);
+    }
+
+    #[test]
+    fn quantised_rows_are_the_blocks_one_by_one(
+        (rule, ddt) in quantisation(),
+        sdt in prop::sample::select(vec![Dtype::F32, Dtype::Bf16, Dtype::F16]),
+        blocks in 1u64..6,
+        counts in (1u64..4, 1u64..4),
+        nan: bool,
+        cuts in prop::collection::vec(1u64..4, 1..4),
+        (seed, tensor_scale) in (any::<u64>(), 0x3000_0000u32..0x4800_0000),
+    ) {
+        let block = if rule == QuantRule::Nvfp4 { 16 } else { 32 };
+        let row = block * blocks;
+        let (src_row, dst_row) = (sdt.bytes_for(row) as i64 + 3, ddt.bytes_for(row) as i64 + 5);
+        let (dst, ld) = (10_000, counts.0 * counts.1 + 2);
+        let dims = [
+            Dim { count: counts.0, dst_stride: 4 * dst_row, src_stride: 4 * src_row },
+            Dim { count: counts.1, dst_stride: dst_row, src_stride: src_row },
+        ];
+        let walk = Walk::Rows { row, dims, gather: None };
+        let mut t = transfer_of(sdt, ddt, 9_000, dst, walk);
+        let scales = 60_000;
+        t.quantise = Some(Quantise { rule, scales, ld, tensor_scale });
+        let (mut from, mut source) = memory(seed);
+        // Values of all sizes, few of them not finite.
+        for i in 0..(from.len() / 4) {
+            let word = tilewright::num::random::splitmix64(seed, i as u64);
+            let wide = 0x3F00_0000 + ((word as u32) >> 6 & 0x00FF_FFFF) | (word as u32) << 31;
+            let bits = match (sdt, word >> 40 & 0xFF) {
+                (_, 0) if nan => 0x7FC0_7FC0,
+                (Dtype::F32, _) => wide,
+                _ => (wide >> 16) * 0x1_0001,
+            };
+            from[4 * i..][..4].copy_from_slice(&bits.to_le_bytes());
+        }
+        source.write(0, &from).unwrap();
+        let (mut wanted, mut target) = memory(!seed);
+        let mut loses = false;
+        for outer in 0..counts.0 {
+            for inner in 0..counts.1 {
+                let at = |base: u64, stride: i64| base as i64 + (4 * outer + inner) as i64 * stride;
+                for j in 0..blocks {
+                    let values: Vec<f32> = (j * block..(j + 1) * block)
+                        .map(|i| decode(sdt, get(&from, at(9_000, src_row), sdt, i)))
+                        .collect();
+                    let mut codes = vec![0; block as usize];
+                    let done = match rule {
+                        QuantRule::Floor => quantise_mx(ddt, ScaleRule::Floor, &values, &mut codes),
+                        QuantRule::Rceil => quantise_mx(ddt, ScaleRule::Rceil, &values, &mut codes),
+                        QuantRule::Nvfp4 => {
+                            quantise_nvfp4(f32::from_bits(tensor_scale), &values, &mut codes)
+                        }
+                    };
+                    loses |= done.lost_nan;
+                    for (i, code) in (j * block..).zip(codes) {
+                        put(&mut wanted, at(dst, dst_row), ddt, i, code.into());
+                    }
+                    wanted[(scales + j * ld + outer * counts.1 + inner) as usize] = done.scale;
+                }
+            }
+        }
+        prop_assert_eq!(moved(&t, &source, &mut target, &cuts), loses);
+        prop_assert!(contents(&target) == wanted);
+        let (first, end) = t.scale_extent().unwrap();
+        prop_assert_eq!(first, i128::from(scales));
+        let last = (blocks - 1) * ld + counts.0 * counts.1;
+        prop_assert_eq!(end, i128::from(scales + last));
     }
 
     #[test]
@@ -167,15 +270,14 @@ proptest! {
 
     #[test]
     fn products_follow_the_rule(
-        types in 0usize..5,
+        (ta, tb, ka, kb) in operands(),
         (m, n, k) in (1usize..70, 1usize..70, 1usize..70),
         orders in (any::<bool>(), any::<bool>()),
         acc_mode: bool,
         slack in (0u64..5, 0u64..5),
-        seed: u64,
+        (seed, truncate) in (any::<u64>(), prop::bool::weighted(0.2)),
     ) {
-        use Dtype::{Bf16, E4m3, E5m2};
-        let (ta, tb) = [(Bf16, Bf16), (E4m3, E4m3), (E4m3, E5m2), (E5m2, E4m3), (E5m2, E5m2)][types];
+        use Dtype::Bf16;
         let (bytes, mut tsram) = memory(seed);
         let (ar, ac) = if orders.0 { (m, k) } else { (k, m) };
         let (br, bc) = if orders.1 { (k, n) } else { (n, k) };
@@ -190,6 +292,16 @@ proptest! {
             acc: first, a, b,
             m: m as u32, n: n as u32, k: k as u32,
             lda, ldb,
+            scale_a: ScaleArray { scale: ka, offset: 50_000, ld: m as u64 + slack.0 },
+            scale_b: ScaleArray { scale: kb, offset: 51_000, ld: n as u64 + slack.1 },
+        };
+        let scale = |array: &ScaleArray, lane: usize, first: usize| {
+            let code = |block: usize| bytes[array.offset as usize + block * array.ld as usize + lane];
+            match array.scale {
+                ScaleType::None => BlockScale::One,
+                ScaleType::E8m0 => BlockScale::E8m0(code(first / 32)),
+                ScaleType::Ue4m3 => BlockScale::Ue4m3([code(first / 16), code(first / 16 + 1)]),
+            }
         };
         prop_assert!(ar as u64 * lda + 100 < 30_000 && br as u64 * ldb < 30_000);
         let element = |base: u64, ld: u64, dtype, row: usize, col: usize| {
@@ -198,21 +310,24 @@ proptest! {
         let mut acc = Accumulators::new(16);
         let start: Vec<f32> = (0..m * n).map(|i| i as f32 / 8.0).collect();
         acc.write(first, m, n, &start);
-        tensor::mm(&op, &tsram, &mut acc).unwrap();
+        let mode = if truncate { Accumulate::Truncate(25) } else { Accumulate::Exact };
+        tensor::mm(&op, &tsram, &mut acc, mode).unwrap();
         let block = if ta == Bf16 { 8 } else { 32 };
         let mut wanted = vec![0.0; m * n];
         for i in 0..m {
             for j in 0..n {
                 let mut sum = if acc_mode { start[i * n + j] } else { 0.0 };
                 for first in (0..k).step_by(block) {
-                    let pairs: Vec<(f32, f32)> = (first..k.min(first + block))
+                    let (left, right): (Vec<f32>, Vec<f32>) = (first..k.min(first + block))
                         .map(|x| {
                             let left = if orders.0 { (i, x) } else { (x, i) };
                             let right = if orders.1 { (x, j) } else { (j, x) };
                             (element(a, lda, ta, left.0, left.1), element(b, ldb, tb, right.0, right.1))
                         })
-                        .collect();
-                    sum = tilewright::num::canonical(sum + exact_block_sum(&pairs));
+                        .unzip();
+                    let left = (&left[..], scale(&op.scale_a, i, first));
+                    let right = (&right[..], scale(&op.scale_b, j, first));
+                    sum = block_dot(sum, left, right, mode);
                 }
                 wanted[i * n + j] = sum;
             }
