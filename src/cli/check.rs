@@ -5,7 +5,8 @@
 
 use super::CliError;
 use super::simulate::{MEMORY_LIMIT, machine_error, memory_limit};
-use crate::compiler::{Attention, Matmul, MatmulType, Op, Scale};
+use crate::compiler::{Attention, Matmul, MatmulType, Op};
+use crate::isa::ScaleType;
 use crate::machine::Machine;
 use crate::num::{Dtype, random};
 use crate::report::reference::{AttentionShape, EXACT_LIMIT, Matrix, Scales, Shape};
@@ -51,7 +52,7 @@ fn matmul(machine: &Machine, op: &Matmul, split_k: u64, seed: u64) -> Result<Che
     };
     let (a, b) = op.dtype.operands();
     let codes = |scale, name| match scale {
-        Scale::None => Ok(Vec::new()),
+        ScaleType::None => Ok(Vec::new()),
         _ => bytes(name),
     };
     let (a_codes, b_codes) = (codes(a.scale, "A_scales")?, codes(b.scale, "B_scales")?);
@@ -59,9 +60,9 @@ fn matmul(machine: &Machine, op: &Matmul, split_k: u64, seed: u64) -> Result<Che
     let matrix = |values, scale, codes| Matrix {
         values,
         scales: match scale {
-            Scale::None => Scales::None,
-            Scale::E8m0 => Scales::E8m0(codes),
-            Scale::Ue4m3 => Scales::Ue4m3(codes),
+            ScaleType::None => Scales::None,
+            ScaleType::E8m0 => Scales::E8m0(codes),
+            ScaleType::Ue4m3 => Scales::Ue4m3(codes),
         },
     };
     let a = matrix(&a_values[..], a.scale, &a_codes[..]);

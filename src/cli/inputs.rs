@@ -8,7 +8,8 @@
 use super::CliError;
 use super::simulate::{MEMORY_LIMIT, machine_error, memory_limit};
 use crate::compiler::plan::Side;
-use crate::compiler::{Matmul, Op, Operand, Scale, TensorSpec};
+use crate::compiler::{Matmul, Op, Operand, TensorSpec};
+use crate::isa::ScaleType;
 use crate::machine::Machine;
 use crate::num::block::{self, ScaleRule};
 use crate::num::{self, Dtype, Overflow, Rounding, random};
@@ -84,7 +85,7 @@ fn operand(op: &Matmul, side: Side, stream: u64) -> Vec<(&'static str, Vec<u8>)>
     if !of.scaled() {
         return vec![(names[0], rounded(of.dtype, rows * columns, stream))];
     }
-    let tensor_scale = (of.scale == Scale::Ue4m3)
+    let tensor_scale = (of.scale == ScaleType::Ue4m3)
         .then(|| block::nvfp4_tensor_scale(largest(rows * columns, stream)));
     let (elements, scales) = match side {
         Side::A => along_rows(of, rows, columns, tensor_scale, stream),
@@ -123,7 +124,7 @@ fn along_rows(
     stream: u64,
 ) -> (Vec<u8>, Vec<u8>) {
     let (pitch, blocks) = (of.row(k) as usize, of.scale_blocks(k) as usize);
-    let block = of.scale.block() as usize;
+    let block = of.scale_block() as usize;
     let mut elements = vec![0; rows as usize * pitch];
     let lines = elements
         .par_chunks_mut(pitch)
@@ -159,7 +160,7 @@ fn along_columns(
     stream: u64,
 ) -> (Vec<u8>, Vec<u8>) {
     let (pitch, width) = (of.row(columns) as usize, columns as usize);
-    let block = of.scale.block() as usize;
+    let block = of.scale_block() as usize;
     let mut elements = vec![0; k as usize * pitch];
     let mut scales = vec![0; of.scale_blocks(k) as usize * width];
     let places = elements.par_chunks_mut(block * pitch);
@@ -247,12 +248,12 @@ mod tests {
                             Side::A => (c, r as usize, rows as usize),
                             Side::B => (r as usize, c, columns as usize),
                         };
-                        let code = scales
-                            .map_or(0, |s| s[along / of.scale.block() as usize * extent + other]);
+                        let block = of.scale_block().max(1) as usize;
+                        let code = scales.map_or(0, |s| s[along / block * extent + other]);
                         let scale = match of.scale {
-                            Scale::None => 1.0,
-                            Scale::E8m0 => num::e8m0_value(code),
-                            Scale::Ue4m3 => num::ue4m3_value(code) * g,
+                            ScaleType::None => 1.0,
+                            ScaleType::E8m0 => num::e8m0_value(code),
+                            ScaleType::Ue4m3 => num::ue4m3_value(code) * g,
                         };
                         let error = (got * scale - value).abs();
                         // Half a step of the coarsest, FP4: a quarter of the value, or of the smallest step under the scale; 8

@@ -5,8 +5,9 @@
 
 use super::GraphError;
 use super::tiling::Side;
+use crate::chip::cost;
+use crate::isa::{self, ScaleType};
 use crate::num::Dtype;
-use crate::num::block::{MX_BLOCK, NVFP4_BLOCK};
 use serde::{Deserialize, Serialize};
 
 /// Element types of an attention's `--dtype`.
@@ -15,40 +16,12 @@ pub const ATTENTION_DTYPES: &str = "bf16, fp8";
 pub const MATMUL_DTYPES: &str =
     "bf16, fp8, fp8-e5m2, mxfp8, mxfp8-e5m2, mxfp6, mxfp6-e3m2, mxfp4, nvfp4, fp8xmxfp4";
 
-/// Block scales of an operand, one for each block along K.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scale {
-    None,
-    /// A power of two for 32 elements (MX).
-    E8m0,
-    /// UE4M3 for 16 elements, under one FP32 scale of the tensor (NVFP4).
-    Ue4m3,
-}
-
-impl Scale {
-    /// Elements that share a scale; without scales they count as one block of 32.
-    pub fn block(self) -> u64 {
-        match self {
-            Scale::None | Scale::E8m0 => MX_BLOCK as u64,
-            Scale::Ue4m3 => NVFP4_BLOCK as u64,
-        }
-    }
-
-    /// The name in `mm.scale`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Scale::None => "none",
-            Scale::E8m0 => "e8m0",
-            Scale::Ue4m3 => "ue4m3",
-        }
-    }
-}
-
 /// Format of A or of B.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operand {
     pub dtype: Dtype,
-    pub scale: Scale,
+    /// Block scales along K.
+    pub scale: ScaleType,
 }
 
 impl Operand {
@@ -73,15 +46,32 @@ impl Operand {
 
     /// Blocks of `k` elements along K that have a scale; 0 without scales.
     pub fn scale_blocks(self, k: u64) -> u64 {
-        match self.scale {
-            Scale::None => 0,
-            scale => k.div_ceil(scale.block()),
+        match cost::scale_block(self.scale) {
+            0 => 0,
+            block => k.div_ceil(block),
         }
+    }
+
+    /// Elements that share a scale; 0 without scales.
+    pub fn scale_block(self) -> u64 {
+        cost::scale_block(self.scale)
+    }
+
+    /// The name of the scales' type in assembly.
+    pub fn scale_name(self) -> &'static str {
+        // In encoding order.
+        isa::SCALE_TYPE.values[self.scale as usize]
     }
 
     /// Whether there are block scales.
     pub fn scaled(self) -> bool {
-        self.scale != Scale::None
+        self.scale != ScaleType::None
+    }
+}
+
+impl From<Operand> for cost::Operand {
+    fn from(of: Operand) -> cost::Operand {
+        cost::Operand::scaled(of.dtype, of.scale)
     }
 }
 
@@ -160,7 +150,7 @@ impl MatmulType {
     /// Formats of A and of B.
     pub fn operands(self) -> (Operand, Operand) {
         let of = |dtype, scale| Operand { dtype, scale };
-        let (plain, mx) = (|d| of(d, Scale::None), |d| of(d, Scale::E8m0));
+        let (plain, mx) = (|d| of(d, ScaleType::None), |d| of(d, ScaleType::E8m0));
         let both = |operand| (operand, operand);
         match self {
             MatmulType::Bf16 => both(plain(Dtype::Bf16)),
@@ -171,7 +161,7 @@ impl MatmulType {
             MatmulType::Mxfp6 => both(mx(Dtype::E2m3)),
             MatmulType::Mxfp6E3m2 => both(mx(Dtype::E3m2)),
             MatmulType::Mxfp4 => both(mx(Dtype::E2m1)),
-            MatmulType::Nvfp4 => both(of(Dtype::E2m1, Scale::Ue4m3)),
+            MatmulType::Nvfp4 => both(of(Dtype::E2m1, ScaleType::Ue4m3)),
             MatmulType::Fp8xMxfp4 => (plain(Dtype::E4m3), mx(Dtype::E2m1)),
         }
     }

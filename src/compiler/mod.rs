@@ -20,7 +20,7 @@ use crate::asm;
 use crate::chip::Chip;
 use crate::isa::image::Image;
 
-pub use formats::{MatmulType, Operand, Scale, parse_attention_dtype};
+pub use formats::{MatmulType, Operand, parse_attention_dtype};
 pub use graph::{Attention, Bound, BoundUnit, GraphError, Matmul, Op, TensorSpec};
 
 /// Why an operation does not compile.

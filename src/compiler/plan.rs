@@ -402,8 +402,8 @@ impl Search<'_> {
         let hbm = streams.all_bytes + streams.all_padding / PARTIAL_REQUEST + op.m * op.n * 2;
         let operand_bytes = steps.saturating_mul(cost::mm_operand_bytes_per_step(
             chip,
-            ta,
-            tb,
+            self.a,
+            self.b,
             t.rows.pass(),
             t.cols.pass(),
             t.kc,

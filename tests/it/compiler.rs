@@ -4,7 +4,8 @@ use proptest::prelude::*;
 use std::sync::Arc;
 use tilewright::asm::assemble_text;
 use tilewright::chip::Chip;
-use tilewright::compiler::{self, CompileError, Compiled, Matmul, MatmulType, Op, Scale, plan};
+use tilewright::compiler::{self, CompileError, Compiled, Matmul, MatmulType, Op, plan};
+use tilewright::isa::ScaleType;
 use tilewright::isa::image::Space;
 use tilewright::machine::{LoadOptions, Machine, UntimedLimits, run_untimed};
 use tilewright::num::random;
@@ -32,8 +33,8 @@ fn set_inputs(machine: &mut Machine, op: &Matmul, nan: bool) -> Result<(), Strin
             let bits = random::splitmix64(seed, i);
             let is_nan = nan && bits >> 32 & 63 == 0;
             match of.scale {
-                Scale::Ue4m3 if is_nan => 0x7f,
-                Scale::Ue4m3 => (bits % 0x7f) as u8,
+                ScaleType::Ue4m3 if is_nan => 0x7f,
+                ScaleType::Ue4m3 => (bits % 0x7f) as u8,
                 _ if is_nan => 0xff,
                 _ => (bits % 30 + 112) as u8,
             }
@@ -60,9 +61,9 @@ fn reference(machine: &Machine, op: &Matmul) -> Vec<u16> {
     let codes = |name: &str| machine.tensor_bytes(name).unwrap_or_default();
     let (a_codes, b_codes) = (codes("A_scales"), codes("B_scales"));
     let scales = |scale, codes| match scale {
-        Scale::None => Scales::None,
-        Scale::E8m0 => Scales::E8m0(codes),
-        Scale::Ue4m3 => Scales::Ue4m3(codes),
+        ScaleType::None => Scales::None,
+        ScaleType::E8m0 => Scales::E8m0(codes),
+        ScaleType::Ue4m3 => Scales::Ue4m3(codes),
     };
     let (a, b) = op.dtype.operands();
     let (a_values, b_values) = (values("A"), values("B"));

@@ -272,8 +272,8 @@ impl Emit<'_> {
         }
         self.text.inst(&format!(
             "mm.scale.{}.{} t0, t1, t2, t3",
-            a.scale.name(),
-            b.scale.name()
+            a.scale_name(),
+            b.scale_name()
         ));
     }
 

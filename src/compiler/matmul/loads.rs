@@ -97,7 +97,7 @@ impl Emit<'_> {
     /// Stages the rows of a chunk's scales, one for each block along K; t1 = destination, t2 = source. Clobbers t3 and t4.
     fn scales(&mut self, side: Side, index: &str, depth: &str) {
         let s = self.stream(side);
-        let (name, first, block) = (s.name, s.first, s.operand.scale.block());
+        let (name, first, block) = (s.name, s.first, s.operand.scale_block());
         if self.t.op.k.is_multiple_of(self.t.kc) {
             self.text.inst(&format!("li t3, {name}_SCALE_BLOCKS"));
         } else {

@@ -106,8 +106,8 @@ fn describe(t: &Tiling, layout: &TsramLayout, chip: &Chip) -> Plan {
         let scales = match of.scaled() {
             true => format!(
                 ", a scale ({}) for {} along K",
-                of.scale.name(),
-                of.scale.block()
+                of.scale_name(),
+                of.scale_block()
             ),
             false => String::new(),
         };
