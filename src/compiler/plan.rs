@@ -4,9 +4,9 @@
 //! accumulators; K is cut in chunks that come through a ring of SRAM slots, or, for one operand, lie in SRAM for a whole pass
 //! of the outer loop. Each candidate is scored with the formulas of [`crate::chip::cost`]: the busiest unit, plus ramps.
 //!
-//! Three numbers of the score are heuristics of this search, set by timed runs of candidates: the grain of a ring (the busiest
-//! unit's work over the square of the slots), the [`INTERFERENCE`] of the other units, and [`PARTIAL_REQUEST`], the charge for
-//! partial requests. They order candidates and appear in the prediction that `--explain` prints; no simulated cycle depends on
+//! Four numbers of the score are heuristics of this search, set by timed runs of candidates: the grain of a ring (the busiest
+//! unit's work over the square of the slots), the [`INTERFERENCE`] of the other units, [`PARTIAL_REQUEST`], the charge for
+//! partial requests, and the latency of [`LOADED`] memory. They order candidates and appear in the prediction that `--explain` prints; no simulated cycle depends on
 //! them but by the choice of the program. Leaves
 //! out: queueing, which exists only in timing, and the program ([`super::matmul`]). Invariants: every pass of every strip holds
 //! at least one row and column; all buffers fit the TSRAM, all semaphores their count; the search is deterministic.
@@ -33,6 +33,8 @@ const HBM_REACHED: u64 = 92;
 /// Heuristic of the search: one part in this many of what a partial request lacks to a whole one counts as HBM traffic. It moves
 /// only the bursts that it needs, but costs row hits.
 const PARTIAL_REQUEST: u64 = 4;
+/// Heuristic of the search: latency of requests in the burst of a resident operand's loads, as a multiple of the idle one.
+const LOADED: u64 = 2;
 /// Heuristic of the search: one part in this many of all units' work counts as delay of the busiest unit.
 const INTERFERENCE: u64 = 64;
 
@@ -387,6 +389,11 @@ impl Search<'_> {
         let tail = op.k - (t.chunks - 1) * t.kc;
         let k_steps = (t.chunks - 1) * t.kc.div_ceil(k_step) + tail.div_ceil(k_step);
         let steps = mb.saturating_mul(nb).saturating_mul(k_steps);
+        // A step whose blocks, with their scales, are wider than an operand port takes longer than a cycle.
+        let (a_block, b_block) = cost::operand_block_bytes(chip, self.a, self.b);
+        let operand_port = u64::from(chip.ttu.operand_port_bytes).max(1);
+        let widest = a_block.max(b_block).max(operand_port);
+        let array = steps.saturating_mul(widest) / operand_port;
         let store_type = self.epilogue.store_type();
         let store = mb * nb * cost::store_cycles(chip, store_type, 1, 1);
         let drains = if t.acc_step(chip) > 0 {
@@ -415,7 +422,7 @@ impl Search<'_> {
         let issued = streams.a_requested + streams.b_requested;
         let requests = issued / u64::from(chip.dma.request_bytes).max(1);
         let units = [
-            ("tensor", steps + store + drains),
+            ("tensor", array + store + drains),
             ("hbm", hbm / HBM_REACHED * 100 / self.hbm_per_cycle),
             ("tile port", (a_stream + b_stream).max(issued) / port),
             (
@@ -472,7 +479,7 @@ impl Search<'_> {
             0
         };
         let work = units.iter().fold(0u64, |sum, u| sum.saturating_add(u.1));
-        let exposed = self.resident_loads(t, port);
+        let exposed = self.resident_loads(t, &streams, port);
         t.cycles = most
             .saturating_add(ramp)
             .saturating_add(exposed)
@@ -488,7 +495,7 @@ impl Search<'_> {
     /// the stream of the other, and the busiest port or the HBM may need longer for both than the tensor unit for its work.
     /// From the second outer pass on the load's latency adds to that, because a chunk's place is free only when the last inner
     /// pass before is done with it; the ramp has the first latency.
-    fn resident_loads(&self, t: &Tiling, port: u64) -> u64 {
+    fn resident_loads(&self, t: &Tiling, streams: &Streams, port: u64) -> u64 {
         if !t.resident {
             return 0;
         }
@@ -499,7 +506,26 @@ impl Search<'_> {
         );
         let (met_rows, met_cols) = t.grid.met;
         let cluster_port = u64::from(chip.noc.cluster_port_bytes).max(1);
+        // Requests of the member that loads most, in one pass: short rows make many of them.
+        let a_passes = t.rows.passes
+            * if t.is_resident(Side::A) {
+                1
+            } else {
+                t.cols.passes
+            };
+        let b_passes = t.cols.passes
+            * if t.is_resident(Side::B) {
+                1
+            } else {
+                t.rows.passes
+            };
+        let issued = streams.a_requested / a_passes + streams.b_requested / b_passes;
+        let requests = issued / u64::from(chip.dma.request_bytes).max(1);
         let needed = ((a + b) / port)
+            .max(
+                requests.saturating_mul(LOADED * self.latency)
+                    / u64::from(chip.dma.outstanding).max(1),
+            )
             .max((a * met_rows + b * met_cols) / cluster_port)
             .max((a * t.grid.rows + b * t.grid.cols) / self.hbm_per_cycle);
         let (ta, tb) = (self.a.dtype, self.b.dtype);

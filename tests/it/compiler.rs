@@ -158,6 +158,45 @@ fn timed_runs_match_the_reference() {
     }
 }
 
+#[test]
+fn every_format_matches_the_reference() {
+    for (i, dtype) in MatmulType::ALL.into_iter().enumerate() {
+        for (m, n, k) in [(1, 1, 1), (33, 77, 65), (257, 255, 129), (70, 600, 1100)] {
+            for preset in ["mini", "maia-200"] {
+                let (op, chip) = (matmul(m, n, k, dtype), chip(preset));
+                check_op(&op, &chip, Run::Untimed(i as u64)).unwrap();
+            }
+        }
+        for preset in ["mini", "maia-200"] {
+            check_op(&matmul(333, 222, 700, dtype), &chip(preset), Run::Timed).unwrap();
+        }
+    }
+}
+
+/// An object read back runs like the program that it was made of.
+#[test]
+fn objects_of_every_format_take_the_same_cycles() {
+    let chip = chip("mini");
+    for dtype in MatmulType::ALL {
+        let compiled = compiler::compile(&matmul(65, 77, 99, dtype), &chip).unwrap();
+        let bytes = tilewright::asm::object::write(&compiled.image).unwrap();
+        let read = tilewright::asm::object::read(&bytes).unwrap();
+        assert!(read == compiled.image, "{dtype}");
+        let cycles = |data| {
+            let options = LoadOptions {
+                data,
+                ..LoadOptions::default()
+            };
+            let image = Arc::new(read.clone());
+            let machine = Machine::load(Arc::new(chip.clone()), image, &options).unwrap();
+            timing::run(machine, &TimedOptions::default())
+                .unwrap()
+                .cycles
+        };
+        assert_eq!(cycles(true), cycles(false), "{dtype}");
+    }
+}
+
 /// The schedule keeps the tensor unit fed, and thin products the HBM: shares of the bound below which something broke.
 #[test]
 fn timed_products_come_near_their_bound() {
@@ -167,6 +206,11 @@ fn timed_products_come_near_their_bound() {
         (4096, 4096, 4096, MatmulType::Bf16, 0.90),
         (32, 8192, 8192, MatmulType::Fp8, 0.85),
         (16, 8192, 8192, MatmulType::Bf16, 0.85),
+        (8192, 8192, 8192, MatmulType::Mxfp8, 0.92),
+        (8192, 8192, 8192, MatmulType::Mxfp6, 0.93),
+        (8192, 8192, 8192, MatmulType::Mxfp4, 0.89),
+        (8192, 8192, 8192, MatmulType::Nvfp4, 0.80),
+        (8192, 8192, 8192, MatmulType::Fp8xMxfp4, 0.93),
     ] {
         let chip = chip("maia-200-2ghz");
         let op = matmul(m, n, k, dtype);
@@ -248,6 +292,9 @@ fn every_kind_of_tiling_is_right() {
         ("mini", 400, 300, 500, MatmulType::Fp8),
         ("mini", 400, 300, 500, MatmulType::Bf16),
         ("maia-200", 400, 500, 300, MatmulType::Fp8),
+        ("mini", 400, 301, 500, MatmulType::Mxfp6),
+        ("mini", 400, 301, 501, MatmulType::Nvfp4),
+        ("maia-200", 400, 500, 300, MatmulType::Fp8xMxfp4),
     ] {
         let chip = chip(preset);
         let op = Matmul { m, n, k, dtype };
@@ -277,8 +324,8 @@ fn every_kind_of_tiling_is_right() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
     #[test]
-    fn random_matmuls_match(m in 1u64..200, n in 1u64..200, k in 1u64..300, fp8: bool, big: bool, seed: u64) {
-        let dtype = if fp8 { MatmulType::Fp8 } else { MatmulType::Bf16 };
+    fn random_matmuls_match(m in 1u64..200, n in 1u64..200, k in 1u64..300, format in 0..MatmulType::ALL.len(), big: bool, seed: u64) {
+        let dtype = MatmulType::ALL[format];
         let chip = chip(if big { "maia-200" } else { "mini" });
         check_op(&matmul(m, n, k, dtype), &chip, Run::Untimed(seed)).unwrap();
     }

@@ -103,6 +103,11 @@ fn compiled_products() {
         ("mini", 256, 256, 64, MatmulType::Bf16),
         ("maia-200", 700, 900, 600, MatmulType::Fp8),
         ("maia-200", 1, 640, 512, MatmulType::Bf16),
+        ("mini", 150, 130, 300, MatmulType::Mxfp6E3m2),
+        ("mini", 150, 131, 301, MatmulType::Nvfp4),
+        ("maia-200", 300, 500, 1100, MatmulType::Nvfp4),
+        ("maia-200", 300, 333, 700, MatmulType::Mxfp4),
+        ("maia-200", 64, 640, 512, MatmulType::Fp8xMxfp4),
     ] {
         let chip = preset(name);
         let op = compiler::Op::Matmul(Matmul { m, n, k, dtype });
