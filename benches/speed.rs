@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tilewright::chip::Chip;
 use tilewright::compiler::graph::{Attention, Matmul, Op};
-use tilewright::compiler::{self, Compiled};
+use tilewright::compiler::{self, Compiled, MatmulType};
 use tilewright::machine::{LoadOptions, Machine};
 use tilewright::num::Dtype;
 use tilewright::num::gemm::{self, Scales};
@@ -19,7 +19,7 @@ fn matmul(edge: u64) -> Op {
         m: edge,
         n: edge,
         k: edge,
-        dtype: Dtype::E4m3,
+        dtype: MatmulType::Fp8,
     })
 }
 

@@ -30,7 +30,7 @@ pub const DIRECTIVES: [(&str, &str); 22] = [
     (".kernel", ".kernel NAME"),
     (
         ".tensor",
-        ".tensor NAME, hbm|csram|tsram, DTYPE, [d0, d1, ..], payload|control [, INIT] [, at OFFSET]",
+        ".tensor NAME, hbm|csram|tsram, DTYPE, [d0, d1, ..], payload|control [, INIT] [, at OFFSET] [, pitch BYTES]",
     ),
     (".expect", ".expect NAME, INIT"),
     (".align", ".align BYTES"),
@@ -301,7 +301,7 @@ impl Assembler<'_> {
         cursor.expect(",")?;
         let classes = [("payload", Class::Payload), ("control", Class::Control)];
         let class = word(cursor, "class", &classes)?;
-        let (mut init, mut place) = (Init::None, None);
+        let (mut init, mut place, mut pitch) = (Init::None, None, None);
         while cursor.eat(",") {
             match cursor.peek().map(|t| &t.kind) {
                 Some(Kind::Name(n)) if n == "at" => {
@@ -313,22 +313,38 @@ impl Assembler<'_> {
                             .map_err(|_| Error::new(format!("offset {offset} is negative"), at))?,
                     );
                 }
+                Some(Kind::Name(n)) if n == "pitch" => {
+                    cursor.take();
+                    let at = cursor.here();
+                    pitch = Some((self.number(cursor)?, at));
+                }
                 _ => init = self.init(cursor)?,
             }
         }
         cursor.finish()?;
         let end = self.ends[space as usize];
         let offset = place.unwrap_or_else(|| end.next_multiple_of(self.align));
-        let tensor = Tensor {
+        let mut tensor = Tensor {
             name: name.to_owned(),
             space,
             offset,
             dtype,
             shape,
+            pitch: None,
             class,
             init,
             expect: None,
         };
+        if let Some((bytes, at)) = pitch {
+            let row = tensor.row_bytes();
+            let enough = u64::try_from(bytes).ok().filter(|b| *b >= row);
+            tensor.pitch = Some(enough.ok_or_else(|| {
+                Error::new(
+                    format!("pitch {bytes} is below the {row} bytes of a row"),
+                    at,
+                )
+            })?);
+        }
         let limit = space_limit(space);
         let past = offset
             .checked_add(tensor.bytes())

@@ -182,9 +182,10 @@ fn tensor(out: &mut String, t: &Tensor) {
         Class::Payload => "payload",
         Class::Control => "control",
     };
+    let pitch = t.pitch.map_or(String::new(), |p| format!(", pitch {p}"));
     let _ = writeln!(
         out,
-        ".tensor {}, {}, {}, [{}], {class}, {}, at {:#x}",
+        ".tensor {}, {}, {}, [{}], {class}, {}, at {:#x}{pitch}",
         name(&t.name),
         t.space.name(),
         t.dtype,

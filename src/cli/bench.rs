@@ -2,19 +2,13 @@
 
 use super::progress::Progress;
 use super::simulate::{self, DEFAULT_MAX_CYCLES, Options};
-use super::{CliError, Context, check, model, outcome, work};
-use crate::compiler::{Attention, Matmul, Op, TensorSpec};
-use crate::machine::Machine;
-use crate::num::{self, Overflow, Rounding, random};
+use super::{CliError, Context, check, inputs, model, outcome, work};
+use crate::compiler::{Attention, Matmul, MatmulType, Op, parse_attention_dtype};
 use crate::report::Metrics;
 use clap::Subcommand;
-use rayon::prelude::*;
 use serde_json::{Map, json};
 use std::path::PathBuf;
 use std::sync::Arc;
-
-/// Elements made by one task; a multiple of 8, so that tasks begin at whole bytes in every type.
-const CHUNK: u64 = 1 << 16;
 
 /// Compile an operation, run it and say what bounds it
 #[derive(clap::Args)]
@@ -69,7 +63,8 @@ enum OpArgs {
 
 #[derive(clap::Args)]
 struct Common {
-    /// Operand type: bf16, or fp8, which is E4M3; the output is BF16
+    /// Operand type; the output is BF16. bf16, fp8 (E4M3); matmul also: fp8-e5m2, mxfp8 (E4M3), mxfp8-e5m2, mxfp6 (E2M3),
+    /// mxfp6-e3m2, mxfp4, nvfp4, fp8xmxfp4 (A in E4M3 without scales, B in MXFP4)
     #[arg(long)]
     dtype: String,
     /// Compare the result with a slow reference
@@ -109,7 +104,7 @@ impl OpArgs {
                 k,
                 ref common,
             } => {
-                let dtype = dtype(common)?;
+                let dtype = MatmulType::parse(&common.dtype).map_err(model::usage)?;
                 Ok((Op::Matmul(Matmul { m, n, k, dtype }), common))
             }
             OpArgs::Attention {
@@ -130,16 +125,12 @@ impl OpArgs {
                     q_len,
                     kv_len,
                     causal,
-                    dtype: dtype(common)?,
+                    dtype: parse_attention_dtype(&common.dtype).map_err(model::usage)?,
                 };
                 Ok((Op::Attention(op), common))
             }
         }
     }
-}
-
-fn dtype(common: &Common) -> Result<num::Dtype, CliError> {
-    crate::compiler::parse_dtype(&common.dtype).map_err(model::usage)
 }
 
 pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
@@ -154,7 +145,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     let image = Arc::new(compiled.image);
     let mut machine = simulate::load(&chip, &image, !common.no_data, op.name())?;
     if !common.no_data {
-        fill(&mut machine, &op, common.seed)?;
+        inputs::fill(&mut machine, &op, common.seed)?;
     }
     let findings = match common.sanitize {
         true => {
@@ -196,32 +187,4 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     };
     let title = format!("{op} on {}, {data}", chip.name);
     outcome::show(&title, &metrics, extra, findings.as_ref(), context)
-}
-
-/// Fills every input: tensor i takes the N(0,1) stream of seed splitmix64(seed, i), rounded to its type.
-fn fill(machine: &mut Machine, op: &Op, seed: u64) -> Result<(), CliError> {
-    let total: u128 = op.tensors().iter().map(TensorSpec::bytes).sum();
-    if total > u128::from(simulate::MEMORY_LIMIT) {
-        return Err(simulate::memory_limit(&format!(
-            "the tensors take {total} bytes of host memory, at most {}; --no-data times them without storing them",
-            simulate::MEMORY_LIMIT
-        )));
-    }
-    for (i, t) in op.tensors().iter().enumerate().filter(|(_, t)| !t.output) {
-        let stream = random::splitmix64(seed, i as u64);
-        let elements: u64 = t.shape.iter().product();
-        let mut bytes = vec![0; t.dtype.bytes_for(elements) as usize];
-        let chunk_bytes = t.dtype.bytes_for(CHUNK) as usize;
-        let tasks = bytes.par_chunks_mut(chunk_bytes).enumerate();
-        tasks.for_each(|(chunk, bytes)| {
-            let first = chunk as u64 * CHUNK;
-            let indices = first..elements.min(first + CHUNK);
-            let values: Vec<f32> = indices.map(|i| random::normal(stream, i)).collect();
-            num::encode_slice(t.dtype, &values, bytes, Rounding::Rne, Overflow::Saturate);
-        });
-        machine
-            .set_tensor(t.name, &bytes)
-            .map_err(|e| simulate::machine_error(t.name, &e))?;
-    }
-    Ok(())
 }

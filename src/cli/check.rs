@@ -5,10 +5,11 @@
 
 use super::CliError;
 use super::simulate::{MEMORY_LIMIT, machine_error, memory_limit};
-use crate::compiler::{Attention, Matmul, Op};
+use crate::compiler::{Attention, Matmul, MatmulType, Op};
+use crate::isa::ScaleType;
 use crate::machine::Machine;
 use crate::num::{Dtype, random};
-use crate::report::reference::{AttentionShape, EXACT_LIMIT};
+use crate::report::reference::{AttentionShape, EXACT_LIMIT, Matrix, Scales, Shape};
 use crate::report::{Check, reference};
 
 /// Multiply-adds that a reference in f64 may take: some seconds.
@@ -32,7 +33,7 @@ pub fn check(machine: &Machine, op: &Op, split_k: u64, seed: u64) -> Result<Chec
             .map_err(|e| machine_error(name, &e))
     };
     match op {
-        Op::Matmul(op) => matmul(machine, op, split_k, seed, &values("A")?, &values("B")?),
+        Op::Matmul(op) => matmul(machine, op, split_k, seed),
         Op::Attention(op) => {
             let (out, v) = (values("O")?, values("V")?);
             Ok(attention(op, seed, &values("Q")?, &values("K")?, &v, &out))
@@ -40,30 +41,56 @@ pub fn check(machine: &Machine, op: &Op, split_k: u64, seed: u64) -> Result<Chec
     }
 }
 
-fn matmul(
-    machine: &Machine,
-    op: &Matmul,
-    split_k: u64,
-    seed: u64,
-    a: &[f32],
-    b: &[f32],
-) -> Result<Check, CliError> {
-    let bytes = machine
-        .tensor_bytes("C")
-        .map_err(|e| machine_error("C", &e))?;
+fn matmul(machine: &Machine, op: &Matmul, split_k: u64, seed: u64) -> Result<Check, CliError> {
+    let bytes = |name: &str| {
+        let bytes = machine.tensor_bytes(name);
+        bytes.map_err(|e| machine_error(name, &e))
+    };
+    let values = |name: &str| {
+        let values = machine.tensor_f32(name);
+        values.map_err(|e| machine_error(name, &e))
+    };
+    let (a, b) = op.dtype.operands();
+    let codes = |scale, name| match scale {
+        ScaleType::None => Ok(Vec::new()),
+        _ => bytes(name),
+    };
+    let (a_codes, b_codes) = (codes(a.scale, "A_scales")?, codes(b.scale, "B_scales")?);
+    let (a_values, b_values) = (values("A")?, values("B")?);
+    let matrix = |values, scale, codes| Matrix {
+        values,
+        scales: match scale {
+            ScaleType::None => Scales::None,
+            ScaleType::E8m0 => Scales::E8m0(codes),
+            ScaleType::Ue4m3 => Scales::Ue4m3(codes),
+        },
+    };
+    let a = matrix(&a_values[..], a.scale, &a_codes[..]);
+    let b = matrix(&b_values[..], b.scale, &b_codes[..]);
+    let tensor_scales = match op.dtype.tensor_scaled() {
+        true => Some((values("A_tensor_scale")?[0], values("B_tensor_scale")?[0])),
+        false => None,
+    };
+    let bytes = bytes("C")?;
     let got: Vec<u16> = bytes
         .chunks_exact(2)
         .map(|c| u16::from_le_bytes([c[0], c[1]]))
         .collect();
-    let (m, n, k) = (op.m as usize, op.n as usize, op.k as usize);
+    let (m, n) = (op.m as usize, op.n as usize);
+    let shape = Shape {
+        m,
+        n,
+        k: op.k as usize,
+        kblock: if op.dtype == MatmulType::Bf16 { 8 } else { 32 },
+        tensor_scales,
+    };
     let macs = u128::from(op.m) * u128::from(op.n) * u128::from(op.k);
     if split_k == 1 && macs <= u128::from(EXACT_LIMIT) {
-        let kblock = if op.dtype == Dtype::Bf16 { 8 } else { 32 };
-        let want = reference::matmul(a, b, m, n, k, kblock);
+        let want = reference::matmul(&a, &b, &shape);
         return Ok(shown("C", n, None, &reference::compare_bits(&got, &want)));
     }
     let rows = rows(m, op.n.saturating_mul(op.k), seed);
-    let (sums, abs) = reference::matmul_f64(a, b, n, k, &rows);
+    let (sums, abs) = reference::matmul_f64(&a, &b, &shape, &rows);
     let got: Vec<f64> = rows
         .iter()
         .flat_map(|r| &got[r * n..(r + 1) * n])

@@ -14,8 +14,8 @@
 use super::CliError;
 use crate::chip::Chip;
 use crate::compiler::{
-    Attention, CompileError, Compiled, GraphError, Matmul, Op, compile, graph::MAX_EXTENT,
-    parse_dtype,
+    Attention, CompileError, Compiled, GraphError, Matmul, MatmulType, Op, compile,
+    graph::MAX_EXTENT, parse_attention_dtype,
 };
 use std::io::Read;
 use std::path::Path;
@@ -243,13 +243,12 @@ impl Node {
         let Some(dtype) = &self.dtype else {
             return Err(place.blame(None, "dtype: missing"));
         };
-        let dtype = parse_dtype(dtype).map_err(|e| place.blame_graph(&e))?;
         Ok(match matmul {
             true => Op::Matmul(Matmul {
                 m: get("m")?,
                 n: get("n")?,
                 k: get("k")?,
-                dtype,
+                dtype: MatmulType::parse(dtype).map_err(|e| place.blame_graph(&e))?,
             }),
             false => Op::Attention(Attention {
                 batch: get("batch")?,
@@ -259,7 +258,7 @@ impl Node {
                 q_len: get("q_len")?,
                 kv_len: get("kv_len")?,
                 causal: self.causal,
-                dtype,
+                dtype: parse_attention_dtype(dtype).map_err(|e| place.blame_graph(&e))?,
             }),
         })
     }
@@ -311,8 +310,6 @@ pub fn write(compiled: &Compiled, path: &Path) -> Result<(), CliError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::num::Dtype;
-
     fn model(text: &str, shape: &[(String, u64)], dtype: Option<&str>) -> Result<Op, CliError> {
         let name = format!(
             "tw-model-{}-{:?}.toml",
@@ -338,11 +335,11 @@ mod tests {
                 dtype,
             })
         };
-        assert_eq!(model(GRAPH, &[], None).unwrap(), want(4, Dtype::Bf16));
+        assert_eq!(model(GRAPH, &[], None).unwrap(), want(4, MatmulType::Bf16));
         let shape = [extent("k=9").unwrap()];
         assert_eq!(
             model(GRAPH, &shape, Some("fp8")).unwrap(),
-            want(9, Dtype::E4m3)
+            want(9, MatmulType::Fp8)
         );
     }
 

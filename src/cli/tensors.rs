@@ -47,6 +47,12 @@ pub fn set(
     let t = tensor(machine, "--input", name)?;
     let array = npy::read(path).map_err(|e| CliError::io("read", path, &e))?;
     let place = path.display().to_string();
+    if t.bytes() > MEMORY_LIMIT {
+        return Err(memory_limit(&format!(
+            "--input {name}: {} bytes with the gaps between rows, at most {MEMORY_LIMIT}",
+            t.bytes()
+        )));
+    }
     let bytes = array
         .and_then(|array| codes(t, &array))
         .map_err(|problem| CliError::file(place.as_str(), problem))?;
@@ -75,7 +81,7 @@ pub fn check_output(machine: &Machine, name: &str, path: &Path) -> Result<(), Cl
         )));
     }
     let t = tensor(machine, "--output", name)?;
-    let bytes = t.elements().saturating_mul(4);
+    let bytes = t.elements().saturating_mul(4).max(t.bytes());
     match bytes <= MEMORY_LIMIT {
         true => Ok(()),
         false => Err(memory_limit(&format!(
@@ -87,14 +93,11 @@ pub fn check_output(machine: &Machine, name: &str, path: &Path) -> Result<(), Cl
 /// Writes a tensor to a file: as float32, or its codes with `raw`.
 pub fn get(machine: &Machine, name: &str, path: &Path, raw: bool) -> Result<(), CliError> {
     let t = tensor(machine, "--output", name)?;
-    let bytes = machine
-        .tensor_bytes(name)
-        .map_err(|e| super::simulate::machine_error(name, &e))?;
+    let failed = |e| super::simulate::machine_error(name, &e);
     let file = match raw {
-        true => raw_file(t, &bytes),
+        true => raw_file(t, &machine.tensor_bytes(name).map_err(failed)?),
         false => {
-            let mut values = vec![0.0; t.elements() as usize];
-            num::decode_slice(t.dtype, &bytes, &mut values);
+            let values = machine.tensor_f32(name).map_err(failed)?;
             let data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
             npy::write("<f4", &t.shape, &data)
         }
@@ -120,19 +123,20 @@ fn codes(t: &Tensor, array: &Array) -> Result<Vec<u8>, String> {
     match (array.element, t.dtype) {
         (Element::F32, _) => {
             let values: Vec<f32> = words(data).map(f32::from_le_bytes).collect();
-            Ok(encode(t.dtype, &values))
+            Ok(encode(t, &values))
         }
         (Element::F16, _) => {
             let code = |b: [u8; 2]| u32::from(u16::from_le_bytes(b));
             let values: Vec<f32> = words(data)
                 .map(|b| num::decode(Dtype::F16, code(b)))
                 .collect();
-            Ok(encode(t.dtype, &values))
+            Ok(encode(t, &values))
         }
         (Element::F64, Dtype::I32) => {
             // Through f32 a 32-bit integer would lose digits; a cast saturates, and turns NaN into 0.
             let round = |b: [u8; 8]| f64::from_le_bytes(b).round_ties_even() as i32;
-            Ok(words(data).flat_map(|b| round(b).to_le_bytes()).collect())
+            let bytes: Vec<u8> = words(data).flat_map(|b| round(b).to_le_bytes()).collect();
+            Ok(lay_out(t, &bytes, 4, <[u8]>::to_vec))
         }
         (Element::F64, dtype) => {
             let narrow = match dtype {
@@ -140,12 +144,12 @@ fn codes(t: &Tensor, array: &Array) -> Result<Vec<u8>, String> {
                 _ => odd_f32,
             };
             let values: Vec<f32> = words(data).map(|b| narrow(f64::from_le_bytes(b))).collect();
-            Ok(encode(dtype, &values))
+            Ok(encode(t, &values))
         }
         (Element::U8, dtype) if dtype.bits() <= 8 => {
             let limit = 1u32 << dtype.bits();
             match data.iter().position(|code| u32::from(*code) >= limit) {
-                None => Ok(pack(dtype.bits(), data)),
+                None => Ok(lay_out(t, data, 1, |row| pack(dtype.bits(), row))),
                 Some(at) => refuse(&format!(
                     "element {at} is {}, a code of {dtype} is below {limit}",
                     data[at]
@@ -159,7 +163,12 @@ fn codes(t: &Tensor, array: &Array) -> Result<Vec<u8>, String> {
         (Element::U16, Dtype::Bf16)
         | (Element::I8, Dtype::I8)
         | (Element::I16, Dtype::I16)
-        | (Element::I32, Dtype::I32) => Ok(data.clone()),
+        | (Element::I32, Dtype::I32) => Ok(lay_out(
+            t,
+            data,
+            t.dtype.bits() as usize / 8,
+            <[u8]>::to_vec,
+        )),
         _ => refuse(
             "wanted float16, float32 or float64 values, uint8 codes, uint16 codes for bf16, or the tensor's own integers",
         ),
@@ -171,11 +180,31 @@ fn words<const N: usize>(data: &[u8]) -> impl Iterator<Item = [u8; N]> {
         .map(|chunk| chunk.try_into().expect("chunks have N bytes"))
 }
 
-fn encode(dtype: Dtype, values: &[f32]) -> Vec<u8> {
-    let mut bytes = vec![0; dtype.bytes_for(values.len() as u64) as usize];
-    let (rne, saturate) = (Rounding::Rne, Overflow::Saturate);
-    num::encode_slice(dtype, values, &mut bytes, rne, saturate);
-    bytes
+/// The bytes of a tensor as they lie in memory, from `items` of which each element has `per_element`; `encode` gives the packed
+/// bytes of a row, or of all elements where rows have no pitch. Gaps are zero.
+fn lay_out<T>(
+    t: &Tensor,
+    items: &[T],
+    per_element: usize,
+    encode: impl Fn(&[T]) -> Vec<u8>,
+) -> Vec<u8> {
+    let (elements, pitch) = t.runs();
+    let mut out = vec![0; t.bytes() as usize];
+    let runs = items.chunks((elements as usize * per_element).max(1));
+    for (run, place) in runs.zip(out.chunks_mut((pitch as usize).max(1))) {
+        let bytes = encode(run);
+        place[..bytes.len()].copy_from_slice(&bytes);
+    }
+    out
+}
+
+fn encode(t: &Tensor, values: &[f32]) -> Vec<u8> {
+    lay_out(t, values, 1, |values| {
+        let mut bytes = vec![0; t.dtype.bytes_for(values.len() as u64) as usize];
+        let (rne, saturate) = (Rounding::Rne, Overflow::Saturate);
+        num::encode_slice(t.dtype, values, &mut bytes, rne, saturate);
+        bytes
+    })
 }
 
 /// Nearest even, finite values saturated.
@@ -243,11 +272,22 @@ fn raw_file(t: &Tensor, bytes: &[u8]) -> Vec<u8> {
         Dtype::I16 => "<i2",
         Dtype::I8 => "|i1",
         _ => {
-            let codes = unpack(t.dtype.bits(), bytes, t.elements());
+            let (elements, pitch) = t.runs();
+            let runs = bytes.chunks((pitch as usize).max(1));
+            let codes: Vec<u8> = runs
+                .flat_map(|run| unpack(t.dtype.bits(), run, elements))
+                .collect();
             return npy::write("|u1", &t.shape, &codes);
         }
     };
-    npy::write(descr, &t.shape, bytes)
+    let (elements, pitch) = t.runs();
+    let row = t.dtype.bytes_for(elements) as usize;
+    let runs = bytes.chunks((pitch as usize).max(1));
+    let packed: Vec<u8> = runs
+        .flat_map(|run| &run[..row.min(run.len())])
+        .copied()
+        .collect();
+    npy::write(descr, &t.shape, &packed)
 }
 
 #[cfg(test)]
@@ -262,6 +302,7 @@ mod tests {
             offset: 0,
             dtype,
             shape: shape.to_vec(),
+            pitch: None,
             class: Class::Payload,
             init: Init::None,
             expect: None,

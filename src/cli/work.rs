@@ -32,7 +32,7 @@ pub fn of_op(op: &Op, split_k: Option<u64>, chip: &Chip) -> Work {
     let bound = op.bound(chip);
     Work {
         flops: u64::try_from(op.flops()).ok(),
-        operands: Some((op.dtype(), op.dtype())),
+        operands: Some(op.dtypes()),
         bound: Some((bound.unit.name().to_owned(), bound.time_s)),
         split_k,
     }
@@ -76,7 +76,7 @@ mod tests {
             m: 33,
             n: 5,
             k: 7,
-            dtype: Dtype::Bf16,
+            dtype: crate::compiler::MatmulType::Bf16,
         });
         let compiled = crate::compiler::compile(&op, &chip).unwrap();
         let work = of_image(&compiled.image, &chip);

@@ -5,6 +5,7 @@
 //! ([`super::plan`] and the lowerings). Invariant: an operation that [`Op::validate`] accepts has no product of extents that
 //! overflows, and its tensors fit in HBM.
 
+use super::formats::{ATTENTION_DTYPES, MatmulType, Operand};
 use crate::chip::{Chip, cost};
 use crate::num::Dtype;
 use serde::{Deserialize, Serialize};
@@ -21,8 +22,8 @@ pub struct Matmul {
     pub m: u64,
     pub n: u64,
     pub k: u64,
-    /// Element type of A and B; C is BF16.
-    pub dtype: Dtype,
+    /// Formats of A and B; C is BF16.
+    pub dtype: MatmulType,
 }
 
 /// O[batch,q,heads,dim] from Q like O and K, V[batch,kv,kv_heads,dim]. Query i of a causal operation sees keys
@@ -69,21 +70,6 @@ pub enum GraphError {
     Dtype { name: String, allowed: &'static str },
 }
 
-/// Element types of `--dtype` that compile today.
-pub const DTYPES: &str = "bf16, fp8";
-
-/// The operand type of a `--dtype` value: `bf16` or `fp8` (E4M3).
-pub fn parse_dtype(name: &str) -> Result<Dtype, GraphError> {
-    match name {
-        "bf16" => Ok(Dtype::Bf16),
-        "fp8" | "e4m3" => Ok(Dtype::E4m3),
-        _ => Err(GraphError::Dtype {
-            name: name.to_owned(),
-            allowed: DTYPES,
-        }),
-    }
-}
-
 /// A tensor of an operation, in HBM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorSpec {
@@ -91,14 +77,30 @@ pub struct TensorSpec {
     pub dtype: Dtype,
     /// Outermost first.
     pub shape: Vec<u64>,
+    /// Bytes between rows, where elements of less than a byte fill no whole number of bytes.
+    pub pitch: Option<u64>,
     pub output: bool,
 }
 
 impl TensorSpec {
+    /// Number of elements; saturates.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().fold(1, |n: u64, d| n.saturating_mul(*d))
+    }
+
     /// Size in bytes; wide, because it is asked before the operation is known to fit.
     pub fn bytes(&self) -> u128 {
-        let elements = self.shape.iter().map(|d| u128::from(*d)).product::<u128>();
-        (elements * u128::from(self.dtype.bits())).div_ceil(8)
+        let product = |extents: &[u64]| {
+            let wide = extents.iter().map(|d| u128::from(*d));
+            wide.fold(1u128, u128::saturating_mul)
+        };
+        match (self.pitch, self.shape.split_last()) {
+            (Some(pitch), Some((_, outer))) => product(outer).saturating_mul(u128::from(pitch)),
+            _ => {
+                let bits = product(&self.shape).saturating_mul(u128::from(self.dtype.bits()));
+                bits.div_ceil(8)
+            }
+        }
     }
 }
 
@@ -138,6 +140,43 @@ pub struct Bound {
 impl Matmul {
     fn extents(&self) -> [(&'static str, u64); 3] {
         [("m", self.m), ("n", self.n), ("k", self.k)]
+    }
+
+    /// A, B, their scales if the format has any, and C. `A_scales` and `B_scales` are codes, [blocks along K, rows of A or columns
+    /// of B]; `A_tensor_scale` and `B_tensor_scale` the factors of NVFP4.
+    fn tensors(&self) -> Vec<TensorSpec> {
+        let tensor = |name, dtype, shape: &[u64]| TensorSpec {
+            name,
+            dtype,
+            shape: shape.to_vec(),
+            pitch: None,
+            output: false,
+        };
+        let (a, b) = self.dtype.operands();
+        let matrix = |name, of: Operand, rows, columns| TensorSpec {
+            pitch: (of.granule() > 1).then(|| of.row(columns)),
+            ..tensor(name, of.dtype, &[rows, columns])
+        };
+        let mut all = vec![
+            matrix("A", a, self.m, self.k),
+            matrix("B", b, self.k, self.n),
+        ];
+        for (name, of, extent) in [("A_scales", a, self.m), ("B_scales", b, self.n)] {
+            if of.scaled() {
+                let shape = [of.scale_blocks(self.k), extent];
+                all.push(tensor(name, Dtype::U8, &shape));
+            }
+        }
+        if self.dtype.tensor_scaled() {
+            for name in ["A_tensor_scale", "B_tensor_scale"] {
+                all.push(tensor(name, Dtype::F32, &[1]));
+            }
+        }
+        all.push(TensorSpec {
+            output: true,
+            ..tensor("C", Dtype::Bf16, &[self.m, self.n])
+        });
+        all
     }
 }
 
@@ -188,20 +227,17 @@ impl Op {
                 kv_heads: op.kv_heads,
             });
         }
-        if !matches!(self.dtype(), Dtype::Bf16 | Dtype::E4m3) {
+        if let Op::Attention(op) = self
+            && !matches!(op.dtype, Dtype::Bf16 | Dtype::E4m3)
+        {
             return Err(GraphError::Dtype {
-                name: self.dtype().name().to_owned(),
-                allowed: DTYPES,
+                name: op.dtype.name().to_owned(),
+                allowed: ATTENTION_DTYPES,
             });
         }
-        // Six extents of 2^32 pass 2^128; capacity is far below, so saturate.
         let bytes = self.tensors().iter().fold(0u128, |sum, t| {
-            let elements = t
-                .shape
-                .iter()
-                .fold(1u128, |n, d| n.saturating_mul(u128::from(*d)));
-            // Tensors lie on 256-byte boundaries.
-            sum.saturating_add(elements.saturating_mul(u128::from(t.dtype.bits())) / 8 + 256)
+            // Six extents of 2^32 pass 2^128, where sizes saturate; tensors lie on 256-byte boundaries.
+            sum.saturating_add(t.bytes()).saturating_add(256)
         });
         let limit = chip.hbm_bytes();
         if bytes > u128::from(limit) {
@@ -210,11 +246,11 @@ impl Op {
         Ok(())
     }
 
-    /// Operand element type.
-    pub fn dtype(&self) -> Dtype {
+    /// Element types of the two operands of its matrix products.
+    pub fn dtypes(&self) -> (Dtype, Dtype) {
         match self {
-            Op::Matmul(op) => op.dtype,
-            Op::Attention(op) => op.dtype,
+            Op::Matmul(op) => op.dtype.dtypes(),
+            Op::Attention(op) => (op.dtype, op.dtype),
         }
     }
 
@@ -232,14 +268,11 @@ impl Op {
             name,
             dtype,
             shape: shape.to_vec(),
+            pitch: None,
             output,
         };
         match self {
-            Op::Matmul(op) => vec![
-                tensor("A", op.dtype, &[op.m, op.k], false),
-                tensor("B", op.dtype, &[op.k, op.n], false),
-                tensor("C", Dtype::Bf16, &[op.m, op.n], true),
-            ],
+            Op::Matmul(op) => op.tensors(),
             Op::Attention(op) => {
                 let q = [op.batch, op.q_len, op.heads, op.head_dim];
                 let kv = [op.batch, op.kv_len, op.kv_heads, op.head_dim];
@@ -280,9 +313,9 @@ impl Op {
     /// compulsory bytes over HBM, and over the clusters' ports in each direction.
     pub fn bound(&self, chip: &Chip) -> Bound {
         let (read, written) = self.compulsory_bytes();
-        let dtype = self.dtype();
+        let (ta, tb) = self.dtypes();
         let per = |work: f64, rate: u64| work / (rate.max(1) as f64);
-        let tensor = per(self.flops() as f64, cost::peak_flops(chip, dtype, dtype));
+        let tensor = per(self.flops() as f64, cost::peak_flops(chip, ta, tb));
         let hbm = per(
             read as f64 + written as f64,
             cost::hbm_peak_bytes_per_s(chip),
@@ -335,7 +368,7 @@ impl std::fmt::Display for Op {
                 m = op.m,
                 n = op.n,
                 k = op.k,
-                dt = shown(op.dtype)
+                dt = op.dtype
             ),
             Op::Attention(op) => write!(
                 f,
@@ -407,7 +440,7 @@ mod tests {
                 m,
                 n,
                 k,
-                dtype: Dtype::Bf16,
+                dtype: MatmulType::Bf16,
             })
             .validate(&chip)
             .map_err(|e| e.to_string())
@@ -447,10 +480,6 @@ mod tests {
             Op::Attention(odd).validate(&chip).unwrap_err().to_string(),
             "heads is 8, which is no multiple of kv-heads 3"
         );
-        assert_eq!(
-            parse_dtype("int3").unwrap_err().to_string(),
-            "dtype `int3` is not one of bf16, fp8"
-        );
     }
 
     #[test]
@@ -460,7 +489,7 @@ mod tests {
             m: 8192,
             n: 8192,
             k: 8192,
-            dtype: Dtype::E4m3,
+            dtype: MatmulType::Fp8,
         });
         let bound = large.bound(&chip);
         assert_eq!(bound.unit, BoundUnit::Tensor);
@@ -474,7 +503,7 @@ mod tests {
             m: 1,
             n: 8192,
             k: 8192,
-            dtype: Dtype::E4m3,
+            dtype: MatmulType::Fp8,
         });
         assert_eq!(thin.bound(&chip).unit, BoundUnit::Hbm);
         assert_eq!(thin.compulsory_bytes(), (8192 * 8192 + 8192, 2 * 8192));

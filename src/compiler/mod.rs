@@ -4,10 +4,12 @@
 //! the machine only by the ISA and by the formulas of [`crate::chip::cost`]. Invariants: the same input gives the same text;
 //! program size does not grow with the problem; the image is what the assembler makes of the text.
 //!
-//! Reading order: [`graph`] (operations, bounds), [`limits`] (what chips must have), [`tiling`] and [`plan`] (the search), [`matmul`], [`attention`] (the schedules), [`emit`].
+//! Reading order: [`graph`] (operations, bounds), [`formats`] (operands of a product), [`limits`] (what chips must have), [`tiling`] and [`plan`] (the search), [`matmul`], [`attention`] (the schedules), [`emit`].
 
 pub mod attention;
 pub mod emit;
+pub mod epilogue;
+pub mod formats;
 pub mod graph;
 pub mod limits;
 pub mod matmul;
@@ -18,7 +20,8 @@ use crate::asm;
 use crate::chip::Chip;
 use crate::isa::image::Image;
 
-pub use graph::{Attention, Bound, BoundUnit, GraphError, Matmul, Op, TensorSpec, parse_dtype};
+pub use formats::{MatmulType, Operand, parse_attention_dtype};
+pub use graph::{Attention, Bound, BoundUnit, GraphError, Matmul, Op, TensorSpec};
 
 /// Why an operation does not compile.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -152,8 +155,9 @@ pub fn prologue(text: &mut emit::Text, op: &Op, chip: &Chip, plan: &Plan) {
     let mut offset = 0u64;
     for t in op.tensors() {
         let dims: Vec<String> = t.shape.iter().map(u64::to_string).collect();
+        let pitch = t.pitch.map_or(String::new(), |p| format!(", pitch {p}"));
         text.directive(&format!(
-            ".tensor {}, hbm, {}, [{}], payload, at {offset:#x}",
+            ".tensor {}, hbm, {}, [{}], payload, at {offset:#x}{pitch}",
             t.name,
             t.dtype,
             dims.join(", ")

@@ -4,18 +4,18 @@
 //! accumulators; K is cut in chunks that come through a ring of SRAM slots, or, for one operand, lie in SRAM for a whole pass
 //! of the outer loop. Each candidate is scored with the formulas of [`crate::chip::cost`]: the busiest unit, plus ramps.
 //!
-//! Three numbers of the score are heuristics of this search, set by timed runs of candidates: the grain of a ring (the busiest
-//! unit's work over the square of the slots), the [`INTERFERENCE`] of the other units, and [`PARTIAL_REQUEST`], the charge for
-//! partial requests. They order candidates and appear in the prediction that `--explain` prints; no simulated cycle depends on
+//! Four numbers of the score are heuristics of this search, set by timed runs of candidates: the grain of a ring (the busiest
+//! unit's work over the square of the slots), the [`INTERFERENCE`] of the other units, [`PARTIAL_REQUEST`], the charge for
+//! partial requests, and the latency of [`LOADED`] memory. They order candidates and appear in the prediction that `--explain` prints; no simulated cycle depends on
 //! them but by the choice of the program. Leaves
 //! out: queueing, which exists only in timing, and the program ([`super::matmul`]). Invariants: every pass of every strip holds
 //! at least one row and column; all buffers fit the TSRAM, all semaphores their count; the search is deterministic.
 
+use super::epilogue::Epilogue;
 use super::limits::Needs;
-pub use super::tiling::{BLOCK, Cut, Grid, Side, Tiling};
-use super::{CompileError, Matmul};
+pub use super::tiling::{BLOCK, Cut, Grid, ScaleSlots, Side, Tiling};
+use super::{CompileError, Matmul, Operand};
 use crate::chip::{Chip, bank, cost};
-use crate::num::Dtype;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -33,6 +33,8 @@ const HBM_REACHED: u64 = 92;
 /// Heuristic of the search: one part in this many of what a partial request lacks to a whole one counts as HBM traffic. It moves
 /// only the bursts that it needs, but costs row hits.
 const PARTIAL_REQUEST: u64 = 4;
+/// Heuristic of the search: latency of requests in the burst of a resident operand's loads, as a multiple of the idle one.
+const LOADED: u64 = 2;
 /// Heuristic of the search: one part in this many of all units' work counts as delay of the busiest unit.
 const INTERFERENCE: u64 = 64;
 
@@ -109,7 +111,9 @@ fn gcd(a: u64, b: u64) -> u64 {
 struct Search<'a> {
     op: &'a Matmul,
     chip: &'a Chip,
-    element: u64,
+    a: Operand,
+    b: Operand,
+    epilogue: Epilogue,
     /// Good row strides, by row bytes and what reads the rows.
     strides: BTreeMap<(u64, u32, u32), u64>,
     /// Cycles from a request to its data, and bytes per cycle of HBM.
@@ -130,7 +134,9 @@ impl Search<'_> {
         Search {
             op,
             chip,
-            element: u64::from(op.dtype.bits() / 8),
+            a: op.dtype.operands().0,
+            b: op.dtype.operands().1,
+            epilogue: Epilogue::of(op),
             strides: BTreeMap::new(),
             latency,
             hbm_per_cycle,
@@ -140,12 +146,14 @@ impl Search<'_> {
 
     /// Tries chunk depths and modes for a grid and its cuts.
     fn chunks(&mut self, grid: &Arc<Grid>, rows: Cut, cols: Cut, each: &mut dyn FnMut(&Tiling)) {
-        let dtype = self.op.dtype;
-        let step = cost::kblock(dtype, dtype).max(cost::ttu_k(self.chip, dtype, dtype));
+        let (ta, tb) = self.op.dtype.dtypes();
+        let step = cost::kblock(ta, tb).max(cost::ttu_k(self.chip, ta, tb));
         let whole = self.op.k.next_multiple_of(step);
         let mut tried = 0;
         for bytes in [256, 512, 1024, 2048] {
-            let kc = (bytes / self.element).next_multiple_of(step).min(whole);
+            // A power of two, so that chunks of FP6 begin at requests as often as they can.
+            let elements = 1u64 << (bytes * 8 / u64::from(ta.bits())).ilog2();
+            let kc = elements.next_multiple_of(step).min(whole);
             if kc == tried {
                 break;
             }
@@ -168,24 +176,33 @@ impl Search<'_> {
         outer: Side,
         resident: bool,
     ) -> Option<Tiling> {
-        let (op, chip, element) = (*self.op, self.chip, self.element);
+        let (op, chip, a, b) = (*self.op, self.chip, self.a, self.b);
         let chunks = op.k.div_ceil(kc);
         if resident && chunks > MAX_RESIDENT_CHUNKS {
             return None;
         }
         let (block_m, k_step) = (
             chip.ttu.block_rows,
-            cost::ttu_k(chip, op.dtype, op.dtype) as u32,
+            cost::ttu_k(chip, a.dtype, b.dtype) as u32,
         );
         let (mi, nj) = (rows.pass(), cols.pass());
         let a_row = if resident && outer == Side::A {
             chunks * kc
         } else {
             kc
-        } * element;
-        let lda = self.stride(a_row, block_m, k_step * element as u32);
-        let ldb = self.stride(nj * element, k_step, chip.ttu.block_cols * element as u32);
-        let ldc = self.stride(nj * 2, block_m, chip.ttu.block_cols * 2);
+        };
+        let c_element = self.epilogue.c_bytes();
+        let piece = |of: Operand, elements: u32| of.bytes(u64::from(elements)) as u32;
+        let lda = self.stride(a.bytes(a_row), block_m, piece(a, k_step));
+        let ldb = self.stride(b.row(nj), k_step, piece(b, chip.ttu.block_cols));
+        let ldc = self.stride(
+            nj * c_element,
+            block_m,
+            chip.ttu.block_cols * c_element as u32,
+        );
+        if !self.epilogue.reaches(ldc) {
+            return None;
+        }
         let a_bytes = (mi * lda).next_multiple_of(256);
         let b_rows = if resident && outer == Side::B {
             chunks * kc
@@ -194,17 +211,29 @@ impl Search<'_> {
         };
         let b_bytes = (b_rows * ldb).next_multiple_of(256);
         let c_bytes = (mi * ldc).next_multiple_of(256);
+        let scales = |side, of: Operand, extent: u64| {
+            let whole = if resident && outer == side { chunks } else { 1 };
+            let ld = match of.scaled() {
+                true => extent.next_multiple_of(u64::from(chip.tsram.bank_bytes)),
+                false => 0,
+            };
+            let chunk = of.scale_blocks(kc);
+            ScaleSlots {
+                ld,
+                chunk,
+                bytes: (whole * chunk * ld).next_multiple_of(256),
+            }
+        };
+        let (a_scales, b_scales) = (scales(Side::A, a, mi), scales(Side::B, b, nj));
+        let (a_all, b_all) = (a_bytes + a_scales.bytes, b_bytes + b_scales.bytes);
         let slot = match (resident, outer) {
-            (false, _) => a_bytes + b_bytes,
-            (true, Side::A) => b_bytes,
-            (true, Side::B) => a_bytes,
+            (false, _) => a_all + b_all,
+            (true, Side::A) => b_all,
+            (true, Side::B) => a_all,
         };
-        let fixed = if resident {
-            a_bytes + b_bytes - slot
-        } else {
-            0
-        };
+        let fixed = if resident { a_all + b_all - slot } else { 0 };
         let total = rows.passes * cols.passes * chunks;
+        let fixed = fixed + self.epilogue.tsram_bytes();
         let free = chip.tsram.size_bytes.checked_sub(fixed + c_bytes)?;
         // A second C buffer, where it does not cost the ring its depth.
         let c_buffers = if rows.passes * cols.passes > 1 && free >= c_bytes + 4 * slot {
@@ -218,13 +247,20 @@ impl Search<'_> {
         } else {
             (4, 2 * c_buffers)
         };
+        let other = other + self.epilogue.semaphores(c_buffers);
         let least = if total > 1 { 2 } else { 1 };
         let needs = Needs {
             semaphores: other + per_slot * least,
-            // A slot is free when all its sharers said so.
-            counter: grid.rows.max(grid.cols),
+            // A slot is free when all its sharers said so, full when elements and scales are there.
+            counter: grid.rows.max(grid.cols).max(self.epilogue.counter()).max(
+                match a.scaled() || b.scaled() {
+                    true => 2,
+                    false => 1,
+                },
+            ),
             per_op: CLAUSES,
-            ..Needs::default()
+            lanes: self.epilogue.lanes(chip),
+            loop_depth: self.epilogue.loop_depth(),
         };
         let ring = ((free - (c_buffers - 1) * c_bytes) / slot)
             .min(MAX_RING)
@@ -261,6 +297,8 @@ impl Search<'_> {
             a_bytes,
             b_bytes,
             c_bytes,
+            a_scales,
+            b_scales,
             c_buffers,
             costs: Vec::new(),
             cycles: 0,
@@ -294,11 +332,11 @@ impl Search<'_> {
     /// The loads of a tiling. A row of `len` bytes that starts on multiples of g bytes touches (len - g) / 256 + 1 blocks of
     /// 256 B on average (g up to 256): as many requests.
     fn streams(&self, t: &Tiling) -> Streams {
-        let (op, element) = (t.op, self.element);
+        let (op, a, b) = (t.op, self.a, self.b);
         let request = u64::from(self.chip.dma.request_bytes).max(1);
-        let aligned = |strides: [u64; 2]| strides.iter().fold(request, |g, s| gcd(g, s * element));
-        let a_pad = request - aligned([op.k, t.kc]);
-        let b_pad = request - aligned([op.n, t.cols.unit]);
+        let pad = |strides: [u64; 2]| request - strides.into_iter().fold(request, gcd);
+        let a_pad = pad([a.row(op.k), a.bytes(t.kc)]);
+        let b_pad = pad([b.row(op.n), b.bytes(t.cols.unit)]);
         let a_times = if t.is_resident(Side::A) {
             1
         } else {
@@ -316,30 +354,48 @@ impl Search<'_> {
         let depth = t.kc.min(op.k);
         let a_loads = t.chunks * t.rows.passes * a_times;
         let b_loads = t.chunks * t.cols.passes * b_times;
-        let a_load = t.rows.pass() * (depth * element + a_pad);
-        let b_load = depth * (t.cols.pass() * element + b_pad);
+        // Scales: rows of a pass's rows of A (columns of B), one for each K block.
+        let (a_blocks, b_blocks) = (a.scale_blocks(op.k), b.scale_blocks(op.k));
+        let a_scale_pad = pad([op.m, t.rows.unit]);
+        let b_scale_pad = pad([op.n, t.cols.unit]);
+        let a_pieces = (t.grid.rows * t.rows.passes).min(t.rows.units);
+        let a_load = t.rows.pass() * (a.bytes(depth) + a_pad)
+            + a.scale_blocks(depth) * (t.rows.pass() + a_scale_pad);
+        let b_load = depth * (b.bytes(t.cols.pass()) + b_pad)
+            + b.scale_blocks(depth) * (t.cols.pass() + b_scale_pad);
         Streams {
-            a_bytes: a_strip * op.k * element,
-            b_bytes: b_strip * t.cols.strip() * element,
+            a_bytes: a_strip * (a.bytes(op.k) + a_blocks),
+            b_bytes: b_strip * b.bytes(t.cols.strip()) + b_times * b_blocks * t.cols.strip(),
             a_requested: a_loads.div_ceil(t.grid.cols) * a_load,
             b_requested: b_loads.div_ceil(t.grid.rows) * b_load,
-            all_bytes: all_a * op.k * element + b_strip * op.n * element,
-            all_padding: all_a * t.chunks * a_pad + b_strip * pieces * b_pad,
+            all_bytes: all_a * (a.bytes(op.k) + a_blocks)
+                + b_strip * b.bytes(op.n)
+                + b_times * b_blocks * op.n,
+            all_padding: all_a * t.chunks * a_pad
+                + b_strip * pieces * b_pad
+                + a_times * a_blocks * a_pieces * a_scale_pad
+                + b_times * b_blocks * pieces * b_scale_pad,
         }
     }
 
     fn score(&self, t: &mut Tiling) {
-        let (op, chip, element) = (t.op, self.chip, self.element);
+        let (op, chip, ta, tb) = (t.op, self.chip, self.a.dtype, self.b.dtype);
         let passes = t.rows.passes * t.cols.passes;
         let (mb, nb) = (
             t.rows.blocks(u64::from(chip.ttu.block_rows)),
             t.cols.blocks(u64::from(chip.ttu.block_cols)),
         );
-        let k_step = cost::ttu_k(chip, op.dtype, op.dtype);
+        let k_step = cost::ttu_k(chip, ta, tb);
         let tail = op.k - (t.chunks - 1) * t.kc;
         let k_steps = (t.chunks - 1) * t.kc.div_ceil(k_step) + tail.div_ceil(k_step);
         let steps = mb.saturating_mul(nb).saturating_mul(k_steps);
-        let store = mb * nb * cost::store_cycles(chip, Dtype::Bf16, 1, 1);
+        // A step whose blocks, with their scales, are wider than an operand port takes longer than a cycle.
+        let (a_block, b_block) = cost::operand_block_bytes(chip, self.a, self.b);
+        let operand_port = u64::from(chip.ttu.operand_port_bytes).max(1);
+        let widest = a_block.max(b_block).max(operand_port);
+        let array = steps.saturating_mul(widest) / operand_port;
+        let store_type = self.epilogue.store_type();
+        let store = mb * nb * cost::store_cycles(chip, store_type, 1, 1);
         let drains = if t.acc_step(chip) > 0 {
             0
         } else {
@@ -348,13 +404,13 @@ impl Search<'_> {
         let streams = self.streams(t);
         let (a_stream, b_stream) = (streams.a_bytes, streams.b_bytes);
         let (gm, gn) = (t.grid.rows, t.grid.cols);
-        let c_strip = t.rows.strip() * t.cols.strip() * 2;
+        let c_strip = t.rows.strip() * t.cols.strip();
         t.hbm_bytes = streams.all_bytes;
         let hbm = streams.all_bytes + streams.all_padding / PARTIAL_REQUEST + op.m * op.n * 2;
         let operand_bytes = steps.saturating_mul(cost::mm_operand_bytes_per_step(
             chip,
-            op.dtype,
-            op.dtype,
+            self.a,
+            self.b,
             t.rows.pass(),
             t.cols.pass(),
             t.kc,
@@ -366,7 +422,7 @@ impl Search<'_> {
         let issued = streams.a_requested + streams.b_requested;
         let requests = issued / u64::from(chip.dma.request_bytes).max(1);
         let units = [
-            ("tensor", steps + store + drains),
+            ("tensor", array + store + drains),
             ("hbm", hbm / HBM_REACHED * 100 / self.hbm_per_cycle),
             ("tile port", (a_stream + b_stream).max(issued) / port),
             (
@@ -376,9 +432,10 @@ impl Search<'_> {
             ),
             (
                 "tile sram",
-                (operand_bytes + a_stream + b_stream + 2 * c_strip)
+                (operand_bytes + a_stream + b_stream + self.epilogue.c_traffic() * c_strip)
                     / cost::tsram_bytes_per_cycle(chip).max(1),
             ),
+            ("vector", self.epilogue.cycles(chip, c_strip)),
             (
                 "requests in flight",
                 requests.saturating_mul(self.latency) / u64::from(chip.dma.outstanding).max(1),
@@ -402,13 +459,14 @@ impl Search<'_> {
         ];
         // First products: the latency, and the HBM's time for the first chunk of every loader, which all arrive together.
         let (a_chunk, b_chunk) = (
-            t.rows.pass() * t.kc * element,
-            t.cols.pass() * t.kc * element,
+            t.rows.pass() * (self.a.bytes(t.kc) + t.a_scales.chunk),
+            t.kc * self.b.bytes(t.cols.pass()) + t.b_scales.chunk * t.cols.pass(),
         );
         let first = gm * gn.min(t.chunks) * a_chunk + gn * gm.min(t.chunks) * b_chunk;
         // Last pass: its store, and its way out with those of all tiles.
         let out = t.rows.pass() * t.cols.pass() * 2;
-        let store_last = cost::store_cycles(chip, Dtype::Bf16, t.rows.pass(), t.cols.pass());
+        let store_last = cost::store_cycles(chip, store_type, t.rows.pass(), t.cols.pass())
+            + self.epilogue.cycles(chip, t.rows.pass() * t.cols.pass());
         let ramp = 2 * self.latency
             + ((a_chunk + b_chunk) / port).max(first / self.hbm_per_cycle)
             + store_last
@@ -421,7 +479,7 @@ impl Search<'_> {
             0
         };
         let work = units.iter().fold(0u64, |sum, u| sum.saturating_add(u.1));
-        let exposed = self.resident_loads(t, port);
+        let exposed = self.resident_loads(t, &streams, port);
         t.cycles = most
             .saturating_add(ramp)
             .saturating_add(exposed)
@@ -437,21 +495,41 @@ impl Search<'_> {
     /// the stream of the other, and the busiest port or the HBM may need longer for both than the tensor unit for its work.
     /// From the second outer pass on the load's latency adds to that, because a chunk's place is free only when the last inner
     /// pass before is done with it; the ramp has the first latency.
-    fn resident_loads(&self, t: &Tiling, port: u64) -> u64 {
+    fn resident_loads(&self, t: &Tiling, streams: &Streams, port: u64) -> u64 {
         if !t.resident {
             return 0;
         }
         let (op, chip) = (t.op, self.chip);
         let (a, b) = (
-            t.rows.pass() * op.k * self.element,
-            t.cols.pass() * op.k * self.element,
+            t.rows.pass() * (self.a.bytes(op.k) + self.a.scale_blocks(op.k)),
+            op.k * self.b.bytes(t.cols.pass()) + self.b.scale_blocks(op.k) * t.cols.pass(),
         );
         let (met_rows, met_cols) = t.grid.met;
         let cluster_port = u64::from(chip.noc.cluster_port_bytes).max(1);
+        // Requests of the member that loads most, in one pass: short rows make many of them.
+        let a_passes = t.rows.passes
+            * if t.is_resident(Side::A) {
+                1
+            } else {
+                t.cols.passes
+            };
+        let b_passes = t.cols.passes
+            * if t.is_resident(Side::B) {
+                1
+            } else {
+                t.rows.passes
+            };
+        let issued = streams.a_requested / a_passes + streams.b_requested / b_passes;
+        let requests = issued / u64::from(chip.dma.request_bytes).max(1);
         let needed = ((a + b) / port)
+            .max(
+                requests.saturating_mul(LOADED * self.latency)
+                    / u64::from(chip.dma.outstanding).max(1),
+            )
             .max((a * met_rows + b * met_cols) / cluster_port)
             .max((a * t.grid.rows + b * t.grid.cols) / self.hbm_per_cycle);
-        let work = cost::mm_steps(chip, op.dtype, op.dtype, t.rows.pass(), t.cols.pass(), op.k);
+        let (ta, tb) = (self.a.dtype, self.b.dtype);
+        let work = cost::mm_steps(chip, ta, tb, t.rows.pass(), t.cols.pass(), op.k);
         let outer_passes = match t.outer {
             Side::A => t.rows.passes,
             Side::B => t.cols.passes,

@@ -4,7 +4,7 @@
 //! out: which tiling is good. Invariants: every pass of every strip holds at least one row or column; a grid names each tile
 //! once at most.
 
-use super::Matmul;
+use super::{Matmul, Operand};
 use crate::chip::Chip;
 use std::sync::Arc;
 
@@ -114,6 +114,18 @@ impl Grid {
     }
 }
 
+/// Where block scales lie in tile SRAM: K blocks one after another, each with the scales of all rows of A (columns of B) of the
+/// pass. Zero without scales.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScaleSlots {
+    /// Bytes between K blocks.
+    pub ld: u64,
+    /// K blocks of a chunk.
+    pub chunk: u64,
+    /// Bytes of a ring slot, or of all chunks of a resident operand.
+    pub bytes: u64,
+}
+
 /// A complete tiling.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tiling {
@@ -138,6 +150,9 @@ pub struct Tiling {
     pub a_bytes: u64,
     pub b_bytes: u64,
     pub c_bytes: u64,
+    /// Block scales of A and of B.
+    pub a_scales: ScaleSlots,
+    pub b_scales: ScaleSlots,
     /// Staging buffers of C; with two the accumulators alternate too where both passes fit.
     pub c_buffers: u64,
     /// Predicted cycles: unit, or ramp.
@@ -151,9 +166,17 @@ pub struct Tiling {
 }
 
 impl Tiling {
-    /// Size of an operand's element.
-    pub fn element(&self) -> u64 {
-        u64::from(self.op.dtype.bits() / 8)
+    /// Format of an operand.
+    pub fn operand(&self, side: Side) -> Operand {
+        self.op.dtype.operand(side)
+    }
+
+    /// Places of an operand's block scales.
+    pub fn scales(&self, side: Side) -> ScaleSlots {
+        match side {
+            Side::A => self.a_scales,
+            Side::B => self.b_scales,
+        }
     }
 
     /// Whether this operand lies in SRAM for a whole outer pass.

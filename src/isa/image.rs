@@ -86,10 +86,13 @@ pub struct Tensor {
     pub space: Space,
     /// Byte offset in that memory.
     pub offset: u64,
-    /// Element type; sub-byte types are packed along the whole array.
+    /// Element type; sub-byte types are packed along the whole array, or along each row if there is a pitch.
     pub dtype: Dtype,
     /// Extents, outermost first.
     pub shape: Vec<u64>,
+    /// Bytes between the starts of rows of the last dimension, at least [`Tensor::row_bytes`]; none: rows follow each other
+    /// without a gap, in sub-byte types not even up to the next byte.
+    pub pitch: Option<u64>,
     /// Payload or control.
     pub class: Class,
     /// Contents at the start.
@@ -104,9 +107,37 @@ impl Tensor {
         self.shape.iter().fold(1, |n: u64, d| n.saturating_mul(*d))
     }
 
-    /// Size in bytes.
+    /// Elements of a row: the last extent; 1 without dimensions.
+    pub fn row_elements(&self) -> u64 {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Bytes that the elements of one row take when it starts at a whole byte.
+    pub fn row_bytes(&self) -> u64 {
+        self.dtype.bytes_for(self.row_elements())
+    }
+
+    /// Size in bytes, with the gaps of a pitch; saturates at `u64::MAX`.
     pub fn bytes(&self) -> u64 {
-        self.dtype.bytes_for(self.elements())
+        match self.pitch {
+            None => self.dtype.bytes_for(self.elements()),
+            Some(pitch) => self.rows().saturating_mul(pitch),
+        }
+    }
+
+    /// Number of rows of the last dimension; saturates at `u64::MAX`.
+    pub fn rows(&self) -> u64 {
+        let outer = self.shape.split_last().map_or(&[][..], |(_, outer)| outer);
+        outer.iter().fold(1, |n: u64, d| n.saturating_mul(*d))
+    }
+
+    /// The tensor in runs of elements without a gap: (elements of a run, bytes between their starts). One run without a
+    /// pitch, else one for each row.
+    pub fn runs(&self) -> (u64, u64) {
+        match self.pitch {
+            None => (self.elements(), self.bytes()),
+            Some(pitch) => (self.row_elements(), pitch),
+        }
     }
 
     /// Address of the first byte as a program names it.

@@ -193,7 +193,7 @@ impl Machine {
         }
     }
 
-    /// Contents of a tensor; of unit 0 if it is in SRAM.
+    /// Contents of a tensor as they lie in memory, gaps of a pitch included; of unit 0 if it is in SRAM.
     pub fn tensor_bytes(&self, name: &str) -> Result<Vec<u8>, MachineError> {
         self.tensor_bytes_at(name, 0)
     }
@@ -207,7 +207,7 @@ impl Machine {
         Ok(bytes)
     }
 
-    /// Sets the contents of a tensor; in every unit if it is in SRAM.
+    /// Sets the contents of a tensor as they lie in memory; in every unit if it is in SRAM.
     pub fn set_tensor(&mut self, name: &str, bytes: &[u8]) -> Result<(), MachineError> {
         let units = match self.stored_tensor(name)?.space {
             Space::Hbm => 1,
@@ -242,7 +242,11 @@ impl Machine {
         let bytes = self.tensor_bytes(name)?;
         let t = self.stored_tensor(name)?;
         let mut values = vec![0.0; t.elements() as usize];
-        decode_slice(t.dtype, &bytes, &mut values);
+        let (elements, pitch) = t.runs();
+        let runs = values.chunks_mut((elements as usize).max(1));
+        for (values, bytes) in runs.zip(bytes.chunks((pitch as usize).max(1))) {
+            decode_slice(t.dtype, bytes, values);
+        }
         Ok(values)
     }
 
@@ -259,7 +263,12 @@ impl Machine {
         }
         let mut bytes = vec![0; t.bytes() as usize];
         let (rne, saturate) = (Rounding::Rne, Overflow::Saturate);
-        encode_slice(t.dtype, values, &mut bytes, rne, saturate);
+        let (elements, pitch) = t.runs();
+        let runs = values.chunks((elements as usize).max(1));
+        for (values, bytes) in runs.zip(bytes.chunks_mut((pitch as usize).max(1))) {
+            let bytes = &mut bytes[..t.dtype.bytes_for(elements) as usize];
+            encode_slice(t.dtype, values, bytes, rne, saturate);
+        }
         self.set_tensor(name, &bytes)
     }
 
@@ -278,10 +287,9 @@ impl Machine {
                 Space::Tsram => Place::Tsram(0),
             };
             let before = all.len();
-            for (first, count) in chunks(t.elements()) {
+            for (first, count, offset) in chunks(t) {
                 let wanted = codes(t.dtype, expect, first, count);
                 let mut got = vec![0; t.dtype.bytes_for(count) as usize];
-                let offset = t.offset + t.dtype.bytes_for(first);
                 if self.memory(place).read(offset, &mut got).is_err() {
                     break;
                 }
@@ -357,18 +365,30 @@ fn fill(memory: &mut Memory, t: &Tensor) -> Result<(), TrapKind> {
     if t.init == Init::None {
         return Ok(());
     }
-    for (first, count) in chunks(t.elements()) {
+    for (first, count, offset) in chunks(t) {
         let bytes = codes(t.dtype, &t.init, first, count);
-        memory.write(t.offset + t.dtype.bytes_for(first), &bytes)?;
+        memory.write(offset, &bytes)?;
     }
     Ok(())
 }
 
-fn chunks(elements: u64) -> impl Iterator<Item = (u64, u64)> {
-    (0..elements.div_ceil(CHUNK)).map(move |i| (i * CHUNK, CHUNK.min(elements - i * CHUNK)))
+/// First element, number of elements and offset in memory of pieces that begin at whole bytes.
+fn chunks(t: &Tensor) -> impl Iterator<Item = (u64, u64, u64)> {
+    let (elements, pitch) = t.runs();
+    let runs = t.elements() / elements.max(1);
+    let (dtype, base) = (t.dtype, t.offset);
+    let pieces = move |run| {
+        (0..elements.div_ceil(CHUNK)).map(move |i| {
+            let first = i * CHUNK;
+            let offset = base + run * pitch + dtype.bytes_for(first);
+            let count = CHUNK.min(elements - first);
+            (run * elements + first, count, offset)
+        })
+    };
+    (0..runs).flat_map(pieces)
 }
 
-/// Packed codes of elements `first .. first + count` of such contents; `first` is a multiple of 8.
+/// Packed codes of elements `first .. first + count` of such contents, the first at bit 0.
 pub fn codes(dtype: Dtype, init: &Init, first: u64, count: u64) -> Vec<u8> {
     let mut bytes = vec![0; dtype.bytes_for(count) as usize];
     let bits = u64::from(dtype.bits());

@@ -171,6 +171,7 @@ fn program(insts: &[Inst]) -> Image {
 const SAMPLE: &str = r#"
 .tensor A, hbm, bf16, [4, 4], payload, normal(0x8000000000000007)
 .tensor C, hbm, f32, [4], control, values(1.5, nan, -inf)
+.tensor P, hbm, e2m3, [3, 5], payload, iota, pitch 7
 .expect C, zero
 .const T, 1, A, -1
 .note shapes, "4x4 \\ 4"
@@ -265,7 +266,7 @@ fn object_errors_name_section_and_versions() {
     );
     assert_eq!(
         patched(".tilewright.version", 0, 9),
-        "object has format version 9, this build reads version 1"
+        "object has format version 9, this build reads version 2"
     );
     assert!(patched(".text.tile", 3, 0xff).starts_with("section .text.tile: checksum"));
     assert!(patched(".debug_line", 9, 0xff).starts_with("section .debug_line: checksum"));

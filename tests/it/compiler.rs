@@ -4,38 +4,87 @@ use proptest::prelude::*;
 use std::sync::Arc;
 use tilewright::asm::assemble_text;
 use tilewright::chip::Chip;
-use tilewright::compiler::{self, CompileError, Compiled, Matmul, Op, plan};
+use tilewright::compiler::{self, CompileError, Compiled, Matmul, MatmulType, Op, plan};
+use tilewright::isa::ScaleType;
 use tilewright::isa::image::Space;
 use tilewright::machine::{LoadOptions, Machine, UntimedLimits, run_untimed};
-use tilewright::num::{Dtype, Overflow, Rounding, decode, encode, random};
-use tilewright::report::reference;
+use tilewright::num::random;
+use tilewright::report::reference::{self, Matrix, Scales, Shape};
 use tilewright::timing::{self, TimedOptions};
 
 fn chip(name: &str) -> Chip {
     Chip::preset(name).unwrap()
 }
 
-fn matmul(m: u64, n: u64, k: u64, dtype: Dtype) -> Op {
+fn matmul(m: u64, n: u64, k: u64, dtype: MatmulType) -> Op {
     Op::Matmul(Matmul { m, n, k, dtype })
 }
 
-/// N(0,1) rounded to the type: codes as bytes, and values.
-fn data(dtype: Dtype, seed: u64, len: u64) -> (Vec<u8>, Vec<f32>) {
-    let codes = (0..len).map(|i| {
-        encode(
-            dtype,
-            random::normal(seed, i),
-            Rounding::Rne,
-            Overflow::Saturate,
-        )
-    });
-    let codes: Vec<u32> = codes.collect();
-    let width = dtype.bits() as usize / 8;
-    let bytes = codes
-        .iter()
-        .flat_map(|c| c.to_le_bytes().into_iter().take(width))
-        .collect();
-    (bytes, codes.iter().map(|c| decode(dtype, *c)).collect())
+/// Sets the inputs: elements N(0,1) rounded to their types, scales random codes around one. `nan`: one scale in 64 is NaN.
+fn set_inputs(machine: &mut Machine, op: &Matmul, nan: bool) -> Result<(), String> {
+    let (a, b) = op.dtype.operands();
+    for (seed, name, elements) in [(1, "A", op.m * op.k), (2, "B", op.k * op.n)] {
+        let values: Vec<f32> = (0..elements).map(|i| random::normal(seed, i)).collect();
+        let set = machine.set_tensor_f32(name, &values);
+        set.map_err(|e| e.to_string())?;
+    }
+    for (seed, name, of, extent) in [(3, "A_scales", a, op.m), (4, "B_scales", b, op.n)] {
+        let code = |i: u64| {
+            let bits = random::splitmix64(seed, i);
+            let is_nan = nan && bits >> 32 & 63 == 0;
+            match of.scale {
+                ScaleType::Ue4m3 if is_nan => 0x7f,
+                ScaleType::Ue4m3 => (bits % 0x7f) as u8,
+                _ if is_nan => 0xff,
+                _ => (bits % 30 + 112) as u8,
+            }
+        };
+        if of.scaled() {
+            let codes: Vec<u8> = (0..of.scale_blocks(op.k) * extent).map(code).collect();
+            machine
+                .set_tensor(name, &codes)
+                .map_err(|e| e.to_string())?;
+        }
+    }
+    if op.dtype.tensor_scaled() {
+        for (name, scale) in [("A_tensor_scale", 0.3f32), ("B_tensor_scale", 1.7)] {
+            let set = machine.set_tensor_f32(name, &[scale]);
+            set.map_err(|e| e.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// What the tensors of a machine multiply to.
+fn reference(machine: &Machine, op: &Matmul) -> Vec<u16> {
+    let values = |name: &str| machine.tensor_f32(name).unwrap();
+    let codes = |name: &str| machine.tensor_bytes(name).unwrap_or_default();
+    let (a_codes, b_codes) = (codes("A_scales"), codes("B_scales"));
+    let scales = |scale, codes| match scale {
+        ScaleType::None => Scales::None,
+        ScaleType::E8m0 => Scales::E8m0(codes),
+        ScaleType::Ue4m3 => Scales::Ue4m3(codes),
+    };
+    let (a, b) = op.dtype.operands();
+    let (a_values, b_values) = (values("A"), values("B"));
+    let a = Matrix {
+        values: &a_values,
+        scales: scales(a.scale, &a_codes),
+    };
+    let b = Matrix {
+        values: &b_values,
+        scales: scales(b.scale, &b_codes),
+    };
+    let scale = |name| values(name)[0];
+    let shape = Shape {
+        m: op.m as usize,
+        n: op.n as usize,
+        k: op.k as usize,
+        kblock: if op.dtype == MatmulType::Bf16 { 8 } else { 32 },
+        tensor_scales: (op.dtype == MatmulType::Nvfp4)
+            .then(|| (scale("A_tensor_scale"), scale("B_tensor_scale"))),
+    };
+    reference::matmul(&a, &b, &shape)
 }
 
 /// How to run a program: untimed in an order of turns, or timed.
@@ -51,13 +100,7 @@ fn check(compiled: Compiled, op: &Matmul, chip: &Chip, run: Run) -> Result<(), S
     let image = Arc::new(compiled.image);
     let mut machine =
         Machine::load(Arc::new(chip.clone()), image, &options).map_err(|e| e.to_string())?;
-    let (a_codes, a) = data(op.dtype, 1, op.m * op.k);
-    let (b_codes, b) = data(op.dtype, 2, op.k * op.n);
-    for (name, codes) in [("A", a_codes), ("B", b_codes)] {
-        machine
-            .set_tensor(name, &codes)
-            .map_err(|e| e.to_string())?;
-    }
+    set_inputs(&mut machine, op, op.k % 2 == 1)?;
     match run {
         Run::Untimed(order_seed) => {
             let limits = UntimedLimits {
@@ -76,9 +119,7 @@ fn check(compiled: Compiled, op: &Matmul, chip: &Chip, run: Run) -> Result<(), S
         .chunks_exact(2)
         .map(|c| u16::from_le_bytes([c[0], c[1]]))
         .collect();
-    let [m, n, k] = [op.m, op.n, op.k].map(|x| x as usize);
-    let kblock = if op.dtype == Dtype::Bf16 { 8 } else { 32 };
-    let result = reference::compare_bits(&got, &reference::matmul(&a, &b, m, n, k, kblock));
+    let result = reference::compare_bits(&got, &reference(&machine, op));
     if result.passed {
         Ok(())
     } else {
@@ -96,7 +137,7 @@ fn check_op(op: &Op, chip: &Chip, run: Run) -> Result<(), String> {
 
 #[test]
 fn timed_runs_match_the_reference() {
-    for dtype in [Dtype::E4m3, Dtype::Bf16] {
+    for dtype in [MatmulType::Fp8, MatmulType::Bf16] {
         for (m, n, k) in [
             (1, 1, 1),
             (1, 513, 1),
@@ -117,15 +158,59 @@ fn timed_runs_match_the_reference() {
     }
 }
 
+#[test]
+fn every_format_matches_the_reference() {
+    for (i, dtype) in MatmulType::ALL.into_iter().enumerate() {
+        for (m, n, k) in [(1, 1, 1), (33, 77, 65), (257, 255, 129), (70, 600, 1100)] {
+            for preset in ["mini", "maia-200"] {
+                let (op, chip) = (matmul(m, n, k, dtype), chip(preset));
+                check_op(&op, &chip, Run::Untimed(i as u64)).unwrap();
+            }
+        }
+        for preset in ["mini", "maia-200"] {
+            check_op(&matmul(333, 222, 700, dtype), &chip(preset), Run::Timed).unwrap();
+        }
+    }
+}
+
+/// An object read back runs like the program that it was made of.
+#[test]
+fn objects_of_every_format_take_the_same_cycles() {
+    let chip = chip("mini");
+    for dtype in MatmulType::ALL {
+        let compiled = compiler::compile(&matmul(65, 77, 99, dtype), &chip).unwrap();
+        let bytes = tilewright::asm::object::write(&compiled.image).unwrap();
+        let read = tilewright::asm::object::read(&bytes).unwrap();
+        assert!(read == compiled.image, "{dtype}");
+        let cycles = |data| {
+            let options = LoadOptions {
+                data,
+                ..LoadOptions::default()
+            };
+            let image = Arc::new(read.clone());
+            let machine = Machine::load(Arc::new(chip.clone()), image, &options).unwrap();
+            timing::run(machine, &TimedOptions::default())
+                .unwrap()
+                .cycles
+        };
+        assert_eq!(cycles(true), cycles(false), "{dtype}");
+    }
+}
+
 /// The schedule keeps the tensor unit fed, and thin products the HBM: shares of the bound below which something broke.
 #[test]
 fn timed_products_come_near_their_bound() {
     for (m, n, k, dtype, least) in [
-        (8192, 8192, 8192, Dtype::E4m3, 0.93),
-        (8192, 8192, 8192, Dtype::Bf16, 0.95),
-        (4096, 4096, 4096, Dtype::Bf16, 0.90),
-        (32, 8192, 8192, Dtype::E4m3, 0.85),
-        (16, 8192, 8192, Dtype::Bf16, 0.85),
+        (8192, 8192, 8192, MatmulType::Fp8, 0.93),
+        (8192, 8192, 8192, MatmulType::Bf16, 0.95),
+        (4096, 4096, 4096, MatmulType::Bf16, 0.90),
+        (32, 8192, 8192, MatmulType::Fp8, 0.85),
+        (16, 8192, 8192, MatmulType::Bf16, 0.85),
+        (8192, 8192, 8192, MatmulType::Mxfp8, 0.92),
+        (8192, 8192, 8192, MatmulType::Mxfp6, 0.93),
+        (8192, 8192, 8192, MatmulType::Mxfp4, 0.89),
+        (8192, 8192, 8192, MatmulType::Nvfp4, 0.80),
+        (8192, 8192, 8192, MatmulType::Fp8xMxfp4, 0.93),
     ] {
         let chip = chip("maia-200-2ghz");
         let op = matmul(m, n, k, dtype);
@@ -162,7 +247,7 @@ const SHAPES: &[(u64, u64, u64)] = &[
 
 #[test]
 fn matmuls_match_the_reference_on_mini() {
-    for dtype in [Dtype::E4m3, Dtype::Bf16] {
+    for dtype in [MatmulType::Fp8, MatmulType::Bf16] {
         for (i, (m, n, k)) in SHAPES.iter().enumerate() {
             check_op(
                 &matmul(*m, *n, *k, dtype),
@@ -176,7 +261,7 @@ fn matmuls_match_the_reference_on_mini() {
 
 #[test]
 fn matmuls_match_the_reference_on_maia_200() {
-    for dtype in [Dtype::E4m3, Dtype::Bf16] {
+    for dtype in [MatmulType::Fp8, MatmulType::Bf16] {
         for (i, (m, n, k)) in SHAPES.iter().enumerate() {
             check_op(
                 &matmul(*m, *n, *k, dtype),
@@ -204,9 +289,12 @@ fn matmuls_match_the_reference_on_maia_200() {
 #[test]
 fn every_kind_of_tiling_is_right() {
     for (preset, m, n, k, dtype) in [
-        ("mini", 400, 300, 500, Dtype::E4m3),
-        ("mini", 400, 300, 500, Dtype::Bf16),
-        ("maia-200", 400, 500, 300, Dtype::E4m3),
+        ("mini", 400, 300, 500, MatmulType::Fp8),
+        ("mini", 400, 300, 500, MatmulType::Bf16),
+        ("maia-200", 400, 500, 300, MatmulType::Fp8),
+        ("mini", 400, 301, 500, MatmulType::Mxfp6),
+        ("mini", 400, 301, 501, MatmulType::Nvfp4),
+        ("maia-200", 400, 500, 300, MatmulType::Fp8xMxfp4),
     ] {
         let chip = chip(preset);
         let op = Matmul { m, n, k, dtype };
@@ -236,8 +324,8 @@ fn every_kind_of_tiling_is_right() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
     #[test]
-    fn random_matmuls_match(m in 1u64..200, n in 1u64..200, k in 1u64..300, fp8: bool, big: bool, seed: u64) {
-        let dtype = if fp8 { Dtype::E4m3 } else { Dtype::Bf16 };
+    fn random_matmuls_match(m in 1u64..200, n in 1u64..200, k in 1u64..300, format in 0..MatmulType::ALL.len(), big: bool, seed: u64) {
+        let dtype = MatmulType::ALL[format];
         let chip = chip(if big { "maia-200" } else { "mini" });
         check_op(&matmul(m, n, k, dtype), &chip, Run::Untimed(seed)).unwrap();
     }
@@ -255,7 +343,7 @@ fn programs_stay_small_and_inside_limits() {
     for preset in ["mini", "maia-200", "maia-200-full"] {
         let chip = chip(preset);
         for (m, n, k) in shapes {
-            let op = matmul(m, n, k, Dtype::E4m3);
+            let op = matmul(m, n, k, MatmulType::Fp8);
             let Compiled { text, image, plan } = match compiler::compile(&op, &chip) {
                 Ok(compiled) => compiled,
                 Err(e) => panic!("{op}: {e}"),
@@ -306,13 +394,16 @@ fn hostile_operations_are_refused() {
         (1 << 32, 1 << 32, 1),
         (1, 1, (1 << 32) + 1),
     ] {
-        let error = compiler::compile(&matmul(m, n, k, Dtype::Bf16), &small).unwrap_err();
+        let error = compiler::compile(&matmul(m, n, k, MatmulType::Bf16), &small).unwrap_err();
         assert!(matches!(error, CompileError::Graph(_)), "{error}");
     }
-    let error = compiler::compile(&matmul(8, 8, 8, Dtype::F32), &small).unwrap_err();
-    assert_eq!(error.to_string(), "dtype `f32` is not one of bf16, fp8");
+    let error = MatmulType::parse("f32").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "dtype `f32` is not one of bf16, fp8, fp8-e5m2, mxfp8, mxfp8-e5m2, mxfp6, mxfp6-e3m2, mxfp4, nvfp4, fp8xmxfp4"
+    );
     small.tsram.size_bytes = 4096;
-    let error = compiler::compile(&matmul(512, 512, 512, Dtype::Bf16), &small)
+    let error = compiler::compile(&matmul(512, 512, 512, MatmulType::Bf16), &small)
         .unwrap_err()
         .to_string();
     assert!(
@@ -321,7 +412,7 @@ fn hostile_operations_are_refused() {
     );
     small = chip("mini");
     small.semaphores.per_op = 1;
-    let error = compiler::compile(&matmul(8, 8, 8, Dtype::Bf16), &small)
+    let error = compiler::compile(&matmul(8, 8, 8, MatmulType::Bf16), &small)
         .unwrap_err()
         .to_string();
     assert!(
@@ -336,7 +427,7 @@ fn products_keep_the_chip_s_limits() {
         m: 300,
         n: 200,
         k: 700,
-        dtype: Dtype::Bf16,
+        dtype: MatmulType::Bf16,
     };
     let set = |setting: &str| {
         let mut chip = chip("maia-200");

@@ -69,6 +69,8 @@ pub fn write_tensors(tensors: &[Tensor]) -> Vec<u8> {
         out.u8(u8::from(t.class == Class::Control));
         out.count(t.shape.len());
         t.shape.iter().for_each(|d| out.u64(*d));
+        // 0: none; no row is that short.
+        out.u64(t.pitch.unwrap_or(0));
         out.init(&t.init);
         out.u8(u8::from(t.expect.is_some()));
         t.expect.iter().for_each(|e| out.init(e));
@@ -212,6 +214,7 @@ impl<'d> Source<'d> {
         let dtype = self.u8()?;
         let class = usize::from(self.u8()?);
         let shape = self.list(Self::u64)?;
+        let pitch = Some(self.u64()?).filter(|p| *p > 0);
         let init = self.init()?;
         let expect = match self.u8()? {
             0 => None,
@@ -229,9 +232,16 @@ impl<'d> Source<'d> {
                 .get(class)
                 .ok_or_else(|| self.bad(format!("class {class}")))?,
             shape,
+            pitch,
             init,
             expect,
         };
+        if let Some(pitch) = pitch.filter(|p| *p < tensor.row_bytes()) {
+            let (name, row) = (&tensor.name, tensor.row_bytes());
+            return Err(self.bad(format!(
+                "tensor `{name}`: pitch {pitch} is below the {row} bytes of a row"
+            )));
+        }
         let limit = space_limit(tensor.space);
         let end = offset.checked_add(tensor.bytes());
         let fits = end.is_some_and(|end| end <= limit);

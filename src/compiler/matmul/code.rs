@@ -1,4 +1,4 @@
-//! The tile program of a matrix product: start, products, stores, loads.
+//! The tile program of a matrix product: start, products, stores; the loads are in [`super::loads`].
 //!
 //! Models: three nested loops over products with a second cursor that runs `RING` chunks ahead and pushes the loads. Leaves
 //! out: constants, tables and register names, which [`super`] emits before. Invariant: clauses are staged right before
@@ -36,6 +36,20 @@ impl Emit<'_> {
              li left, ROW_PASSES * COL_PASSES * CHUNKS
              jal rb, load_pass",
         );
+        if self.epilogue.has_kernel() {
+            self.text
+                .block("# The tensor scales, for the epilogue.\nli t2, 1");
+            for (i, side) in ["A", "B"].into_iter().enumerate() {
+                let channel = self.c_channel();
+                self.text.block(&format!(
+                    "la t0, FACTORS + {}
+                     la t1, {side}_tensor_scale
+                     signal FACTORS_FULL, 1
+                     dma.f32.f32 {channel}, t0, t1, t2",
+                    4 * i
+                ));
+            }
+        }
         if self.t.resident {
             self.text.block("li qmax, CHUNKS\njal rb, resident_pass");
         }
@@ -86,7 +100,7 @@ impl Emit<'_> {
             .block("inc slot\nli t0, RING\nblt slot, t0, first_loads\nli slot, 0");
     }
 
-    fn stream(&self, side: Side) -> &Stream {
+    pub(super) fn stream(&self, side: Side) -> &Stream {
         match side {
             Side::A => &self.a,
             Side::B => &self.b,
@@ -94,7 +108,7 @@ impl Emit<'_> {
     }
 
     /// Streams that go through the ring.
-    fn ring(&self) -> Vec<Side> {
+    pub(super) fn ring(&self) -> Vec<Side> {
         [Side::A, Side::B]
             .into_iter()
             .filter(|s| !self.t.is_resident(*s))
@@ -102,7 +116,7 @@ impl Emit<'_> {
     }
 
     /// `OUTER` and `INNER` pass counts: names of the constants.
-    fn pass_counts(&self) -> (&'static str, &'static str) {
+    pub(super) fn pass_counts(&self) -> (&'static str, &'static str) {
         match self.t.outer {
             Side::A => ("ROW_PASSES", "COL_PASSES"),
             Side::B => ("COL_PASSES", "ROW_PASSES"),
@@ -110,7 +124,7 @@ impl Emit<'_> {
     }
 
     /// t3 = elements of K in chunk `index`; clobbers t4.
-    fn depth(&mut self, index: &str) {
+    pub(super) fn depth(&mut self, index: &str) {
         if self.t.op.k.is_multiple_of(self.t.kc) {
             self.text.inst("li t3, CHUNK");
         } else {
@@ -167,8 +181,9 @@ impl Emit<'_> {
              chunk:"
         ));
         for side in self.ring() {
-            let name = self.stream(side).name;
-            self.text.inst(&format!("wait {name}_FULL(slot), 1"));
+            let s = self.stream(side);
+            let (name, parts) = (s.name, s.parts());
+            self.text.inst(&format!("wait {name}_FULL(slot), {parts}"));
         }
         self.text
             .inst_c("beqz left, no_more_loads", "nobody will use the slot again");
@@ -183,10 +198,10 @@ impl Emit<'_> {
         self.text.label("no_more_loads");
         if self.t.resident {
             let s = self.stream(self.t.outer);
-            let (name, sharers) = (s.name, s.sharers);
+            let (name, sharers, parts) = (s.name, s.sharers, s.parts());
             self.text.block(&format!(
                 "bnez pi, arrived        # {name} stays for the outer pass
-                 wait {name}_FULL(pk), 1
+                 wait {name}_FULL(pk), {parts}
                  arrived:
                  li t0, {inner} - 1
                  bne pi, t0, kept
@@ -199,6 +214,7 @@ impl Emit<'_> {
             self.signal_free(self.t.outer, "pk");
             self.text.label("kept");
         }
+        self.stage_scales();
         for side in [Side::A, Side::B] {
             let s = self.stream(side);
             let (name, index) = (s.name, if s.resident { "pk" } else { "slot" });
@@ -209,15 +225,15 @@ impl Emit<'_> {
         }
         self.depth("pk");
         self.accumulator();
-        let dt = self.t.op.dtype;
+        let (ta, tb) = self.t.op.dtype.dtypes();
         self.text.block(&format!(
             "li t4, A_LD
              li t5, B_LD
              bnez pk, accumulate
-             mm.new.{dt}.{dt}.mk.kn t0, t1, t2, mi, nj, t3, t4, t5
+             mm.new.{ta}.{tb}.mk.kn t0, t1, t2, mi, nj, t3, t4, t5
              j pushed
              accumulate:
-             mm.acc.{dt}.{dt}.mk.kn t0, t1, t2, mi, nj, t3, t4, t5
+             mm.acc.{ta}.{tb}.mk.kn t0, t1, t2, mi, nj, t3, t4, t5
              pushed:
              jal ra, push_load"
         ));
@@ -234,6 +250,31 @@ impl Emit<'_> {
              li t0, CHUNKS
              blt pk, t0, chunk",
         );
+    }
+
+    /// Stages the block scales of the product; clobbers t0 to t4.
+    fn stage_scales(&mut self) {
+        let (a, b) = self.t.op.dtype.operands();
+        if !a.scaled() && !b.scaled() {
+            return;
+        }
+        for (side, to, ld) in [(Side::A, "t0", "t1"), (Side::B, "t2", "t3")] {
+            let s = self.stream(side);
+            let (name, index) = (s.name, if s.resident { "pk" } else { "slot" });
+            if s.operand.scaled() {
+                self.text.block(&format!(
+                    "muli {to}, {index}, {name}_SCALE_SLOT
+                     la t4, {name}_SCALE_BUF
+                     add {to}, {to}, t4
+                     li {ld}, {name}_SCALE_LD"
+                ));
+            }
+        }
+        self.text.inst(&format!(
+            "mm.scale.{}.{} t0, t1, t2, t3",
+            a.scale_name(),
+            b.scale_name()
+        ));
     }
 
     /// t0 = first accumulator block of this pass.
@@ -255,7 +296,35 @@ impl Emit<'_> {
         }
     }
 
-    /// The end of a pass: store, send to HBM, next pass.
+    /// DMA channel of C.
+    fn c_channel(&self) -> u64 {
+        2.min(u64::from(self.chip.dma.channels).max(1) - 1)
+    }
+
+    /// Runs the kernel over this pass's C buffer, which is in t1; clobbers t0 to t5.
+    fn run_epilogue(&mut self) {
+        let lanes = self.chip.tvp.lanes_32;
+        self.text.block(&format!(
+            "mv t0, t1
+             mv t1, mi
+             mv t2, nj
+             addi t3, nj, {}
+             li t4, {lanes}
+             divu t3, t3, t4         # vectors of a row
+             la t4, FACTORS
+             add t5, po, pi
+             bnez t5, have_factors   # the first kernel waits for the tensor scales
+             wait FACTORS_FULL, 2
+             have_factors:
+             wait C_FULL(cbuf), 1
+             signal C_DONE(cbuf), 1
+             vrun {}, t0, 5",
+            lanes.saturating_sub(1),
+            super::super::epilogue::KERNEL
+        ));
+    }
+
+    /// The end of a pass: store, epilogue, send to HBM, next pass.
     fn store(&mut self) {
         let (outer, inner) = self.pass_counts();
         let (row_pass, col_pass) = if self.t.outer == Side::A {
@@ -265,16 +334,26 @@ impl Emit<'_> {
         };
         self.text.blank();
         self.text
-            .block("# The pass is summed: round to BF16 into a C buffer, and from there to HBM.");
+            .block("# The pass is summed: store it in a C buffer, as BF16 or for the epilogue, and from there to HBM.");
         self.c_buffer();
         self.accumulator();
         self.text.block(&format!(
             "li t2, C_LD
              wait C_FREE(cbuf), 1
              signal C_FULL(cbuf), 1
-             mm.store.bf16 t0, t1, mi, nj, t2
-
-             mv t0, {row_pass}
+             mm.store.{store} t0, t1, mi, nj, t2",
+            store = self.epilogue.store_type()
+        ));
+        let stored = match self.epilogue.has_kernel() {
+            true => {
+                self.run_epilogue();
+                "C_DONE"
+            }
+            false => "C_FULL",
+        };
+        self.text.blank();
+        self.text.block(&format!(
+            "mv t0, {row_pass}
              jal rc, rows_of_pass
              li t1, C_ROW
              mul t5, t0, t1
@@ -286,11 +365,11 @@ impl Emit<'_> {
              add t5, t5, t0"
         ));
         self.c_buffer();
-        let channel = 2.min(u64::from(self.chip.dma.channels).max(1) - 1);
+        let channel = self.c_channel();
         self.text.block(&format!(
             "li t3, C_ROW
              li t4, C_LD
-             wait C_FULL(cbuf), 1
+             wait {stored}(cbuf), 1
              signal C_FREE(cbuf), 1
              dim mi, t3, t4
              dma.bf16.bf16 {channel}, t5, t1, nj"
@@ -307,158 +386,6 @@ impl Emit<'_> {
              blt po, t0, outer_pass
              halt"
         ));
-    }
-
-    /// The transfer of a chunk: `index` is its slot or resident chunk, `depth` the register with its chunk of K.
-    fn load(&mut self, side: Side, index: &str, depth: &str) {
-        let s = self.stream(side);
-        let (name, src, extent, sharers) = (s.name, s.src, s.extent, s.sharers);
-        let (mask, mask_index, channels) = (s.mask, s.mask_index, s.channels.clone());
-        self.text.block(&format!(
-            "wait {name}_FREE({index}), {sharers}\nsignal.dest {name}_FULL({index}), 1"
-        ));
-        if sharers > 1 {
-            self.text
-                .block(&format!("ldc t0, {mask}({mask_index})\nmcast t0"));
-        }
-        self.depth(depth);
-        self.text.block(&format!(
-            "li t1, {name}_LD
-             li t2, {name}_ROW
-             dim {count}, t1, t2
-             muli t1, {index}, {name}_SLOT
-             la t2, {name}_BUF
-             add t1, t1, t2",
-            count = if side == Side::A { extent } else { "t3" },
-        ));
-        let dt = self.t.op.dtype;
-        let len = if side == Side::A { "t3" } else { extent };
-        match channels[..] {
-            [one] => self
-                .text
-                .inst(&format!("dma.{dt}.{dt} {one}, t1, {src}, {len}")),
-            _ => self.text.block(&format!(
-                "andi t0, {index}, 1
-                 bnez t0, odd_{name}
-                 dma.{dt}.{dt} {}, t1, {src}, {len}
-                 j even_{name}
-                 odd_{name}:
-                 dma.{dt}.{dt} {}, t1, {src}, {len}
-                 even_{name}:",
-                channels[0], channels[1]
-            )),
-        }
-    }
-
-    /// Points a stream's source at the first chunk of the pass in t0.
-    fn point(&mut self, side: Side) {
-        let element = self.t.element();
-        self.text.block(&match side {
-            Side::A => "jal rc, rows_of_pass\nmv lmi, t1\nli t1, A_ROW\nmul t0, t0, t1\nla t1, A\nadd asrc, t0, t1".to_owned(),
-            Side::B => format!("jal rc, cols_of_pass\nmv lnj, t1\nmuli t0, t0, {element}\nla t1, B\nadd bsrc, t0, t1"),
-        });
-    }
-
-    /// Subroutine: pushes the ring's next loads that are this tile's, and moves the cursor on.
-    fn push_load(&mut self) {
-        let (_, inner) = self.pass_counts();
-        self.text.blank();
-        self.text.block(
-            "# Next chunk of the ring: load it if it is this tile's turn, and move on. Returns to ra.
-             push_load:
-             beqz left, loads_done
-             addi left, left, -1",
-        );
-        for side in self.ring() {
-            let s = self.stream(side);
-            let (name, turn, member, src, sharers) = (s.name, s.turn, s.member, s.src, s.sharers);
-            if sharers > 1 {
-                self.text
-                    .inst(&format!("bne {turn}, {member}, other_{name}"));
-            }
-            self.load(side, "slot", "lk");
-            if sharers > 1 {
-                self.text.block(&format!(
-                    "other_{name}:
-                     inc {turn}
-                     li t0, {sharers}
-                     blt {turn}, t0, turn_{name}
-                     li {turn}, 0
-                     turn_{name}:"
-                ));
-            }
-            self.text
-                .block(&format!("li t0, {name}_STEP\nadd {src}, {src}, t0"));
-        }
-        self.text.block(&format!(
-            "inc lk
-             li t0, CHUNKS
-             blt lk, t0, loads_done
-             li lk, 0
-             inc lpi
-             li t0, {inner}
-             blt lpi, t0, same_outer
-             li lpi, 0"
-        ));
-        if !self.t.resident {
-            self.text.inst("inc lpo");
-        }
-        self.text
-            .block("same_outer:\njal rb, load_pass\nloads_done:\njalr r0, 0(ra)");
-        self.text.blank();
-        self.text.block(
-            "# Sources of the ring's loads at the start of their pass. Returns to rb.\nload_pass:",
-        );
-        for side in self.ring() {
-            let pass = if self.t.outer == side { "lpo" } else { "lpi" };
-            self.text.inst(&format!("mv t0, {pass}"));
-            self.point(side);
-        }
-        self.text.inst("jalr r0, 0(rb)");
-    }
-
-    /// Subroutine: pushes the next load of the resident operand if its place is, or will be, free.
-    fn push_resident(&mut self) {
-        let (outer, _) = self.pass_counts();
-        let side = self.t.outer;
-        let s = self.stream(side);
-        let (name, member, src, sharers) = (s.name, s.member, s.src, s.sharers);
-        self.text.blank();
-        self.text.block(&format!(
-            "# Next chunk of the resident {name}, if its place is free or a pushed product frees it. Returns to ra.
-             push_resident:
-             bge q, qmax, resident_done"
-        ));
-        if sharers > 1 {
-            self.text.block(&format!(
-                "li t0, {sharers}\nremu t0, qk, t0\nbne t0, {member}, other_{name}"
-            ));
-        }
-        self.load(side, "qk", "qk");
-        if sharers > 1 {
-            self.text.label(&format!("other_{name}"));
-        }
-        self.text.block(&format!(
-            "li t0, {name}_STEP
-             add {src}, {src}, t0
-             inc q
-             inc qk
-             li t0, CHUNKS
-             blt qk, t0, resident_done
-             li qk, 0
-             inc lpo
-             li t0, {outer}
-             bge lpo, t0, resident_done
-             jal rb, resident_pass
-             resident_done:
-             jalr r0, 0(ra)
-
-             # Source of the resident {name} at the start of an outer pass. Returns to rb.
-             resident_pass:
-             mv t0, lpo"
-        ));
-        self.point(side);
-        self.text.inst("jalr r0, 0(rb)");
     }
 
     /// Subroutines: first row (column) and number of rows (columns) of a pass.

@@ -3,16 +3,20 @@
 //! Models: the loops of a [`Tiling`] in control code. Chunks of A are shared by the tiles of a grid row, chunks of B by those
 //! of a grid column: one member loads a chunk and multicasts it. Slots of a ring are handed round by semaphores: a product
 //! waits for its chunks' `full`, and at its end tells the loader of the chunk that will next use the slot that it is `free`;
-//! a load waits until all sharers said so. Leaves out: split-K, and formats with block scales.
+//! a load waits until all sharers said so. Block scales travel with the chunk of their operand: a second transfer on the same
+//! channel into a place that goes with the slot, which adds one more to `full`; it needs no wait of its own, because transfers of a
+//! channel start in order. What follows the sums is [`super::epilogue`]. Leaves out: split-K.
 //!
 //! Invariants: no queue that is full can deadlock, because operations only wait for operations of an earlier chunk, or for
 //! loads of their own chunk, which are pushed `ring` chunks ahead of it; the text's size does not depend on the problem.
 
 mod code;
+mod loads;
 
 use super::emit::{Text, TsramLayout};
-use super::plan::{self, Side, Tiling};
-use super::{CompileError, Lowered, Matmul, Op, Plan, epilogue, prologue};
+use super::epilogue::Epilogue;
+use super::plan::{self, ScaleSlots, Side, Tiling};
+use super::{CompileError, Lowered, Matmul, Op, Operand, Plan, prologue};
 use crate::chip::Chip;
 
 /// Compiles a validated matrix product.
@@ -27,6 +31,16 @@ pub fn lower_tiling(t: &Tiling, chip: &Chip) -> Result<Lowered, CompileError> {
     layout.place("A_BUF", t.a_bytes * slots(Side::A))?;
     layout.place("B_BUF", t.b_bytes * slots(Side::B))?;
     layout.place("C_BUF", t.c_bytes * t.c_buffers)?;
+    for side in [Side::A, Side::B] {
+        if t.operand(side).scaled() {
+            let name = format!("{}_SCALE_BUF", name(side));
+            layout.place(&name, t.scales(side).bytes * slots(side))?;
+        }
+    }
+    let epilogue = Epilogue::of(&t.op);
+    if epilogue.has_kernel() {
+        layout.place("FACTORS", epilogue.tsram_bytes())?;
+    }
     let plan = describe(t, &layout, chip);
     let mut text = Text::default();
     prologue(&mut text, &Op::Matmul(t.op), chip, &plan);
@@ -35,16 +49,26 @@ pub fn lower_tiling(t: &Tiling, chip: &Chip) -> Result<Lowered, CompileError> {
         t,
         chip,
         text,
+        epilogue,
         a: Stream::new(t, Side::A, chip),
         b: Stream::new(t, Side::B, chip),
     };
     emit.tables();
     emit.program();
-    epilogue(&mut emit.text, &Op::Matmul(t.op), chip, &plan);
+    epilogue.kernel(&mut emit.text, chip, t.ldc);
+    super::epilogue(&mut emit.text, &Op::Matmul(t.op), chip, &plan);
     Ok(Lowered {
         text: emit.text.finish(),
         plan,
     })
+}
+
+/// `A` or `B`.
+fn name(side: Side) -> &'static str {
+    match side {
+        Side::A => "A",
+        Side::B => "B",
+    }
 }
 
 /// The tiling in words.
@@ -77,6 +101,27 @@ fn describe(t: &Tiling, layout: &TsramLayout, chip: &Chip) -> Plan {
         );
     }
     plan.fact("chunks", format!("{} of K = {}", t.chunks, t.kc));
+    for side in [Side::A, Side::B] {
+        let of = t.operand(side);
+        let scales = match of.scaled() {
+            true => format!(
+                ", a scale ({}) for {} along K",
+                of.scale_name(),
+                of.scale_block()
+            ),
+            false => String::new(),
+        };
+        plan.fact(
+            &format!("operand {}", name(side)),
+            format!("{}{scales}", of.dtype),
+        );
+    }
+    if Epilogue::of(&t.op).has_kernel() {
+        plan.fact(
+            "epilogue",
+            "sums x (A_tensor_scale x B_tensor_scale) in FP32, then BF16",
+        );
+    }
     let outer = match t.outer {
         Side::A => "A, row passes",
         Side::B => "B, column passes",
@@ -138,12 +183,15 @@ struct Stream {
     /// Masks of the sharers, and the register that indexes them.
     mask: &'static str,
     mask_index: &'static str,
-    /// Registers: source of the next chunk; extent of its pass.
-    src: &'static str,
+    /// Registers: first row of A (column of B) of the next load's pass; how many.
+    first: &'static str,
     extent: &'static str,
     /// DMA channels; with two, slots alternate.
     channels: Vec<u64>,
     resident: bool,
+    /// Format, and places of the scales.
+    operand: Operand,
+    scales: ScaleSlots,
 }
 
 impl Stream {
@@ -161,30 +209,35 @@ impl Stream {
             channels.push(3);
         }
         let resident = t.is_resident(side);
+        let (operand, scales) = (t.operand(side), t.scales(side));
         match side {
             Side::A => Stream {
-                name: "A",
+                name: name(side),
                 sharers,
                 member: "col",
                 turn: "xa",
                 mask: "ROW_MASK",
                 mask_index: "row",
-                src: "asrc",
+                first: "arow",
                 extent: "lmi",
                 channels,
                 resident,
+                operand,
+                scales,
             },
             Side::B => Stream {
-                name: "B",
+                name: name(side),
                 sharers,
                 member: "row",
                 turn: "xb",
                 mask: "COL_MASK",
                 mask_index: "col",
-                src: "bsrc",
+                first: "bcol",
                 extent: "lnj",
                 channels,
                 resident,
+                operand,
+                scales,
             },
         }
     }
@@ -194,6 +247,7 @@ struct Emit<'a> {
     t: &'a Tiling,
     chip: &'a Chip,
     text: Text,
+    epilogue: Epilogue,
     a: Stream,
     b: Stream,
 }
@@ -202,7 +256,7 @@ impl Emit<'_> {
     /// Constants, the grid's tables, registers.
     fn tables(&mut self) {
         let (t, text) = (self.t, &mut self.text);
-        let element = t.element();
+        let (a, b) = (self.a.operand, self.b.operand);
         text.blank();
         for (name, value, comment) in [
             (
@@ -241,21 +295,21 @@ impl Emit<'_> {
             ),
             (
                 "A_ROW",
-                t.op.k * element,
+                a.row(t.op.k),
                 "bytes of a row of A, B and C in HBM",
             ),
-            ("B_ROW", t.op.n * element, ""),
+            ("B_ROW", b.row(t.op.n), ""),
             ("C_ROW", t.op.n * 2, ""),
             ("A_LD", t.lda, "and in tile SRAM"),
             ("B_LD", t.ldb, ""),
             ("C_LD", t.ldc, ""),
             // Within HBM (A_ROW, B_ROW) a chunk advances by:
-            ("A_STEP", t.kc * element, "bytes from chunk to chunk in HBM"),
-            ("B_STEP", t.kc * t.op.n * element, ""),
+            ("A_STEP", a.bytes(t.kc), "bytes from chunk to chunk in HBM"),
+            ("B_STEP", t.kc * b.row(t.op.n), ""),
             (
                 "A_SLOT",
                 if t.is_resident(Side::A) {
-                    t.kc * element
+                    a.bytes(t.kc)
                 } else {
                     t.a_bytes
                 },
@@ -273,6 +327,30 @@ impl Emit<'_> {
             ("C_SLOT", t.c_bytes, "bytes of a C buffer"),
         ] {
             text.equ(name, value, comment);
+        }
+        for (s, extent) in [(&self.a, t.op.m), (&self.b, t.op.n)] {
+            if !s.operand.scaled() {
+                continue;
+            }
+            let slots = s.scales;
+            let slot = if s.resident {
+                slots.chunk * slots.ld
+            } else {
+                slots.bytes
+            };
+            for (what, value, comment) in [
+                ("ROW", extent, "bytes between K blocks of scales in HBM"),
+                ("LD", slots.ld, "and in tile SRAM"),
+                (
+                    "STEP",
+                    slots.chunk * extent,
+                    "bytes from chunk to chunk in HBM",
+                ),
+                ("SLOT", slot, "and in tile SRAM"),
+                ("BLOCKS", slots.chunk, "K blocks of a chunk"),
+            ] {
+                text.equ(&format!("{}_SCALE_{what}", s.name), value, comment);
+            }
         }
         // Semaphores, numbered one after another.
         let mut next = 0;
@@ -304,6 +382,15 @@ impl Emit<'_> {
             "per C buffer: the pass is stored in it",
         );
         semaphores(text, "C_FREE".into(), t.c_buffers, "it has left for HBM");
+        if self.epilogue.has_kernel() {
+            semaphores(
+                text,
+                "C_DONE".into(),
+                t.c_buffers,
+                "it is scaled and rounded",
+            );
+            semaphores(text, "FACTORS_FULL".into(), 1, "a tensor scale has arrived");
+        }
 
         text.blank();
         text.comment("Where each tile is in the grid (row << 8 | column, -1: idle), which tile each place is, and the masks of sharers.");
@@ -356,8 +443,8 @@ impl Emit<'_> {
             ("lpo", "loads: outer pass"),
             ("lpi", "loads: inner pass"),
             ("lk", "loads: chunk of K"),
-            ("asrc", "loads: where the chunk of A begins in HBM"),
-            ("bsrc", "loads: where the chunk of B begins in HBM"),
+            ("arow", "loads: first row of A"),
+            ("bcol", "loads: first column of B"),
             ("lmi", "loads: rows of A"),
             ("lnj", "loads: columns of B"),
             ("xa", "member of the grid row that loads the next A"),

@@ -32,6 +32,7 @@
 .endm
 .endr
 .chip now
+.tensor narrow, hbm, e2m1, [2, 5], payload, pitch 2
 # ---- expected ----
 # error: no directive is called `.tensr`
 #  --> err_directives.s:1:1

@@ -5,6 +5,7 @@
 .tensor c, hbm, u8, [5], control, values(1, 2, -0.0, 1/8, inf, -nan, 1e-3)
 .tensor far, hbm, f32, [4], payload, at 1 << 30
 .tensor behind, hbm, f32, [4], payload          # goes behind the last of its memory
+.tensor rows, hbm, e2m3, [3, 5], payload, pitch 6    # 3 rows of 4 bytes, 6 apart
 .tensor alias, hbm, f32, [2], payload, zero, at a + 4
 .tensor s, tsram, f32, [16], payload, iota
 .tensor t, tsram, f32, [], payload
@@ -24,6 +25,7 @@ start:
   ldc r5, table + 2(r6)
   ldc r5, more
   li r6, addr(far)
+  li r7, size(rows)
 end:
   halt
 # ---- expected ----

@@ -72,11 +72,99 @@ fn degenerate_shapes_are_good_input() {
         ("33", "1", "1"),
         ("65", "3", "1"),
     ] {
-        for dtype in ["bf16", "fp8"] {
+        for dtype in ["bf16", "fp8", "mxfp6", "nvfp4", "fp8xmxfp4"] {
             let value = json(0, &matmul(m, n, k, dtype, &["--check"]));
             assert_eq!(value["check"]["passed"], true, "{m} {n} {k} {dtype}");
         }
     }
+}
+
+#[test]
+fn every_format_is_checked_bit_for_bit() {
+    for dtype in tilewright::compiler::MatmulType::ALL {
+        let value = json(0, &matmul("33", "77", "65", dtype.name(), &["--check"]));
+        assert_eq!(value["check"]["passed"], true, "{dtype}");
+        assert_eq!(value["op"]["Matmul"]["dtype"], dtype.name());
+        let reference = value["check"]["reference"].as_str().unwrap();
+        assert!(reference.contains("bit for bit"), "{dtype}: {reference}");
+    }
+    let (_, help) = (0, exits(0, &["bench", "matmul", "--help"]).0);
+    for dtype in tilewright::compiler::MatmulType::ALL {
+        assert!(help.contains(dtype.name()), "{dtype}: {help}");
+    }
+}
+
+/// A .npy file of bytes.
+fn codes(dir: &Dir, name: &str, shape: &str, data: &[u8]) -> String {
+    let header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({shape}), }}\n");
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.bytes());
+    bytes.extend(data);
+    let path = dir.path(name);
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// C = A B of 3 x 5 x 2 in NVFP4 from codes: rows of two and five FP4 elements, one of them half a byte.
+#[test]
+fn codes_and_scales_come_from_files() {
+    let dir = Dir::new("codes");
+    let object = dir.path("n.elf");
+    let bench = matmul("3", "5", "2", "nvfp4", &["--no-data", "-o", &object]);
+    exits(0, &bench);
+    let tensor_scale = dir.path("g.npy");
+    // One float32, 0.5.
+    let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }\n";
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.bytes());
+    bytes.extend(0.5f32.to_le_bytes());
+    std::fs::write(&tensor_scale, bytes).unwrap();
+    // FP4 codes: 1 is 0.5, 2 is 1, 4 is 2, 6 is 4, a is -1. UE4M3: 0x38 is 1, 0x40 is 2.
+    let bind = |name: &str, path: String| ["--input".to_owned(), format!("{name}={path}")];
+    let inputs = [
+        bind("A", codes(&dir, "a.npy", "3, 2", &[2, 4, 1, 0, 10, 6])),
+        bind(
+            "B",
+            codes(&dir, "b.npy", "2, 5", &[2, 4, 6, 0, 10, 2, 0, 2, 4, 1]),
+        ),
+        bind(
+            "A_scales",
+            codes(&dir, "sa.npy", "1, 3", &[0x38, 0x40, 0x38]),
+        ),
+        bind(
+            "B_scales",
+            codes(&dir, "sb.npy", "1, 5", &[0x38, 0x38, 0x38, 0x38, 0x40]),
+        ),
+        bind("A_tensor_scale", tensor_scale.clone()),
+        bind("B_tensor_scale", tensor_scale),
+    ];
+    let out = dir.path("c.npy");
+    let output = format!("C={out}");
+    let back = dir.path("back.npy");
+    let raw = format!("B={back}");
+    let mut args = vec!["run", &object, "--chip", "mini"];
+    args.extend(inputs.iter().flatten().map(String::as_str));
+    let values = [&args[..], &["--output", &output]].concat();
+    exits(0, &values);
+    let bytes = std::fs::read(&out).unwrap();
+    let got: Vec<f32> = bytes[bytes.len() - 60..]
+        .chunks_exact(4)
+        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+        .collect();
+    // Rows of A: (1, 2), 2 x (0.5, 0), (-1, 4); columns of B: (1, 1), (2, 0), (4, 1), (0, 2), 2 x (-1, 0.5); all / 4.
+    let want = [
+        3.0, 2.0, 6.0, 4.0, 0.0, //
+        1.0, 2.0, 4.0, 0.0, -2.0, //
+        3.0, -2.0, 0.0, 8.0, 6.0,
+    ]
+    .map(|x: f32| x / 4.0);
+    assert_eq!(got, want);
+    let raw = [&args[..], &["--output", &raw, "--raw"]].concat();
+    exits(0, &raw);
+    let bytes = std::fs::read(&back).unwrap();
+    assert_eq!(bytes[bytes.len() - 10..], [2, 4, 6, 0, 10, 2, 0, 2, 4, 1]);
 }
 
 #[test]

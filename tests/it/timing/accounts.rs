@@ -2,7 +2,6 @@
 
 use super::*;
 use tilewright::compiler::{self, Matmul};
-use tilewright::num::Dtype;
 use tilewright::trace::Trace;
 
 /// What must hold of the trace of any run.
@@ -58,7 +57,7 @@ fn accounts_of_a_compiled_product_add_up() {
         m: 700,
         n: 900,
         k: 600,
-        dtype: Dtype::E4m3,
+        dtype: compiler::MatmulType::Fp8,
     });
     let image = Arc::new(compiler::compile(&op, &chip).unwrap().image);
     let r = timing::run(machine(&chip, image, false), &traced()).unwrap();

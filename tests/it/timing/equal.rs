@@ -1,10 +1,10 @@
 //! Nothing but time distinguishes runs: timed and untimed, with and without data, on any number of threads, in any order, traced or not.
 
 use super::*;
+use tilewright::compiler::MatmulType;
 use tilewright::compiler::{self, Matmul};
 use tilewright::isa::image::Space;
 use tilewright::machine::{UntimedLimits, run_untimed};
-use tilewright::num::Dtype;
 
 /// Bytes of every tensor in HBM.
 fn outputs(machine: &Machine) -> Vec<Vec<u8>> {
@@ -98,11 +98,16 @@ fn kernels_on_maia_200() {
 #[test]
 fn compiled_products() {
     for (name, m, n, k, dtype) in [
-        ("mini", 1, 1, 1, Dtype::Bf16),
-        ("mini", 200, 130, 300, Dtype::E4m3),
-        ("mini", 256, 256, 64, Dtype::Bf16),
-        ("maia-200", 700, 900, 600, Dtype::E4m3),
-        ("maia-200", 1, 640, 512, Dtype::Bf16),
+        ("mini", 1, 1, 1, MatmulType::Bf16),
+        ("mini", 200, 130, 300, MatmulType::Fp8),
+        ("mini", 256, 256, 64, MatmulType::Bf16),
+        ("maia-200", 700, 900, 600, MatmulType::Fp8),
+        ("maia-200", 1, 640, 512, MatmulType::Bf16),
+        ("mini", 150, 130, 300, MatmulType::Mxfp6E3m2),
+        ("mini", 150, 131, 301, MatmulType::Nvfp4),
+        ("maia-200", 300, 500, 1100, MatmulType::Nvfp4),
+        ("maia-200", 300, 333, 700, MatmulType::Mxfp4),
+        ("maia-200", 64, 640, 512, MatmulType::Fp8xMxfp4),
     ] {
         let chip = preset(name);
         let op = compiler::Op::Matmul(Matmul { m, n, k, dtype });

@@ -4,7 +4,6 @@ use super::*;
 use proptest::prelude::*;
 use tilewright::compiler::{self, Matmul};
 use tilewright::machine::{UntimedLimits, run_untimed};
-use tilewright::num::Dtype;
 
 /// Every tile copies its rows of x to y through its own SRAM, its cluster's and its right neighbour's; one wait and one signal each.
 const STREAM: &str = "
@@ -163,7 +162,7 @@ proptest! {
 
     #[test]
     fn products_run_on_any_chip(chip in any_chip(), shuffle in any::<u64>(), m in 1u64..150, n in 1u64..150, k in 1u64..100) {
-        let op = compiler::Op::Matmul(Matmul { m, n, k, dtype: Dtype::E4m3 });
+        let op = compiler::Op::Matmul(Matmul { m, n, k, dtype: compiler::MatmulType::Fp8 });
         // Not every chip has what a lowering needs; the ones that compile must run.
         if let Ok(compiled) = compiler::compile(&op, &chip) {
             check(&chip, Arc::new(compiled.image), "C", shuffle);
