@@ -179,7 +179,7 @@ fn objects_of_every_format_take_the_same_cycles() {
     let chip = chip("mini");
     for dtype in MatmulType::ALL {
         let compiled = compiler::compile(&matmul(65, 77, 99, dtype), &chip).unwrap();
-        let bytes = tilewright::asm::object::write(&compiled.image).unwrap();
+        let bytes = tilewright::asm::object::write(&compiled.image);
         let read = tilewright::asm::object::read(&bytes).unwrap();
         assert!(read == compiled.image, "{dtype}");
         let cycles = |data| {

@@ -135,7 +135,7 @@
 # 16 |   mm.new.f32.e4m3.mk.kn r1, r2, r3, r4, r5, r6, r7, r8
 #    |          ^^^
 #    |
-#    = help: one of bf16, e4m3, e5m2
+#    = help: one of bf16, e4m3, e5m2, e2m1, e3m2, e2m3
 #
 # error: `news` is no value of `mode`
 #   --> err_instructions.s:17:6
