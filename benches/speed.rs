@@ -10,7 +10,8 @@ use tilewright::chip::Chip;
 use tilewright::compiler::graph::{Attention, Matmul, Op};
 use tilewright::compiler::{self, Compiled, MatmulType};
 use tilewright::machine::{LoadOptions, Machine};
-use tilewright::num::{Dtype, gemm};
+use tilewright::num::Dtype;
+use tilewright::num::gemm::{self, Scales};
 use tilewright::timing::{self, TimedOptions};
 
 fn matmul(edge: u64) -> Op {
@@ -104,6 +105,19 @@ fn arithmetic(c: &mut Criterion) {
         let mut acc = vec![0.0; n * n];
         b.iter(|| gemm::accumulate(black_box(&mut acc), n, &values, &values, n, n, n, 32));
     });
+    // Scales from 2^-8 on, and from 1 on.
+    let e8m0: Vec<u8> = (0..n * n / 32).map(|i| 119 + (i % 17) as u8).collect();
+    let ue4m3: Vec<u8> = (0..n * n / 16).map(|i| 0x38 + (i % 17) as u8).collect();
+    for (name, scales) in [
+        ("E8M0", Scales::E8m0(&e8m0)),
+        ("UE4M3", Scales::Ue4m3(&ue4m3)),
+    ] {
+        c.bench_function(&format!("exact product 512^3, {name} scales"), |b| {
+            let mut acc = vec![0.0; n * n];
+            let side = (&values[..], scales);
+            b.iter(|| gemm::accumulate_scaled(black_box(&mut acc), n, side, side, n, n, n));
+        });
+    }
 }
 
 criterion_group! {

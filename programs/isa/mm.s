@@ -26,6 +26,16 @@
 .tensor BF_C, tsram, bf16, [24, 1], payload, values(1024, 0.125)
 .tensor BF, tsram, f32, [2], payload
 .expect BF, values(16777218, 16777216)
+# FP4 and FP6 are packed, and each row starts at a whole byte: rows of three FP4 take 2 bytes, of three FP6 3 bytes (18 bits).
+# [1 2 3; -4 6 0.5] and the columns [1 0.5 -6], [0 3 1.5] of B, stored nk: 1 + 1 - 18, 0 + 6 + 4.5, -4 + 3 - 3, 0 + 18 + 0.75.
+.tensor FP4_A, tsram, u8, [4], payload, values(0x42, 0x05, 0x7e, 0x01)      # codes 2 4 5; 14 7 1
+.tensor FP4_B, tsram, u8, [4], payload, values(0x12, 0x0f, 0x50, 0x03)      # codes 2 1 15; 0 5 3
+# The same A in E2M3, codes 8 16 20; 56 28 4: 0x014408, 0x004738. The same B in E3M2, codes 12 8 54; 0 18 14: 0x03620c, 0x00e480.
+.tensor FP6_A, tsram, u8, [6], payload, values(0x08, 0x44, 0x01, 0x38, 0x47, 0x00)
+.tensor FP6_B, tsram, u8, [6], payload, values(0x0c, 0x62, 0x03, 0x80, 0xe4, 0x00)
+# FP4 x FP4, FP6 x FP6, FP8 x FP4: 1 2 3 -4 5 0.5 as above gives -16, 10.5, -4.5, 15.75 in the last.
+.tensor NARROW, tsram, f32, [3, 2, 2], payload
+.expect NARROW, values(-16, 10.5, -4, 18.75, -16, 10.5, -4, 18.75, -16, 10.5, -4.5, 15.75)
 # Past the 32 rows and columns of an accumulator block: a column of 33, a row of 34, and 33 x 34 in 2 x 2 blocks.
 .tensor COUNT, tsram, bf16, [34], payload, iota
 .tensor TWO, tsram, bf16, [34], payload, values(2)
@@ -105,6 +115,18 @@
     operands BF_A, BF_C
     mm.new.bf16.bf16.mk.kn acc, a, b, m, n, k, lda, ldb
     store BF + 4
+    shape 2, 2, 3, 2, 2
+    operands FP4_A, FP4_B
+    mm.new.e2m1.e2m1.mk.nk acc, a, b, m, n, k, lda, ldb
+    store NARROW
+    shape 2, 2, 3, 3, 3
+    operands FP6_A, FP6_B
+    mm.new.e2m3.e3m2.mk.nk acc, a, b, m, n, k, lda, ldb
+    store NARROW + 16
+    shape 2, 2, 3, 3, 2
+    operands MK, FP4_B
+    mm.new.e4m3.e2m1.mk.nk acc, a, b, m, n, k, lda, ldb
+    store NARROW + 32
     shape 33, 1, 1, 2, 2
     operands COUNT, ONE
     mm.new.bf16.bf16.mk.kn acc, a, b, m, n, k, lda, ldb

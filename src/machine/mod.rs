@@ -20,6 +20,7 @@ pub mod exec;
 pub mod load;
 pub mod memory;
 pub mod op;
+mod operand;
 pub mod place;
 pub mod push;
 pub mod state;

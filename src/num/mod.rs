@@ -19,6 +19,7 @@ mod exact;
 mod format;
 pub mod functions;
 pub mod gemm;
+mod gemm_tile;
 pub mod random;
 mod scales;
 mod slice;

@@ -52,7 +52,7 @@ fn codes(kind: Kind, wild: Wild, count: usize, seed: u64) -> Vec<u8> {
                 (_, Wild::Tame) => 0x30 + code % 16,
                 (Kind::E8m0, Wild::Finite) => code % 255,
                 // A quarter of them zero.
-                (_, Wild::Finite) => code % 127 * u8::from(code % 4 != 0),
+                (_, Wild::Finite) => code % 127 * u8::from(!code.is_multiple_of(4)),
                 (_, Wild::Any) => code,
             }
         })

@@ -193,6 +193,24 @@ fn instruction_programs_pass() {
     }
 }
 
+/// Truncated to 13 bits: 2^-18 beside 448 * 448 is lost, and so is 31/16 beside 2^24. The same cycles.
+#[test]
+fn a_chip_may_truncate_sums() {
+    let exact = chip("mini");
+    let mut cut = Chip::clone(&exact);
+    cut.set("ttu.accumulate=truncate:13").unwrap();
+    let cut = Arc::new(cut);
+    let image = load_source(&folder("isa").join("mm.s"));
+    for mode in MODES {
+        let (machine, cycles) = run_on(&cut, &image, mode, true).unwrap();
+        assert_eq!(machine.tensor_f32("EXACT").unwrap(), [0.0]);
+        assert_eq!(machine.tensor_f32("BLOCK").unwrap(), [16777216.0; 2]);
+        // Sums of few bits are as ever.
+        assert_eq!(machine.tensor_f32("OUT").unwrap()[..2], [19.0, 20.0]);
+        assert_eq!(run_on(&exact, &image, mode, true).unwrap().1, cycles);
+    }
+}
+
 #[test]
 fn programs_survive_the_way_through_object_and_disassembly() {
     let all = programs("isa").into_iter().chain(programs("kernels"));

@@ -200,7 +200,7 @@ proptest! {
         // Values of all sizes, few of them not finite.
         for i in 0..(from.len() / 4) {
             let word = tilewright::num::random::splitmix64(seed, i as u64);
-            let wide = 0x3F00_0000 + ((word as u32) >> 6 & 0x00FF_FFFF) | (word as u32) << 31;
+            let wide = (0x3F00_0000 + ((word as u32) >> 6 & 0x00FF_FFFF)) | (word as u32) << 31;
             let bits = match (sdt, word >> 40 & 0xFF) {
                 (_, 0) if nan => 0x7FC0_7FC0,
                 (Dtype::F32, _) => wide,

@@ -380,6 +380,10 @@ fn payload_does_not_steer_a_run_without_data() {
             "a vector register would be written to control tensor `c`",
         ),
         (
+            "li r6, 32\n dma.q.floor.f32.e2m1 0, r4, r4, r6, r1, r5, r0",
+            "the scales of a payload would be written to control tensor `c`",
+        ),
+        (
             "mm.store.f32 r0, r1, r5, r5, r3",
             "accumulators would be written to control tensor `c`",
         ),

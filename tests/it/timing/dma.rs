@@ -266,3 +266,28 @@ fn a_stream_runs_at_the_ports_rate() {
         );
     }
 }
+
+/// A quantising transfer within a tile reads 16 KiB of FP32 and writes 2,048 B of FP4 with 128 scales; four trains of 1,024 elements
+/// take 544 B of a write port of 16 B a cycle each, 34 cycles. Without scales it would be 32.
+#[test]
+fn quantising_reads_sources_and_writes_codes_and_scales() {
+    let mut narrow = chip();
+    narrow.tsram.dma_write_bytes = 16;
+    for (line, cycles) in [
+        (" dma.q.floor.f32.e2m1 0, r5, r1, r4, r7, r8, r0", 4 * 34),
+        (" dma.q.nvfp4.f32.e2m1 0, r5, r1, r4, r7, r8, r0", 4 * 36),
+        (" dma.f32.e2m1 0, r5, r1, r4", 4 * 32),
+    ] {
+        let body = format!(" li r7, x + 98304\n li r8, 1\n{line}");
+        let r = run(&narrow, &tile0(4096, &body));
+        let op = ops(&r, EngineKind::Tdma, 0)[0];
+        assert_eq!(flight(op), cycles * CYCLE, "{line}");
+        // As wide as usual, the port that reads bounds it: 16 KiB at 256 B a cycle.
+        let r = run(&chip(), &tile0(4096, &body));
+        assert_eq!(
+            flight(ops(&r, EngineKind::Tdma, 0)[0]),
+            64 * CYCLE,
+            "{line}"
+        );
+    }
+}

@@ -115,3 +115,105 @@ fn compiled_products() {
         check(&chip, &Arc::new(compiled.image));
     }
 }
+
+/// Quantise in flight, from HBM to both tiles and to CSRAM, multiply with block scales, quantise the result in a kernel and store it.
+/// Rows of 256 elements in blocks of 16 and 32, cut into trains at ragged places.
+#[test]
+fn scaled_products() {
+    let text = "
+.tensor a, hbm, f32, [48, 320], payload, normal(1)
+.tensor b, hbm, bf16, [64, 320], payload, normal(2)
+.tensor c, hbm, f32, [2, 48, 64], payload
+.tensor q, hbm, e2m1, [2, 128], payload
+.tensor s, hbm, u8, [2, 256], payload
+.tensor ta, tsram, e2m1, [48, 320], payload
+.tensor sa, tsram, u8, [20, 50], payload
+.tensor tb, tsram, e4m3, [64, 320], payload
+.tensor sb, tsram, u8, [10, 64], payload
+.tensor mb, csram, e4m3, [64, 320], payload
+.tensor ms, csram, u8, [10, 64], payload
+.tensor out, tsram, f32, [48, 64], payload
+.tensor packed, tsram, u8, [512], payload
+.kernel quantise
+    vld.f32 v1, 0(s1)
+    vquant.rceil.e2m1 v2, v3, v1, s0
+    vpack.e2m1 v2, v2
+    vst.u8 v2, 0(s2)
+    vst.u8 v3, 256(s2)
+    vret
+.cluster
+    li r9, 3
+    li r1, mb
+    li r2, b
+    li r3, 320
+    li r4, ms
+    li r5, 64
+    li r6, 640
+    li r7, 64
+    dim r7, r3, r6
+    signal.tiles r9, 7, 1
+    dma.q.rceil.bf16.e4m3 0, r1, r2, r3, r4, r5, r0
+    halt
+.tile
+    rdsr r30, tile
+    li r1, ta
+    li r2, a
+    li r3, 320
+    li r4, sa
+    li r5, 50
+    li r6, float(0.01)
+    li r7, 48
+    li r8, 160
+    li r9, 1280
+    bne r30, r0, await
+    li r10, 3
+    mcast r10
+    dim r7, r8, r9
+    signal.dest 1, 1
+    dma.q.nvfp4.f32.e2m1 0, r1, r2, r3, r4, r5, r6
+await:
+    sem.wait 1, 1
+    sem.wait 7, 1
+    li r11, tb
+    li r12, mb
+    li r13, 64 * 320
+    signal 2, 1
+    dma.u8.u8 1, r11, r12, r13
+    li r14, sb
+    li r12, ms
+    li r13, 640
+    signal 2, 1
+    dma.u8.u8 2, r14, r12, r13
+    li r16, 64
+    mm.scale.ue4m3.e8m0 r4, r5, r14, r16
+    wait 2, 2
+    mm.new.e2m1.e4m3.mk.nk r0, r1, r11, r7, r16, r3, r8, r3
+    li r15, out
+    li r17, 256
+    signal 3, 2
+    mm.store.f32 r0, r15, r7, r16, r17
+    muli r18, r30, 48 * 256
+    addi r18, r18, c
+    li r19, 48 * 64
+    wait 3, 1
+    dma.f32.f32 1, r18, r15, r19
+    li r20, out
+    li r21, packed
+    wait 3, 1
+    signal 4, 2
+    vrun quantise, r20, 2
+    li r22, 64
+    muli r18, r30, 64
+    addi r18, r18, q
+    wait 4, 1
+    dma.u8.u8 2, r18, r21, r22
+    muli r18, r30, 256
+    addi r18, r18, s
+    addi r21, r21, 256
+    li r22, 256
+    wait 4, 1
+    dma.u8.u8 2, r18, r21, r22
+    halt
+";
+    check(&preset("mini"), &image(text));
+}

@@ -249,3 +249,55 @@ fn a_store_beside_a_product_counts() {
     assert!(left_array(all[2]) >= store, "{cycles} cycles");
     assert_eq!(left_array(all[2]) - store, 18 * CYCLE);
 }
+
+/// Block scales come through their operand's port. An FP4 step of 32 x 64 elements is 1,024 B; 64 E8M0 codes make it the 1,088 B that
+/// the port moves in a cycle, 128 UE4M3 codes 1,152 B. 8 x 8 blocks, 4 steps along K, one operand held: 256 steps take
+/// 256 x 1,152 / 1,088 = 271.06 cycles of the other's port.
+#[test]
+fn scales_take_bytes_of_the_operand_port() {
+    let text = |scale: &str, m: u64, k: u64| {
+        format!(
+            "
+.tensor a, tsram, e2m1, [256, 256], payload, normal(1)
+.tensor b, tsram, e2m1, [256, 256], payload, normal(2)
+.tensor s, tsram, u8, [16, 256], payload
+.tile
+    rdsr r9, tile
+    bne r9, r0, end
+    li r1, a
+    li r2, b
+    li r3, s
+    li r4, {m}
+    li r5, {k}
+    li r6, 128
+    li r7, 256
+    mm.scale.{scale} r3, r7, r3, r7
+    mm.new.e2m1.e2m1.mk.nk r0, r1, r2, r4, r4, r5, r6, r6
+end:
+    halt
+"
+        )
+    };
+    for (scale, cycles) in [
+        ("none.none", 256),
+        ("e8m0.e8m0", 256),
+        ("ue4m3.ue4m3", 272),
+        // The scaled side is the dearer one, so it is held and the other read at each step.
+        ("none.ue4m3", 256),
+    ] {
+        let r = run(&chip(), &text(scale, 256, 256));
+        let op = tensor_ops(&r)[0];
+        assert_eq!(end_of(op, Reason::Busy) - start(op), 256 * CYCLE, "{scale}");
+        let fetched = end_of(op, Reason::OperandFetch) - start(op);
+        assert_eq!(fetched, cycles * CYCLE, "{scale}");
+        assert_eq!(left_array(op) - start(op), cycles * CYCLE, "{scale}");
+        // One block, one step: nothing to hold. Two operands of more than 1,024 B take the banks two cycles besides.
+        let one = run(&chip(), &text(scale, 32, 64));
+        let op = tensor_ops(&one)[0];
+        let fetch = if scale.contains("ue4m3") { 2 } else { 1 };
+        let fetched = end_of(op, Reason::OperandFetch) - start(op);
+        assert_eq!(fetched, fetch * CYCLE, "{scale}");
+        let banks = if scale == "none.none" { 1 } else { 2 };
+        assert_eq!(left_array(op) - start(op), banks * CYCLE, "{scale}");
+    }
+}

@@ -62,6 +62,25 @@ fn slots_and_latencies() {
         // 2 log2(lanes).
         (" vredsum.f32 v1, v0", (14, 1)),
         (" vredsum.bf16 v1, v0", (16, 1)),
+        // Block quantisation is a reduction over FP32 lanes, its codes and its scales come together.
+        (" vquant.floor.e2m1 v1, v2, v3, s1", (14, 1)),
+        (
+            " vquant.floor.e2m1 v1, v2, v3, s1\n vadd.f32 v4, v2, v0",
+            (14 + 4, 2),
+        ),
+        (
+            " vquant.floor.e2m1 v1, v2, v3, s1\n vpack.e2m1 v1, v1",
+            (14 + 4, 2),
+        ),
+        // Random words are waited for only by what reads them.
+        (
+            " vadd.f32 v3, v0, v0\n vcvtm.rna.ieee.e4m3.f32 v1, v0, v3, 0, 0",
+            (4, 1),
+        ),
+        (
+            " vadd.f32 v3, v0, v0\n vcvtm.sr.ieee.e4m3.f32 v1, v0, v3, 0, 0",
+            (8, 2),
+        ),
         // One scalar instruction a cycle, of latency 1.
         (
             " saddi s2, s2, 1\n saddi s3, s3, 1\n saddi s4, s4, 1",
