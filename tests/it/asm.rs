@@ -171,7 +171,6 @@ fn program(insts: &[Inst]) -> Image {
 const SAMPLE: &str = r#"
 .tensor A, hbm, bf16, [4, 4], payload, normal(0x8000000000000007)
 .tensor C, hbm, f32, [4], control, values(1.5, nan, -inf)
-.tensor P, hbm, e2m3, [3, 5], payload, iota, pitch 7
 .expect C, zero
 .const T, 1, A, -1
 .note shapes, "4x4 \\ 4"
@@ -189,6 +188,7 @@ loop: dec r1
   loop s1, done
   vadd.f32 v1, v2, v3 ?p1
 done: vret
+.tensor P, hbm, e2m3, [3, 5], payload, iota, pitch 7
 "#;
 
 proptest! {

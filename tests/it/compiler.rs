@@ -179,7 +179,7 @@ fn objects_of_every_format_take_the_same_cycles() {
     let chip = chip("mini");
     for dtype in MatmulType::ALL {
         let compiled = compiler::compile(&matmul(65, 77, 99, dtype), &chip).unwrap();
-        let bytes = tilewright::asm::object::write(&compiled.image).unwrap();
+        let bytes = tilewright::asm::object::write(&compiled.image);
         let read = tilewright::asm::object::read(&bytes).unwrap();
         assert!(read == compiled.image, "{dtype}");
         let cycles = |data| {
@@ -288,13 +288,14 @@ fn matmuls_match_the_reference_on_maia_200() {
 /// Every kind of schedule, not only those that the search prefers for small shapes.
 #[test]
 fn every_kind_of_tiling_is_right() {
-    for (preset, m, n, k, dtype) in [
-        ("mini", 400, 300, 500, MatmulType::Fp8),
-        ("mini", 400, 300, 500, MatmulType::Bf16),
-        ("maia-200", 400, 500, 300, MatmulType::Fp8),
-        ("mini", 400, 301, 500, MatmulType::Mxfp6),
-        ("mini", 400, 301, 501, MatmulType::Nvfp4),
-        ("maia-200", 400, 500, 300, MatmulType::Fp8xMxfp4),
+    // Least number of kinds: small SRAM with FP32 sums leaves few where K has several chunks.
+    for (preset, m, n, k, dtype, least) in [
+        ("mini", 400, 300, 500, MatmulType::Fp8, 16),
+        ("mini", 400, 300, 500, MatmulType::Bf16, 16),
+        ("maia-200", 400, 500, 300, MatmulType::Fp8, 16),
+        ("mini", 400, 301, 500, MatmulType::Mxfp6, 14),
+        ("mini", 400, 301, 1301, MatmulType::Nvfp4, 6),
+        ("maia-200", 400, 500, 300, MatmulType::Fp8xMxfp4, 14),
     ] {
         let chip = chip(preset);
         let op = Matmul { m, n, k, dtype };
@@ -311,7 +312,7 @@ fn every_kind_of_tiling_is_right() {
             );
             kinds.entry(kind).or_insert_with(|| t.clone());
         });
-        assert!(kinds.len() >= 16, "{} kinds", kinds.len());
+        assert!(kinds.len() >= least, "{} kinds", kinds.len());
         for (i, tiling) in kinds.into_values().enumerate() {
             let lowered = compiler::matmul::lower_tiling(&tiling, &chip).unwrap();
             let compiled = compiler::assemble(&Op::Matmul(op), lowered).unwrap();

@@ -76,7 +76,7 @@
 # 6 | .tensor a, hbm, f32, 4, payload
 #   |                      ^
 #   |
-#   = help: syntax: .tensor NAME, hbm|csram|tsram, DTYPE, [d0, d1, ..], payload|control [, INIT] [, at OFFSET]
+#   = help: syntax: .tensor NAME, hbm|csram|tsram, DTYPE, [d0, d1, ..], payload|control [, INIT] [, at OFFSET] [, pitch BYTES]
 #
 # error: `data` is no class
 #  --> err_directives.s:7:27
@@ -100,7 +100,7 @@
 # 9 | .tensor a, hbm, f32, [4], payload, values()
 #   |                                           ^
 #   |
-#   = help: syntax: .tensor NAME, hbm|csram|tsram, DTYPE, [d0, d1, ..], payload|control [, INIT] [, at OFFSET]
+#   = help: syntax: .tensor NAME, hbm|csram|tsram, DTYPE, [d0, d1, ..], payload|control [, INIT] [, at OFFSET] [, pitch BYTES]
 #
 # error: offset -1 is negative
 #   --> err_directives.s:10:39
@@ -245,4 +245,10 @@
 #    |       ^^^
 #    |
 #    = help: syntax: .chip
+#
+# error: pitch 2 is below the 3 bytes of a row
+#   --> err_directives.s:35:51
+#    |
+# 35 | .tensor narrow, hbm, e2m1, [2, 5], payload, pitch 2
+#    |                                                   ^
 #

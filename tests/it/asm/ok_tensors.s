@@ -38,30 +38,33 @@ end:
 # .expect c, zero
 # .tensor far, hbm, f32, [4], payload, none, at 0x40000000
 # .tensor behind, hbm, f32, [4], payload, none, at 0x40000100
+# .tensor rows, hbm, e2m3, [3, 5], payload, none, at 0x40000200, pitch 6
 # .tensor alias, hbm, f32, [2], payload, zero, at 0x4
 # .tensor s, tsram, f32, [16], payload, iota, at 0x0
 # .tensor t, tsram, f32, [], payload, none, at 0x100
 # .tensor u, csram, i32, [2, 2], control, none, at 0x0
 # .const _, 0x0, 0x40000000000, 0x90, 0x48
 # .const _, 0x9, 0xffffffffffffffff, 0xffffffffffffffff, 0x7
-# .const _, 0x8, 0x7, 0x7
+# .const _, 0x8, 0x8, 0x8
 #
 # .tile
 # start:
-#   .loc "ok_tensors.s", 20
-#   li r1, 4398046511104
 #   .loc "ok_tensors.s", 21
-#   li r2, 3298534883332
+#   li r1, 4398046511104
 #   .loc "ok_tensors.s", 22
-#   li r3, 2
+#   li r2, 3298534883332
 #   .loc "ok_tensors.s", 23
-#   li r4, 72
+#   li r3, 2
 #   .loc "ok_tensors.s", 24
-#   ldc r5, 2(r6)
+#   li r4, 72
 #   .loc "ok_tensors.s", 25
-#   ldc r5, 7
+#   ldc r5, 2(r6)
 #   .loc "ok_tensors.s", 26
+#   ldc r5, 7
+#   .loc "ok_tensors.s", 27
 #   li r6, 1073741824
-# end:
 #   .loc "ok_tensors.s", 28
+#   li r7, 18
+# end:
+#   .loc "ok_tensors.s", 30
 #   halt

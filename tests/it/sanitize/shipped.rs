@@ -3,7 +3,7 @@
 use super::*;
 use std::path::Path;
 use tilewright::asm::assemble;
-use tilewright::compiler::{self, Attention, Matmul, Op};
+use tilewright::compiler::{self, Attention, Matmul, MatmulType, Op};
 use tilewright::num::Dtype;
 
 fn no_reports(what: &str, chip_name: &str, image: Arc<Image>, data: bool, given: &[&str]) {
@@ -68,7 +68,7 @@ fn compiled(op: &Op, chip_name: &str, data: bool) {
 
 #[test]
 fn compiled_products() {
-    for dtype in [Dtype::E4m3, Dtype::Bf16] {
+    for dtype in [MatmulType::Fp8, MatmulType::Bf16, MatmulType::Mxfp4, MatmulType::Nvfp4] {
         for (m, n, k) in [
             (1, 1, 1),
             (64, 64, 64),
@@ -81,7 +81,7 @@ fn compiled_products() {
             }
         }
     }
-    let (m, n, k, dtype) = (130, 200, 260, Dtype::Bf16);
+    let (m, n, k, dtype) = (130, 200, 260, MatmulType::Bf16);
     compiled(&Op::Matmul(Matmul { m, n, k, dtype }), "mini", true);
 }
 
