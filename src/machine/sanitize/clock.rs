@@ -4,7 +4,7 @@
 //! processor does, the starts of a queue, its retirements. A clock holds how many events of each chain are known. Arrivals at
 //! a destination (`signal.dest`) do not imply each other; a clock counts those without a gap and lists the rest. Leaves
 //! out: who makes the events. Invariant: a clock never claims an event that was not joined into it; past [`EXTRA`] listed
-//! arrivals it forgets the oldest ones, which can only make a program look less ordered.
+//! arrivals it forgets some, which can only make a program look less ordered.
 
 use std::sync::Arc;
 
@@ -83,9 +83,10 @@ impl Clock {
             self.arrive(*event);
         }
         if !self.extra.is_empty() {
-            let known = &self.known;
-            self.extra
-                .retain(|e| known.get(e.chain as usize).is_none_or(|n| *n <= e.seq));
+            // In order, so that what is past no gap any more is counted.
+            let mut listed = std::mem::take(&mut self.extra);
+            listed.sort_unstable();
+            listed.into_iter().for_each(|e| self.arrive(e));
         }
     }
 }

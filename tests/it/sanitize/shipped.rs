@@ -56,7 +56,9 @@ fn kernels() {
 fn compiled(op: &Op, chip_name: &str, data: bool) {
     let chip = Chip::preset(chip_name).unwrap();
     let compiled = compiler::compile(op, &chip).unwrap_or_else(|e| panic!("{op}: {e}"));
-    let given = ["A", "B", "Q", "K", "V"];
+    let given = [
+        "A", "B", "A_scales", "B_scales", "A_tensor_scale", "B_tensor_scale", "Q", "K", "V",
+    ];
     no_reports(
         &op.to_string(),
         chip_name,
