@@ -251,7 +251,8 @@ mod tests {
     #[test]
     fn known_values() {
         let infinity = 0x7F80_0000;
-        let table: [(fn(&Value) -> Value, u32, u32); 16] = [
+        type Known = (fn(&Value) -> Value, u32, u32);
+        let table: [Known; 16] = [
             (exp2, 0x4040_0000, 0x4100_0000),
             (exp2, 0xC315_0000, 0x0000_0001),
             (exp2, 0xC316_0000, 0),

@@ -57,7 +57,15 @@ fn compiled(op: &Op, chip_name: &str, data: bool) {
     let chip = Chip::preset(chip_name).unwrap();
     let compiled = compiler::compile(op, &chip).unwrap_or_else(|e| panic!("{op}: {e}"));
     let given = [
-        "A", "B", "A_scales", "B_scales", "A_tensor_scale", "B_tensor_scale", "Q", "K", "V",
+        "A",
+        "B",
+        "A_scales",
+        "B_scales",
+        "A_tensor_scale",
+        "B_tensor_scale",
+        "Q",
+        "K",
+        "V",
     ];
     no_reports(
         &op.to_string(),
@@ -70,7 +78,12 @@ fn compiled(op: &Op, chip_name: &str, data: bool) {
 
 #[test]
 fn compiled_products() {
-    for dtype in [MatmulType::Fp8, MatmulType::Bf16, MatmulType::Mxfp4, MatmulType::Nvfp4] {
+    for dtype in [
+        MatmulType::Fp8,
+        MatmulType::Bf16,
+        MatmulType::Mxfp4,
+        MatmulType::Nvfp4,
+    ] {
         for (m, n, k) in [
             (1, 1, 1),
             (64, 64, 64),
