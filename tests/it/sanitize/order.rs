@@ -129,9 +129,9 @@ fn a_gather_reads_its_table_and_the_rows_it_names() {
     reports(&text("", " sem.wait 0, 1"), &[(ReadUnderWrite, 'B', 'A')]);
     // Row 3 is written meanwhile: it is read only if the table names it.
     let rows = |index: u32| {
-        tile_0(&format!(
-            " li r10, 2\n li r11, 16\n addi r12, r5, 48\n dma.u8.u8 0, r12, r1, r11 # A\n dim r10, r11, r0\n gather r6, r11\n dma.u8.u8 1, r3, r5, r11 # B"
-        ))
+        tile_0(
+            " li r10, 2\n li r11, 16\n addi r12, r5, 48\n dma.u8.u8 0, r12, r1, r11 # A\n dim r10, r11, r0\n gather r6, r11\n dma.u8.u8 1, r3, r5, r11 # B",
+        )
         .replace("control, values(0)", &format!("control, values(0, {index})"))
     };
     clean(&rows(2));
