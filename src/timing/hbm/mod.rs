@@ -7,7 +7,19 @@
 //! The caller books the stack's port when a run is submitted; a revision moves the end of the run, not its place at the port.
 //! Who may call it: the chip's global component only. Implementations: [`first_order::FirstOrder`].
 
+pub mod constraints;
+pub mod controller;
+pub mod device;
 pub mod first_order;
+pub mod histogram;
+pub mod legality;
+mod maintenance;
+pub mod mapping;
+pub mod patterns;
+mod queue;
+pub mod reference;
+pub mod run;
+pub mod trace_file;
 
 use crate::chip::Chip;
 use crate::sim::Ps;

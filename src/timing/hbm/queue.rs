@@ -1,0 +1,307 @@
+//! The requests of a controller, by bank, and sets of banks.
+//!
+//! Models: one slab of entries shared by reads and writes, each entry linked into the list of its bank and kind in order of arrival.
+//! Each list knows its oldest hit (an entry of the open row) and its oldest miss, so that no scheduling step looks at every request.
+//! Invariants: `first_hit` and `first_miss` are none while the bank is closed; nothing is allocated once the slab is as large as the
+//! queues.
+
+use super::constraints::Time;
+use super::device::CLOSED;
+
+/// No entry.
+pub const NONE: u32 = u32::MAX;
+
+/// Reads, or writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    Read,
+    Write,
+}
+
+/// A request in the controller.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Order of acceptance.
+    pub seq: u64,
+    /// When it was accepted.
+    pub accepted: Time,
+    /// The caller's name for it.
+    pub tag: u64,
+    /// Line of the channel.
+    pub line: u64,
+    pub row: u32,
+    pub column: u32,
+    /// Whether a command was issued for it, so that it is counted as hit, miss or conflict.
+    pub counted: bool,
+    next: u32,
+    prev: u32,
+}
+
+/// Entries of one kind waiting for one bank.
+#[derive(Clone, Copy, Debug)]
+pub struct List {
+    pub head: u32,
+    tail: u32,
+    /// Oldest of the open row.
+    pub first_hit: u32,
+    /// Oldest of another row than the open one.
+    pub first_miss: u32,
+}
+
+const EMPTY: List = List {
+    head: NONE,
+    tail: NONE,
+    first_hit: NONE,
+    first_miss: NONE,
+};
+
+/// All waiting requests.
+#[derive(Clone, Debug)]
+pub struct Queues {
+    slab: Vec<Entry>,
+    free: Vec<u32>,
+    /// By kind, then bank.
+    lists: [Vec<List>; 2],
+    /// Waiting entries by kind.
+    pub len: [u32; 2],
+    next_seq: u64,
+}
+
+impl Queues {
+    /// Empty queues for so many banks.
+    pub fn new(banks: u32) -> Queues {
+        Queues {
+            slab: Vec::new(),
+            free: Vec::new(),
+            lists: [vec![EMPTY; banks as usize], vec![EMPTY; banks as usize]],
+            len: [0; 2],
+            next_seq: 0,
+        }
+    }
+
+    /// An entry.
+    #[inline]
+    pub fn entry(&self, index: u32) -> &Entry {
+        &self.slab[index as usize]
+    }
+
+    /// An entry, to mark it as counted.
+    #[inline]
+    pub fn entry_mut(&mut self, index: u32) -> &mut Entry {
+        &mut self.slab[index as usize]
+    }
+
+    /// The list of a kind and bank.
+    #[inline]
+    pub fn list(&self, kind: Kind, bank: u32) -> &List {
+        &self.lists[kind as usize][bank as usize]
+    }
+
+    /// Appends a request to the list of its bank, whose open row is `open`.
+    #[inline]
+    pub fn push(&mut self, kind: Kind, bank: u32, open: u32, mut entry: Entry) {
+        entry.seq = self.next_seq;
+        self.next_seq += 1;
+        let list = &mut self.lists[kind as usize][bank as usize];
+        (entry.prev, entry.next) = (list.tail, NONE);
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.slab[index as usize] = entry;
+                index
+            }
+            None => {
+                self.slab.push(entry);
+                self.slab.len() as u32 - 1
+            }
+        };
+        match list.tail {
+            NONE => list.head = index,
+            tail => self.slab[tail as usize].next = index,
+        }
+        list.tail = index;
+        if open == CLOSED {
+        } else if entry.row == open {
+            if list.first_hit == NONE {
+                list.first_hit = index;
+            }
+        } else if list.first_miss == NONE {
+            list.first_miss = index;
+        }
+        self.len[kind as usize] += 1;
+    }
+
+    /// Takes an entry out of the list of its bank, whose open row is `open`.
+    #[inline]
+    pub fn remove(&mut self, kind: Kind, bank: u32, open: u32, index: u32) -> Entry {
+        let entry = self.slab[index as usize];
+        let list = &mut self.lists[kind as usize][bank as usize];
+        match entry.prev {
+            NONE => list.head = entry.next,
+            prev => self.slab[prev as usize].next = entry.next,
+        }
+        match entry.next {
+            NONE => list.tail = entry.prev,
+            next => self.slab[next as usize].prev = entry.prev,
+        }
+        if list.first_hit == index {
+            list.first_hit = find(&self.slab, entry.next, |e| e.row == open);
+        }
+        if list.first_miss == index {
+            list.first_miss = find(&self.slab, entry.next, |e| e.row != open);
+        }
+        self.free.push(index);
+        self.len[kind as usize] -= 1;
+        entry
+    }
+
+    /// The bank's open row changed: finds the oldest hit and miss of both kinds.
+    #[inline]
+    pub fn reopen(&mut self, bank: u32, open: u32) {
+        for lists in &mut self.lists {
+            let list = &mut lists[bank as usize];
+            if open == CLOSED {
+                (list.first_hit, list.first_miss) = (NONE, NONE);
+            } else {
+                list.first_hit = find(&self.slab, list.head, |e| e.row == open);
+                list.first_miss = find(&self.slab, list.head, |e| e.row != open);
+            }
+        }
+    }
+}
+
+#[inline]
+fn find(slab: &[Entry], mut from: u32, wanted: impl Fn(&Entry) -> bool) -> u32 {
+    while from != NONE && !wanted(&slab[from as usize]) {
+        from = slab[from as usize].next;
+    }
+    from
+}
+
+/// An entry before it is queued.
+pub fn new_entry(tag: u64, line: u64, row: u32, column: u32, accepted: Time) -> Entry {
+    Entry {
+        seq: 0,
+        accepted,
+        tag,
+        line,
+        row,
+        column,
+        counted: false,
+        next: NONE,
+        prev: NONE,
+    }
+}
+
+/// A set of banks, kept by pseudo channel.
+#[derive(Clone, Debug)]
+pub struct BankSet {
+    words: Vec<u64>,
+    words_per_pc: usize,
+    banks_per_pc: u32,
+}
+
+impl BankSet {
+    /// No bank, of `pcs` pseudo channels.
+    pub fn new(pcs: u32, banks_per_pc: u32) -> BankSet {
+        let words_per_pc = banks_per_pc.div_ceil(64) as usize;
+        BankSet {
+            words: vec![0; pcs as usize * words_per_pc],
+            words_per_pc,
+            banks_per_pc,
+        }
+    }
+
+    /// Puts a bank in or takes it out; whether it came in anew.
+    #[inline]
+    pub fn set(&mut self, bank: u32, member: bool) -> bool {
+        let (pc, within) = (bank / self.banks_per_pc, bank % self.banks_per_pc);
+        let word = &mut self.words[pc as usize * self.words_per_pc + (within / 64) as usize];
+        let bit = 1u64 << (within % 64);
+        let was = *word & bit != 0;
+        *word = if member { *word | bit } else { *word & !bit };
+        member && !was
+    }
+
+    /// Takes a bank out; whether it was in.
+    #[inline]
+    pub fn remove(&mut self, bank: u32) -> bool {
+        let is_new = self.set(bank, true);
+        self.set(bank, false);
+        !is_new
+    }
+
+    /// Whether no bank of a pseudo channel is in it.
+    #[inline]
+    pub fn is_empty(&self, pc: u32) -> bool {
+        let first = pc as usize * self.words_per_pc;
+        self.words[first..first + self.words_per_pc]
+            .iter()
+            .all(|&word| word == 0)
+    }
+
+    /// Calls `f` for each bank of a pseudo channel, in ascending order.
+    #[inline]
+    pub fn for_each(&self, pc: u32, mut f: impl FnMut(u32)) {
+        let first = pc as usize * self.words_per_pc;
+        for (at, &word) in self.words[first..first + self.words_per_pc]
+            .iter()
+            .enumerate()
+        {
+            let mut rest = word;
+            while rest != 0 {
+                f(pc * self.banks_per_pc + at as u32 * 64 + rest.trailing_zeros());
+                rest &= rest - 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(row: u32) -> Entry {
+        new_entry(0, 0, row, 0, 0)
+    }
+
+    #[test]
+    fn lists_know_their_oldest_hit_and_miss() {
+        let mut queues = Queues::new(1);
+        for row in [3, 5, 3, 7, 5] {
+            queues.push(Kind::Read, 0, CLOSED, entry(row));
+        }
+        assert_eq!(queues.list(Kind::Read, 0).first_hit, NONE);
+        queues.reopen(0, 5);
+        let seq = |queues: &Queues, index| queues.entry(index).seq;
+        let list = *queues.list(Kind::Read, 0);
+        assert_eq!(
+            (seq(&queues, list.first_hit), seq(&queues, list.first_miss)),
+            (1, 0)
+        );
+        queues.remove(Kind::Read, 0, 5, list.first_hit);
+        let list = *queues.list(Kind::Read, 0);
+        assert_eq!(seq(&queues, list.first_hit), 4);
+        queues.remove(Kind::Read, 0, 5, list.first_hit);
+        assert_eq!(queues.list(Kind::Read, 0).first_hit, NONE);
+        queues.push(Kind::Read, 0, 5, entry(5));
+        let list = *queues.list(Kind::Read, 0);
+        assert_eq!(seq(&queues, list.first_hit), 5);
+        assert_eq!(queues.len, [4, 0]);
+    }
+
+    #[test]
+    fn bank_sets_hold_what_was_put_in() {
+        let mut set = BankSet::new(2, 96);
+        for bank in [0, 63, 64, 95, 96, 191] {
+            set.set(bank, true);
+        }
+        set.set(64, false);
+        let mut seen = Vec::new();
+        for pc in 0..2 {
+            set.for_each(pc, |bank| seen.push(bank));
+        }
+        assert_eq!(seen, [0, 63, 95, 96, 191]);
+        assert!(!set.is_empty(0));
+    }
+}
