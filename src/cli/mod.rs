@@ -14,6 +14,7 @@ pub mod disasm;
 mod error;
 mod generate;
 mod isa;
+mod mem;
 mod model;
 mod npy;
 mod num;
@@ -58,6 +59,7 @@ enum Command {
     Chip(chip::Args),
     Isa(isa::Args),
     Num(num::Args),
+    Mem(Box<mem::Args>),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
 }
@@ -77,6 +79,7 @@ fn dispatch(cli: &Cli, context: &Context) -> Result<(), CliError> {
         Command::Chip(args) => chip::run(args, context),
         Command::Isa(args) => isa::run(args, context),
         Command::Num(args) => num::run(args, context),
+        Command::Mem(args) => mem::run(args, context),
         Command::Completions(args) => generate::completions(args, context),
         Command::Man(args) => generate::man(args, context),
     }

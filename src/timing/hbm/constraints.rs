@@ -223,11 +223,7 @@ impl Table {
         }
         // Whatever needs a closed bank: from the close, or from the auto-precharge's.
         let recovered = written + d.wr_ck + d.rp_ck;
-        for (scope, next) in [
-            (Bank, ACT),
-            (Bank, BANK_REFRESH),
-            (PseudoChannel, refab),
-        ] {
+        for (scope, next) in [(Bank, ACT), (Bank, BANK_REFRESH), (PseudoChannel, refab)] {
             rule(scope, rda, next, d.rtp_ck + d.rp_ck, 1, "rtp + rp");
             rule(scope, wra, next, recovered, 1, "cwl + bl + wr + rp");
         }

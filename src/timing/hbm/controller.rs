@@ -260,8 +260,7 @@ impl Controller {
 
     /// Whether nothing waits and no row is open for anyone. Reads may still have data on its way.
     pub fn is_idle(&self) -> bool {
-        self.queues.len == [0, 0]
-            && (0..self.geometry().pcs).all(|pc| self.active_set.is_empty(pc))
+        self.queues.len == [0, 0] && (0..self.geometry().pcs).all(|pc| self.active_set.is_empty(pc))
     }
 
     /// The next half CK after `now` at which a step may do something, unless a request is accepted before.
@@ -428,14 +427,7 @@ impl Controller {
     }
 
     /// Issues the access of an entry that is out of its list.
-    fn access<S: Sink>(
-        &mut self,
-        now: Time,
-        kind: Kind,
-        bank: u32,
-        entry: &Entry,
-        sink: &mut S,
-    ) {
+    fn access<S: Sink>(&mut self, now: Time, kind: Kind, bank: u32, entry: &Entry, sink: &mut S) {
         if !entry.counted {
             self.totals.row_hits += 1;
         }

@@ -107,7 +107,10 @@ mod tests {
         for v in 1..=100 {
             h.add(v);
         }
-        assert_eq!((h.quantile(0.5), h.quantile(0.99), h.quantile(1.0)), (51, 100, 100));
+        assert_eq!(
+            (h.quantile(0.5), h.quantile(0.99), h.quantile(1.0)),
+            (51, 100, 100)
+        );
         assert_eq!((h.mean(), h.len()), (50.5, 100));
     }
 }

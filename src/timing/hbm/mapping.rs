@@ -67,9 +67,13 @@ impl Field {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MappingError {
     /// Neither a name nor a digit list.
-    #[error("mapping digit {position}: `{digit}` is not one of pc, sid, bg, ba, ro, co, with `:n` for n bits")]
+    #[error(
+        "mapping digit {position}: `{digit}` is not one of pc, sid, bg, ba, ro, co, with `:n` for n bits"
+    )]
     UnknownDigit { position: usize, digit: String },
-    #[error("mapping digit {position}: `{digit}` takes {wanted} bits of `{field}`, which has {left} left")]
+    #[error(
+        "mapping digit {position}: `{digit}` takes {wanted} bits of `{field}`, which has {left} left"
+    )]
     TooWide {
         position: usize,
         digit: String,
@@ -77,7 +81,9 @@ pub enum MappingError {
         wanted: u32,
         left: u32,
     },
-    #[error("mapping digit {position}: `{digit}` stands a second time; all of `{field}` is taken already")]
+    #[error(
+        "mapping digit {position}: `{digit}` stands a second time; all of `{field}` is taken already"
+    )]
     Twice {
         position: usize,
         digit: String,
@@ -347,8 +353,9 @@ mod tests {
             let geometry = shape(sids, rows);
             for (name, _) in NAMED {
                 let mapping = Mapping::parse(name, geometry).unwrap();
-                let places: HashSet<Place> =
-                    (0..geometry.lines()).map(|line| mapping.place(line)).collect();
+                let places: HashSet<Place> = (0..geometry.lines())
+                    .map(|line| mapping.place(line))
+                    .collect();
                 assert_eq!(places.len() as u64, geometry.lines(), "{name}");
                 assert!(places.iter().all(|p| p.row < rows && p.sid < sids));
             }
@@ -387,18 +394,54 @@ mod tests {
     #[test]
     fn bad_mappings_are_refused_by_their_digit() {
         for (text, want) in [
-            ("M4", "mapping digit 1: `M4` is not one of pc, sid, bg, ba, ro, co, with `:n` for n bits"),
-            ("", "mapping digit 1: `` is not one of pc, sid, bg, ba, ro, co, with `:n` for n bits"),
-            ("pc,bg,co:0,ba,sid,co,ro", "mapping digit 3: `co:0` is not one of pc, sid, bg, ba, ro, co, with `:n` for n bits"),
-            ("pc,bg,co,ba,sid,ro,co", "mapping digit 7: `co` stands a second time; all of `co` is taken already"),
-            ("pc,bg,co:6,ba,sid,ro", "mapping digit 3: `co:6` takes 6 bits of `co`, which has 5 left"),
-            ("pc,bg,co:3,ba,sid,ro", "mapping leaves out 2 bits of `co`: every bit stands exactly once"),
-            ("pc,bg,co,ba,ro", "mapping leaves out 1 bits of `sid`: every bit stands exactly once"),
-            ("pc,bg,co,ba,sid,ro:3,ro", "mapping digit 6: `ro:3` splits `ro`, which goes whole only"),
-            ("pc,bg,co,ba,sid,ro,^ba=ro", "mapping term `^ba=ro`: not of the form `^ba=ro[1:0]`"),
-            ("pc,bg,co,ba,sid,ro,^ba=ro[2:0]", "mapping term `^ba=ro[2:0]`: 3 bits onto `ba`, which has 2"),
-            ("pc,bg,co,ba,sid,ro,^ba=ba[1:0]", "mapping term `^ba=ba[1:0]`: a field cannot be its own mask"),
-            ("pc,bg,co,ba,sid,ro,^ba=ro[0:1]", "mapping term `^ba=ro[0:1]`: a range is `[high:low]`, both below 32"),
+            (
+                "M4",
+                "mapping digit 1: `M4` is not one of pc, sid, bg, ba, ro, co, with `:n` for n bits",
+            ),
+            (
+                "",
+                "mapping digit 1: `` is not one of pc, sid, bg, ba, ro, co, with `:n` for n bits",
+            ),
+            (
+                "pc,bg,co:0,ba,sid,co,ro",
+                "mapping digit 3: `co:0` is not one of pc, sid, bg, ba, ro, co, with `:n` for n bits",
+            ),
+            (
+                "pc,bg,co,ba,sid,ro,co",
+                "mapping digit 7: `co` stands a second time; all of `co` is taken already",
+            ),
+            (
+                "pc,bg,co:6,ba,sid,ro",
+                "mapping digit 3: `co:6` takes 6 bits of `co`, which has 5 left",
+            ),
+            (
+                "pc,bg,co:3,ba,sid,ro",
+                "mapping leaves out 2 bits of `co`: every bit stands exactly once",
+            ),
+            (
+                "pc,bg,co,ba,ro",
+                "mapping leaves out 1 bits of `sid`: every bit stands exactly once",
+            ),
+            (
+                "pc,bg,co,ba,sid,ro:3,ro",
+                "mapping digit 6: `ro:3` splits `ro`, which goes whole only",
+            ),
+            (
+                "pc,bg,co,ba,sid,ro,^ba=ro",
+                "mapping term `^ba=ro`: not of the form `^ba=ro[1:0]`",
+            ),
+            (
+                "pc,bg,co,ba,sid,ro,^ba=ro[2:0]",
+                "mapping term `^ba=ro[2:0]`: 3 bits onto `ba`, which has 2",
+            ),
+            (
+                "pc,bg,co,ba,sid,ro,^ba=ba[1:0]",
+                "mapping term `^ba=ba[1:0]`: a field cannot be its own mask",
+            ),
+            (
+                "pc,bg,co,ba,sid,ro,^ba=ro[0:1]",
+                "mapping term `^ba=ro[0:1]`: a range is `[high:low]`, both below 32",
+            ),
         ] {
             let error = Mapping::parse(text, shape(2, 16384)).expect_err(text);
             assert_eq!(error.to_string(), want);

@@ -141,7 +141,9 @@ impl Pattern {
                 .collect(),
             Pattern::StreamsRb => {
                 let unit = u64::from(geometry.pcs * geometry.groups * geometry.columns);
-                (0..arg).map(|_| random.below(total / unit) * unit).collect()
+                (0..arg)
+                    .map(|_| random.below(total / unit) * unit)
+                    .collect()
             }
             _ => Vec::new(),
         };
@@ -216,10 +218,7 @@ impl Generator {
                 if i.is_multiple_of(self.arg) {
                     self.chunk = self.random.below(self.total / self.arg) * self.arg;
                 }
-                (
-                    self.chunk + i % self.arg,
-                    self.pattern == Pattern::RandWr,
-                )
+                (self.chunk + i % self.arg, self.pattern == Pattern::RandWr)
             }
             Pattern::Rand21 => (self.random.below(self.total), i % 3 == 2),
             Pattern::StreamsAl | Pattern::StreamsRb => {
@@ -229,7 +228,11 @@ impl Generator {
         };
         Access {
             at: None,
-            line: if line < self.total { line } else { line % self.total },
+            line: if line < self.total {
+                line
+            } else {
+                line % self.total
+            },
             write,
         }
     }
@@ -281,7 +284,12 @@ mod tests {
         );
         assert_eq!(
             first(Pattern::Mix11Off, 0, 4),
-            [(0, false), (half + 512, true), (1, false), (half + 513, true)]
+            [
+                (0, false),
+                (half + 512, true),
+                (1, false),
+                (half + 513, true)
+            ]
         );
         let draw = |i| splitmix64(SEED, i) % (total / 4) * 4;
         assert_eq!(
@@ -306,7 +314,11 @@ mod tests {
                 .map(|(s, i)| (s * 4096 * 2048 + i, false))
                 .collect::<Vec<_>>()
         );
-        assert!(first(Pattern::StreamsRb, 8, 8).iter().all(|(l, _)| l % 256 == 0));
+        assert!(
+            first(Pattern::StreamsRb, 8, 8)
+                .iter()
+                .all(|(l, _)| l % 256 == 0)
+        );
     }
 
     #[test]
@@ -320,6 +332,11 @@ mod tests {
             refuse(Pattern::StreamsAl, 16385),
             "pattern streams_al needs an argument from 1 to 16384: runs; `16385` is not one"
         );
-        assert!(Pattern::parse("seq").unwrap_err().to_string().contains("seq_rd, seq_wr"));
+        assert!(
+            Pattern::parse("seq")
+                .unwrap_err()
+                .to_string()
+                .contains("seq_rd, seq_wr")
+        );
     }
 }

@@ -35,15 +35,6 @@ pub enum Injection {
     Timed,
 }
 
-/// Who waits for whom at the queues.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
-    /// All requests in one line.
-    InOrder,
-    /// Reads and writes apart.
-    Split,
-}
-
 /// Why a run ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -222,7 +213,8 @@ impl Run<'_> {
                     if let Some((arrival, access)) = &port.head {
                         if *arrival > now {
                             next_arrival = next_arrival.min(*arrival);
-                        } else if (controller.has_room(access.write) || controller.absorbs(access.line))
+                        } else if (controller.has_room(access.write)
+                            || controller.absorbs(access.line))
                             && first.is_none_or(|(index, _)| port.index < index)
                         {
                             first = Some((port.index, at));

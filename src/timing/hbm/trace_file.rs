@@ -19,7 +19,10 @@ const LAST_CK: u64 = 1 << 58;
 #[derive(Debug, thiserror::Error)]
 pub enum TraceFileError {
     #[error("cannot open {path}: {error}", path = path.display())]
-    Open { path: PathBuf, error: std::io::Error },
+    Open {
+        path: PathBuf,
+        error: std::io::Error,
+    },
     #[error("{path}:{line}: {problem}", path = path.display())]
     Line {
         path: PathBuf,
@@ -208,15 +211,30 @@ mod tests {
         for (at, (text, want)) in [
             ("0 R 0\n3 R", "2: a line is `<CK> R|W <byte address>`"),
             ("0 R 0 9", "1: a line is `<CK> R|W <byte address>`"),
-            ("x R 0", "1: time `x` is not a number of CK up to 288230376151711744 that may end in .5"),
-            ("1.25 R 0", "1: time `1.25` is not a number of CK up to 288230376151711744 that may end in .5"),
-            ("-1 R 0", "1: time `-1` is not a number of CK up to 288230376151711744 that may end in .5"),
+            (
+                "x R 0",
+                "1: time `x` is not a number of CK up to 288230376151711744 that may end in .5",
+            ),
+            (
+                "1.25 R 0",
+                "1: time `1.25` is not a number of CK up to 288230376151711744 that may end in .5",
+            ),
+            (
+                "-1 R 0",
+                "1: time `-1` is not a number of CK up to 288230376151711744 that may end in .5",
+            ),
             ("1 X 0", "1: `X` is neither R nor W"),
             ("1 R zero", "1: address `zero` is not a number"),
             ("1 R -32", "1: address `-32` is not a number"),
-            ("1 R 0x100000", "1: address 0x100000 past the channel of 0x100000 bytes"),
+            (
+                "1 R 0x100000",
+                "1: address 0x100000 past the channel of 0x100000 bytes",
+            ),
             ("1 R 33", "1: address 33 is not 32 B aligned"),
-            ("5 R 0\n\n4.5 R 0", "3: time 4.5 CK is before the line above, 5 CK"),
+            (
+                "5 R 0\n\n4.5 R 0",
+                "3: time 4.5 CK is before the line above, 5 CK",
+            ),
         ]
         .into_iter()
         .enumerate()
@@ -227,10 +245,20 @@ mod tests {
             std::fs::remove_file(path).unwrap();
         }
         let long = temporary("long", &[b'1'; 5000]);
-        assert!(read(&long).unwrap_err().to_string().contains("more than 4096 bytes"));
+        assert!(
+            read(&long)
+                .unwrap_err()
+                .to_string()
+                .contains("more than 4096 bytes")
+        );
         std::fs::remove_file(long).unwrap();
         let broken = temporary("broken", &[0x1f, 0x8b, 8, 0, 0, 0]);
-        assert!(read(&broken).unwrap_err().to_string().contains("cannot read"));
+        assert!(
+            read(&broken)
+                .unwrap_err()
+                .to_string()
+                .contains("cannot read")
+        );
         std::fs::remove_file(broken).unwrap();
     }
 }

@@ -20,6 +20,8 @@ const CURVE: &str = include_str!("curve_6400.csv");
 /// Other settings of the controller.
 const SETTINGS: &str = include_str!("sens.csv");
 
+/// Where the rows come from.
+pub const SOURCE: &str = "Ramulator 2.1 (c5b1c3a), HBM3_6400, 8-high, one channel, HBM3 controller";
 /// Name of the device of all rows.
 pub const DEVICE: &str = "hbm3-6400";
 
@@ -32,6 +34,17 @@ pub enum Table {
     Curve,
     /// `sens.csv`
     Settings,
+}
+
+impl Table {
+    /// The file's name without its end.
+    pub fn name(self) -> &'static str {
+        match self {
+            Table::Saturating => "sat",
+            Table::Curve => "curve",
+            Table::Settings => "sens",
+        }
+    }
 }
 
 /// Figures of a run, of the reference or ours.
@@ -102,7 +115,10 @@ impl Row {
             Table::Curve => CURVE,
             Table::Settings => SETTINGS,
         };
-        text.lines().skip(1).map(|line| parse(table, line)).collect()
+        text.lines()
+            .skip(1)
+            .map(|line| parse(table, line))
+            .collect()
     }
 
     /// Settings in a word, for lists and messages.
@@ -282,7 +298,10 @@ fn parse(table: Table, line: &str) -> Row {
         mapping: super::mapping::NAMED
             .iter()
             .find(|(name, _)| *name == mapping)
-            .map_or_else(|| panic!("reference row `{line}`: mapping"), |(name, _)| *name),
+            .map_or_else(
+                || panic!("reference row `{line}`: mapping"),
+                |(name, _)| *name,
+            ),
         // Patterns without an argument have 0 there.
         arg: number(at + 2) as u64,
         requests: number(at + 3) as u64,
