@@ -186,6 +186,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         mapping: &mapping,
         injection,
         check: args.check,
+        dense: false,
         requests: match (args.requests, &args.trace) {
             (Some(requests), _) => requests,
             (None, Some(_)) => MAX_REQUESTS,

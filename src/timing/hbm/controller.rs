@@ -303,7 +303,8 @@ impl Controller {
         let [reads, writes] = self.queues.len;
         match self.write_mode {
             false => f64::from(writes) > self.high_mark || reads == 0,
-            true => !(f64::from(writes) < self.low_mark && reads != 0),
+            // Of a mark of zero, none waiting is below.
+            true => reads == 0 || !(f64::from(writes) < self.low_mark || writes == 0),
         }
     }
 

@@ -7,6 +7,8 @@
 //! The caller books the stack's port when a run is submitted; a revision moves the end of the run, not its place at the port.
 //! Who may call it: the chip's global component only. Implementations: [`first_order::FirstOrder`].
 
+#[cfg(test)]
+mod constraint_tests;
 pub mod constraints;
 pub mod controller;
 pub mod device;
@@ -19,6 +21,8 @@ pub mod patterns;
 mod queue;
 pub mod reference;
 pub mod run;
+#[cfg(test)]
+mod run_tests;
 pub mod trace_file;
 
 use crate::chip::Chip;

@@ -94,6 +94,8 @@ pub struct Run<'a> {
     pub injection: Injection,
     /// Checks every command against the timing table.
     pub check: bool,
+    /// Steps through every half CK instead of skipping those in which nothing can happen: a check that this changes nothing.
+    pub dense: bool,
     /// Requests; less if a source ends before.
     pub requests: u64,
 }
@@ -285,7 +287,7 @@ impl Run<'_> {
                     since_ck: progress.1 / 2,
                 });
             }
-            now = next;
+            now = if self.dense { now + 1 } else { next };
         }
         let mut outcome = recorder.outcome;
         outcome.requests = accepted;

@@ -209,6 +209,7 @@ impl Row {
             mapping: &mapping,
             injection: self.injection,
             check: false,
+            dense: false,
             requests: self.requests,
         };
         let controller = Controller::new(d, self.config);
@@ -321,3 +322,6 @@ fn parse(table: Table, line: &str) -> Row {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;
