@@ -268,7 +268,7 @@ fn source(args: &Args, device: &HbmDevice, geometry: &Geometry) -> Result<Source
     if let Some(path) = &args.trace {
         let bytes = u64::from(device.burst_bytes);
         let trace = TraceFile::open(path, device.channel_bytes(), bytes).map_err(trace_error)?;
-        return Ok(Box::new(trace));
+        return Ok(Source::Trace(Box::new(trace)));
     }
     let pattern = args.pattern.as_deref().unwrap_or_default();
     let pattern =
@@ -276,7 +276,7 @@ fn source(args: &Args, device: &HbmDevice, geometry: &Geometry) -> Result<Source
     let requests = pattern
         .generate(args.arg, geometry)
         .map_err(|error| CliError::usage(format!("--arg: {error}")))?;
-    Ok(Box::new(requests))
+    Ok(Source::Pattern(requests))
 }
 
 fn trace_error(error: TraceFileError) -> CliError {

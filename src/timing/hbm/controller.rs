@@ -138,6 +138,28 @@ struct Active {
     order: u64,
 }
 
+/// The oldest candidate of a slot: order of acceptance, bank and a flag in one word, so that a minimum finds it.
+#[derive(Clone, Copy)]
+struct Choice(u64);
+
+impl Choice {
+    const NONE: Choice = Choice(u64::MAX);
+    /// Bank numbers stay below 2^13 and orders of acceptance below 2^50.
+    const BANK_BITS: u32 = 13;
+
+    #[inline]
+    fn older(self, seq: u64, bank: u32, flag: bool) -> Choice {
+        let word = (seq << Choice::BANK_BITS | u64::from(bank)) << 1 | u64::from(flag);
+        Choice(self.0.min(word))
+    }
+
+    #[inline]
+    fn get(self) -> Option<(u32, bool)> {
+        let bank = (self.0 >> 1) as u32 & ((1 << Choice::BANK_BITS) - 1);
+        (self.0 != u64::MAX).then_some((bank, self.0 & 1 == 1))
+    }
+}
+
 /// One channel's controller and device.
 #[derive(Clone, Debug)]
 pub struct Controller {
@@ -169,8 +191,8 @@ impl Controller {
     pub fn new(d: &HbmDevice, config: Config) -> Controller {
         let device = Device::new(d);
         let geometry = device.geometry;
-        let (pcs, banks) = (geometry.pcs, geometry.banks());
-        let set = || BankSet::new(pcs, geometry.banks_per_pc());
+        let banks = geometry.bank_numbers();
+        let set = || BankSet::new(&geometry);
         let check = match config.ecc {
             Ecc::None => 0,
             Ecc::Sideband { check_ck } => 2 * Time::from(check_ck),
@@ -254,7 +276,7 @@ impl Controller {
         let entry = new_entry(tag, line, place.row, place.column, now);
         let open = self.device.open_row(bank);
         self.queues.push(kind, bank, open, entry);
-        self.update_bank(bank, now);
+        self.update_list(kind, bank, now);
         true
     }
 
@@ -329,32 +351,39 @@ impl Controller {
 
     /// Brings the sets of banks up to date after a change of this bank.
     pub(super) fn update_bank(&mut self, bank: u32, now: Time) {
-        let open = self.device.open_row(bank);
-        let held = self.maintenance.is_held(bank);
-        let busy = self.active[bank as usize].is_some();
-        for kind in [Kind::Read, Kind::Write] {
-            let list = self.queues.list(kind, bank);
-            let (mut hit, mut act, mut pre) = (false, false, false);
-            if held {
-            } else if open == CLOSED {
-                act = list.head != NONE;
-            } else {
-                hit = list.first_hit != NONE;
-                pre = list.first_miss != NONE
-                    && !busy
-                    && (!hit
-                        || self.config.scheduler == Scheduler::FrFcfs
-                        || self.queues.entry(list.first_miss).accepted
-                            < self.queues.entry(list.first_hit).accepted);
-            }
-            let k = kind as usize;
-            if self.hits[k].set(bank, hit) {
-                self.column_wake = self.column_wake.min(now);
-            }
-            let acts = self.acts[k].set(bank, act);
-            if self.pres[k].set(bank, pre) || acts {
-                self.row_wake = self.row_wake.min(now);
-            }
+        self.update_list(Kind::Read, bank, now);
+        self.update_list(Kind::Write, bank, now);
+    }
+
+    /// The same after a change of one list.
+    #[inline]
+    fn update_list(&mut self, kind: Kind, bank: u32, now: Time) {
+        let list = self.queues.list(kind, bank);
+        let (mut hit, mut act, mut pre) = (false, false, false);
+        if self.maintenance.is_held(bank) {
+        } else if self.device.open_row(bank) == CLOSED {
+            act = list.head != NONE;
+        } else {
+            hit = list.first_hit != NONE;
+            pre = list.first_miss != NONE
+                && self.active[bank as usize].is_none()
+                && (!hit
+                    || self.config.scheduler == Scheduler::FrFcfs
+                    || self.queues.entry(list.first_miss).accepted
+                        < self.queues.entry(list.first_hit).accepted);
+        }
+        let k = kind as usize;
+        if self.hits[k].set(bank, hit) {
+            let ready = self.device.bank_ready_at(access(kind), bank);
+            self.column_wake = self.column_wake.min(ready.max(now));
+        }
+        if self.acts[k].set(bank, act) {
+            let ready = self.device.bank_ready_at(Command::Act, bank);
+            self.row_wake = self.row_wake.min(ready.max(now));
+        }
+        if self.pres[k].set(bank, pre) {
+            let ready = self.device.precharge_ready_at(bank);
+            self.row_wake = self.row_wake.min(ready.max(now));
         }
     }
 
@@ -363,6 +392,15 @@ impl Controller {
         let mut wake = FAR;
         let mut best = (FAR, FAR, NONE);
         for pc in 0..pcs {
+            if self.active_set.is_empty(pc) {
+                continue;
+            }
+            let ready = |command| self.device.pc_ready_at(command, pc);
+            let first = ready(Command::Rd).min(ready(Command::Wr));
+            if first > now {
+                wake = wake.min(first);
+                continue;
+            }
             let (device, active) = (&self.device, &self.active);
             self.active_set.for_each(pc, |bank| {
                 if let Some(a) = &active[bank as usize] {
@@ -379,9 +417,11 @@ impl Controller {
             let bank = best.2;
             if let Some(Active { entry, kind, .. }) = self.active[bank as usize].take() {
                 self.active_set.set(bank, false);
-                self.access(now, kind, bank, &entry, sink);
-                // A precharge may have waited for it.
-                self.row_wake = self.row_wake.min(now);
+                self.access(now, kind, bank, &entry, true, sink);
+                if !self.maintenance.is_empty() {
+                    // A precharge may have waited for it.
+                    self.row_wake = self.row_wake.min(now);
+                }
                 self.column_wake = now + 1;
             }
             return;
@@ -389,7 +429,7 @@ impl Controller {
         if self.maintenance.blocking == 0 {
             let kind = self.favoured();
             let command = access(kind);
-            let mut best = (FAR, NONE);
+            let mut best = Choice::NONE;
             for pc in 0..pcs {
                 let hits = &self.hits[kind as usize];
                 if hits.is_empty(pc) {
@@ -405,21 +445,20 @@ impl Controller {
                     let ready = device.bank_ready_at(command, bank);
                     if ready <= now {
                         let first = queues.list(kind, bank).first_hit;
-                        best = best.min((queues.entry(first).seq, bank));
+                        best = best.older(queues.entry(first).seq, bank, false);
                     } else {
                         wake = wake.min(ready);
                     }
                 });
             }
-            if best.1 != NONE {
-                let bank = best.1;
+            if let Some((bank, _)) = best.get() {
                 let first = self.queues.list(kind, bank).first_hit;
                 let open = self.device.open_row(bank);
                 let entry = self.queues.remove(kind, bank, open, first);
                 if kind == Kind::Write {
                     self.buffered.remove(&entry.line);
                 }
-                self.access(now, kind, bank, &entry, sink);
+                self.access(now, kind, bank, &entry, false, sink);
                 self.column_wake = now + 1;
                 return;
             }
@@ -428,7 +467,15 @@ impl Controller {
     }
 
     /// Issues the access of an entry that is out of its list.
-    fn access<S: Sink>(&mut self, now: Time, kind: Kind, bank: u32, entry: &Entry, sink: &mut S) {
+    fn access<S: Sink>(
+        &mut self,
+        now: Time,
+        kind: Kind,
+        bank: u32,
+        entry: &Entry,
+        was_active: bool,
+        sink: &mut S,
+    ) {
         if !entry.counted {
             self.totals.row_hits += 1;
         }
@@ -444,8 +491,12 @@ impl Controller {
         self.device.issue(command, bank, entry.row, now);
         if matches!(command, Command::RdA | Command::WrA) {
             self.queues.reopen(bank, CLOSED);
+            self.update_bank(bank, now);
+        } else if was_active {
+            self.update_bank(bank, now);
+        } else {
+            self.update_list(kind, bank, now);
         }
-        self.update_bank(bank, now);
         sink.command(Issued {
             at: now,
             command,
@@ -471,8 +522,8 @@ impl Controller {
         }
         let kind = self.favoured();
         let k = kind as usize;
-        // Sequence number, bank, whether to precharge.
-        let mut best = (FAR, NONE, false);
+        // With whether to precharge.
+        let mut best = Choice::NONE;
         for pc in 0..self.geometry().pcs {
             let (device, queues) = (&self.device, &self.queues);
             if !self.acts[k].is_empty(pc) {
@@ -484,7 +535,7 @@ impl Controller {
                         let ready = device.bank_ready_at(Command::Act, bank);
                         if ready <= now {
                             let head = queues.list(kind, bank).head;
-                            best = best.min((queues.entry(head).seq, bank, false));
+                            best = best.older(queues.entry(head).seq, bank, false);
                         } else {
                             wake = wake.min(even(ready));
                         }
@@ -500,7 +551,7 @@ impl Controller {
                         let ready = device.precharge_ready_at(bank);
                         if ready <= now {
                             let first = queues.list(kind, bank).first_miss;
-                            best = best.min((queues.entry(first).seq, bank, true));
+                            best = best.older(queues.entry(first).seq, bank, true);
                         } else {
                             wake = wake.min(ready);
                         }
@@ -508,13 +559,15 @@ impl Controller {
                 }
             }
         }
-        match best {
-            (_, NONE, _) => {
+        match best.get() {
+            None => {
                 self.row_wake = wake;
                 return;
             }
-            (_, bank, false) => self.activate(now, kind, bank, sink),
-            (_, bank, true) => {
+            Some((bank, false)) => {
+                self.activate(now, kind, bank, sink);
+            }
+            Some((bank, true)) => {
                 let first = self.queues.list(kind, bank).first_miss;
                 let entry = self.queues.entry_mut(first);
                 let row = entry.row;
@@ -567,9 +620,8 @@ impl Controller {
         sink: &mut S,
     ) {
         self.device.issue(command, bank, row, now);
-        let per_pc = self.geometry().banks_per_pc();
         let banks = match command {
-            Command::PreAll => bank / per_pc * per_pc..(bank / per_pc + 1) * per_pc,
+            Command::PreAll => self.geometry().banks_of(bank >> self.geometry().pc_shift()),
             _ => bank..bank + 1,
         };
         for bank in banks {
@@ -589,9 +641,7 @@ impl Controller {
     /// Whether an activated request is still to be served in the bank, or with an all-bank command in its pseudo channel.
     pub(super) fn has_active(&self, command: Command, bank: u32) -> bool {
         match command {
-            Command::PreAll => !self
-                .active_set
-                .is_empty(bank / self.geometry().banks_per_pc()),
+            Command::PreAll => !self.active_set.is_empty(bank >> self.geometry().pc_shift()),
             _ => self.active[bank as usize].is_some(),
         }
     }

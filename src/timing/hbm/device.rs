@@ -5,7 +5,7 @@
 //! that follow it, at every scope that a rule names. Leaves out: who wants what, which is the controller's. Invariant: earliest times
 //! never move back.
 
-use super::constraints::{Command, Scope, Table, Time};
+use super::constraints::{Command, Constraint, Scope, Table, Time};
 use crate::chip::HbmDevice;
 
 /// No row is open.
@@ -66,9 +66,30 @@ impl Geometry {
         self.row_set() * u64::from(self.rows)
     }
 
+    /// Bits of a bank's number within its pseudo channel: whole words of a set, so that no step divides.
+    pub fn pc_shift(&self) -> u32 {
+        self.banks_per_pc()
+            .next_power_of_two()
+            .max(64)
+            .trailing_zeros()
+    }
+
+    /// Numbers of banks: those from `banks_per_pc` to the end of a pseudo channel's share name nothing.
+    pub fn bank_numbers(&self) -> u32 {
+        self.pcs << self.pc_shift()
+    }
+
     /// The number of a bank in the channel: pseudo channel, then stack ID, group, bank.
+    #[inline]
     pub fn bank(&self, pc: u32, sid: u32, group: u32, bank: u32) -> u32 {
-        ((pc * self.sids + sid) * self.groups + group) * self.banks_per_group + bank
+        let within = (sid * self.groups + group) * self.banks_per_group + bank;
+        (pc << self.pc_shift()) + within
+    }
+
+    /// All banks of a pseudo channel.
+    pub fn banks_of(&self, pc: u32) -> std::ops::Range<u32> {
+        let first = pc << self.pc_shift();
+        first..first + self.banks_per_pc()
     }
 }
 
@@ -92,6 +113,34 @@ struct Window {
     next: Vec<u32>,
 }
 
+/// The command whose earliest times stand for this one's: the table gives both the same.
+#[inline]
+fn slot(command: Command) -> Command {
+    match command {
+        Command::RdA => Command::Rd,
+        Command::WrA => Command::Wr,
+        Command::Rfm => Command::RefBank,
+        plain => plain,
+    }
+}
+
+/// Whether a rule follows from another: the same commands, no shorter, in a scope that contains its own.
+fn implies((at, other): (usize, &Constraint), (index, rule): (usize, &Constraint)) -> bool {
+    let width = |scope| match scope {
+        Scope::Bank => 0,
+        Scope::BankGroup => 1,
+        Scope::Sid | Scope::OtherSid => 2,
+        Scope::PseudoChannel => 3,
+        Scope::Channel => 4,
+    };
+    let contains = other.scope == rule.scope
+        || width(other.scope) > width(rule.scope) && other.scope != Scope::OtherSid;
+    let same = (other.before, other.after, other.window) == (rule.before, rule.after, rule.window);
+    let equal = other.scope == rule.scope && other.half_ck == rule.half_ck;
+    // Of two equal rules the first stays.
+    same && contains && other.half_ck >= rule.half_ck && at != index && (!equal || at < index)
+}
+
 /// "Never so far" in a window.
 const NEVER: Time = Time::MAX;
 
@@ -111,7 +160,7 @@ pub struct Device {
     open: Vec<u32>,
     /// Open banks of each pseudo channel.
     open_count: Vec<u32>,
-    banks_per_pc: u32,
+    pc_shift: u32,
     group_shift: u32,
     sid_shift: u32,
 }
@@ -121,17 +170,25 @@ impl Device {
     pub fn new(d: &HbmDevice) -> Device {
         let geometry = Geometry::new(d);
         let nodes = |count: u32| std::array::from_fn(|_| vec![0; count as usize]);
-        let (pcs, sids) = (geometry.pcs, geometry.pcs * geometry.sids);
+        let (pcs, banks) = (geometry.pcs, geometry.bank_numbers());
+        let group_shift = geometry.banks_per_group.trailing_zeros();
+        let sid_shift = geometry.banks_per_sid().trailing_zeros();
         let mut pushes: [Vec<Push>; Command::COUNT] = std::array::from_fn(|_| Vec::new());
         let mut windows = Vec::new();
-        for rule in &Table::new(d).constraints {
+        let table = Table::new(d).constraints;
+        for (index, rule) in table.iter().enumerate() {
+            if slot(rule.after) != rule.after
+                || table.iter().enumerate().any(|o| implies(o, (index, rule)))
+            {
+                continue;
+            }
             let window = (rule.window > 1).then(|| {
                 let nodes = match rule.scope {
                     Scope::Channel => 1,
                     Scope::PseudoChannel => pcs,
-                    Scope::Sid | Scope::OtherSid => sids,
-                    Scope::BankGroup => sids * geometry.groups,
-                    Scope::Bank => geometry.banks(),
+                    Scope::Sid | Scope::OtherSid => banks >> sid_shift,
+                    Scope::BankGroup => banks >> group_shift,
+                    Scope::Bank => banks,
                 } as usize;
                 windows.push(Window {
                     length: rule.window as usize,
@@ -153,14 +210,14 @@ impl Device {
             windows,
             channel: [0; Command::COUNT],
             pc: nodes(pcs),
-            sid: nodes(sids),
-            group: nodes(sids * geometry.groups),
-            bank: nodes(geometry.banks()),
-            open: vec![CLOSED; geometry.banks() as usize],
+            sid: nodes(banks >> sid_shift),
+            group: nodes(banks >> group_shift),
+            bank: nodes(banks),
+            open: vec![CLOSED; banks as usize],
             open_count: vec![0; pcs as usize],
-            banks_per_pc: geometry.banks_per_pc(),
-            group_shift: geometry.banks_per_group.trailing_zeros(),
-            sid_shift: geometry.banks_per_sid().trailing_zeros(),
+            pc_shift: geometry.pc_shift(),
+            group_shift,
+            sid_shift,
         }
     }
 
@@ -180,7 +237,7 @@ impl Device {
             }
             Command::Rd | Command::Wr | Command::RdA | Command::WrA => Command::Pre,
             Command::Act | Command::RefBank | Command::Rfm if open != CLOSED => Command::Pre,
-            Command::RefAll if self.open_count[(bank / self.banks_per_pc) as usize] > 0 => {
+            Command::RefAll if self.open_count[(bank >> self.pc_shift) as usize] > 0 => {
                 Command::PreAll
             }
             _ => command,
@@ -190,14 +247,14 @@ impl Device {
     /// Earliest start of a command as far as the channel and the pseudo channel say.
     #[inline]
     pub fn pc_ready_at(&self, command: Command, pc: u32) -> Time {
-        let c = command as usize;
+        let c = slot(command) as usize;
         self.channel[c].max(self.pc[c][pc as usize])
     }
 
     /// Earliest start of a command as far as stack ID, group and bank say.
     #[inline]
     pub fn bank_ready_at(&self, command: Command, bank: u32) -> Time {
-        let c = command as usize;
+        let c = slot(command) as usize;
         let of = |nodes: &[Time], at: u32| nodes[at as usize];
         of(&self.sid[c], bank >> self.sid_shift)
             .max(of(&self.group[c], bank >> self.group_shift))
@@ -214,7 +271,7 @@ impl Device {
     /// Earliest start of a command at a bank.
     #[inline]
     pub fn ready_at(&self, command: Command, bank: u32) -> Time {
-        let pc = self.pc_ready_at(command, bank / self.banks_per_pc);
+        let pc = self.pc_ready_at(command, bank >> self.pc_shift);
         match command.is_all_bank() {
             true => pc,
             false => pc.max(self.bank_ready_at(command, bank)),
@@ -230,7 +287,7 @@ impl Device {
             command.name(),
             self.ready_at(command, bank) - now
         );
-        let pc = bank / self.banks_per_pc;
+        let pc = bank >> self.pc_shift;
         let (sid, group) = (bank >> self.sid_shift, bank >> self.group_shift);
         for push in &self.pushes[command as usize] {
             let after = push.after as usize;
@@ -262,7 +319,7 @@ impl Device {
                 Scope::BankGroup => push_to(&mut self.group[after][node]),
                 Scope::Bank => push_to(&mut self.bank[after][node]),
                 Scope::OtherSid => {
-                    let first = (pc * self.geometry.sids) as usize;
+                    let first = (pc << (self.pc_shift - self.sid_shift)) as usize;
                     for other in first..first + self.geometry.sids as usize {
                         if other != node {
                             push_to(&mut self.sid[after][other]);
@@ -276,15 +333,15 @@ impl Device {
                 self.open[bank as usize] = row;
                 self.open_count[pc as usize] += 1;
             }
-            Command::Pre | Command::RdA | Command::WrA => {
-                if self.open[bank as usize] != CLOSED {
-                    self.open[bank as usize] = CLOSED;
-                    self.open_count[pc as usize] -= 1;
-                }
+            // A precharge of a closed bank is legal and changes nothing.
+            Command::Pre | Command::RdA | Command::WrA if self.open[bank as usize] != CLOSED => {
+                self.open[bank as usize] = CLOSED;
+                self.open_count[pc as usize] -= 1;
             }
             Command::PreAll => {
-                let first = (pc * self.banks_per_pc) as usize;
-                self.open[first..first + self.banks_per_pc as usize].fill(CLOSED);
+                for bank in self.geometry.banks_of(pc) {
+                    self.open[bank as usize] = CLOSED;
+                }
                 self.open_count[pc as usize] = 0;
             }
             _ => {}

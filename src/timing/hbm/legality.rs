@@ -54,7 +54,7 @@ impl Checker {
             rules[rule.after as usize].push(rule);
         }
         Checker {
-            open: vec![None; geometry.banks() as usize],
+            open: vec![None; geometry.bank_numbers() as usize],
             geometry,
             rules,
             reach,
@@ -79,8 +79,9 @@ impl Checker {
             at, command, bank, ..
         } = *issued;
         let g = self.geometry;
-        if bank >= g.banks() {
-            return Err(violation(format!("the channel has {} banks", g.banks())));
+        let within = bank % (1 << g.pc_shift());
+        if bank >= g.bank_numbers() || within >= g.banks_per_pc() {
+            return Err(violation("the channel has no such bank".to_owned()));
         }
         if at < self.last {
             return Err(violation(format!(
@@ -93,10 +94,10 @@ impl Checker {
         }
         let new = Seen {
             at,
-            pc: bank / g.banks_per_pc(),
-            sid: bank / g.banks_per_sid() % g.sids,
-            group: bank / g.banks_per_group % g.groups,
-            bank: bank % g.banks_per_group,
+            pc: bank >> g.pc_shift(),
+            sid: within / g.banks_per_sid(),
+            group: within / g.banks_per_group % g.groups,
+            bank: within % g.banks_per_group,
             all_banks: matches!(command, Command::PreAll | Command::RefAll),
         };
         for rule in &self.rules[command as usize] {
@@ -137,8 +138,8 @@ impl Checker {
 
     /// What is open, before and after.
     fn check_state(&mut self, issued: &Issued, new: &Seen) -> Result<(), String> {
-        let per_pc = self.geometry.banks_per_pc() as usize;
-        let first = new.pc as usize * per_pc;
+        let pc = self.geometry.banks_of(new.pc);
+        let pc = pc.start as usize..pc.end as usize;
         let bank = issued.bank as usize;
         let open = self.open[bank];
         match issued.command {
@@ -166,17 +167,14 @@ impl Checker {
                 }
             }
             Command::Pre => self.open[bank] = None,
-            Command::PreAll => self.open[first..first + per_pc].fill(None),
+            Command::PreAll => self.open[pc].fill(None),
             Command::RefBank | Command::Rfm => {
                 if let Some(row) = open {
                     return Err(format!("row {row} is open"));
                 }
             }
             Command::RefAll => {
-                if let Some(at) = self.open[first..first + per_pc]
-                    .iter()
-                    .position(Option::is_some)
-                {
+                if let Some(at) = self.open[pc].iter().position(Option::is_some) {
                     return Err(format!("bank {at} of its pseudo channel is open"));
                 }
             }

@@ -65,7 +65,7 @@ impl Maintenance {
             Refresh::None => FAR,
             _ => interval - 1,
         };
-        let banks = geometry.banks() as usize;
+        let banks = geometry.bank_numbers() as usize;
         Maintenance {
             queue: VecDeque::new(),
             blocking: 0,
@@ -81,10 +81,16 @@ impl Maintenance {
             bank_refresh: 2 * Time::from(d.rfcpb_ck),
             activates: vec![0; banks],
             accesses: vec![0; banks],
-            over: BankSet::new(geometry.pcs, geometry.banks_per_pc()),
+            over: BankSet::new(geometry),
             over_count: 0,
             next_over: FAR,
         }
+    }
+
+    /// Whether nothing is in the queue.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
     }
 
     /// Whether a bank waits for maintenance.
@@ -141,7 +147,7 @@ impl Controller {
                     for pc in 0..pcs {
                         m.push(Work {
                             command: Command::RefAll,
-                            bank: pc * geometry.banks_per_pc(),
+                            bank: geometry.bank(pc, 0, 0, 0),
                             blocks: true,
                         });
                     }

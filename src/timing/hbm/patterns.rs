@@ -20,7 +20,22 @@ pub struct Access {
 }
 
 /// Where requests come from.
-pub type Source = Box<dyn Iterator<Item = Result<Access, TraceFileError>> + Send>;
+pub enum Source {
+    Pattern(Generator),
+    /// A trace, or any other list.
+    Trace(Box<dyn Iterator<Item = Result<Access, TraceFileError>> + Send>),
+}
+
+impl Source {
+    /// The next request, if there is one.
+    #[inline]
+    pub fn next_access(&mut self) -> Result<Option<Access>, TraceFileError> {
+        match self {
+            Source::Pattern(generator) => Ok(Some(generator.next_access())),
+            Source::Trace(list) => list.next().transpose(),
+        }
+    }
+}
 
 /// A pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,15 +253,6 @@ impl Generator {
     }
 }
 
-impl Iterator for Generator {
-    type Item = Result<Access, TraceFileError>;
-
-    #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
-        Some(Ok(self.next_access()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,10 +267,10 @@ mod tests {
     };
 
     fn first(pattern: Pattern, arg: u64, n: usize) -> Vec<(u64, bool)> {
-        let requests = pattern.generate(arg, &SHAPE).unwrap();
-        requests
+        let mut requests = pattern.generate(arg, &SHAPE).unwrap();
+        std::iter::repeat_with(|| requests.next_access())
+            .map(|access| (access.line, access.write))
             .take(n)
-            .map(|a| a.map(|a| (a.line, a.write)).unwrap())
             .collect()
     }
 

@@ -6,7 +6,7 @@
 //! queues.
 
 use super::constraints::Time;
-use super::device::CLOSED;
+use super::device::{CLOSED, Geometry};
 
 /// No entry.
 pub const NONE: u32 = u32::MAX;
@@ -197,27 +197,24 @@ pub fn new_entry(tag: u64, line: u64, row: u32, column: u32, accepted: Time) -> 
 #[derive(Clone, Debug)]
 pub struct BankSet {
     words: Vec<u64>,
-    words_per_pc: usize,
-    banks_per_pc: u32,
+    /// Logarithm of the words of a pseudo channel.
+    pc_words: u32,
 }
 
 impl BankSet {
-    /// No bank, of `pcs` pseudo channels.
-    pub fn new(pcs: u32, banks_per_pc: u32) -> BankSet {
-        let words_per_pc = banks_per_pc.div_ceil(64) as usize;
+    /// No bank of a channel.
+    pub fn new(geometry: &Geometry) -> BankSet {
         BankSet {
-            words: vec![0; pcs as usize * words_per_pc],
-            words_per_pc,
-            banks_per_pc,
+            words: vec![0; geometry.bank_numbers() as usize / 64],
+            pc_words: geometry.pc_shift() - 6,
         }
     }
 
     /// Puts a bank in or takes it out; whether it came in anew.
     #[inline]
     pub fn set(&mut self, bank: u32, member: bool) -> bool {
-        let (pc, within) = (bank / self.banks_per_pc, bank % self.banks_per_pc);
-        let word = &mut self.words[pc as usize * self.words_per_pc + (within / 64) as usize];
-        let bit = 1u64 << (within % 64);
+        let word = &mut self.words[(bank / 64) as usize];
+        let bit = 1u64 << (bank % 64);
         let was = *word & bit != 0;
         *word = if member { *word | bit } else { *word & !bit };
         member && !was
@@ -231,26 +228,24 @@ impl BankSet {
         !is_new
     }
 
+    #[inline]
+    fn words_of(&self, pc: u32) -> std::ops::Range<usize> {
+        (pc as usize) << self.pc_words..(pc as usize + 1) << self.pc_words
+    }
+
     /// Whether no bank of a pseudo channel is in it.
     #[inline]
     pub fn is_empty(&self, pc: u32) -> bool {
-        let first = pc as usize * self.words_per_pc;
-        self.words[first..first + self.words_per_pc]
-            .iter()
-            .all(|&word| word == 0)
+        self.words[self.words_of(pc)].iter().all(|&word| word == 0)
     }
 
     /// Calls `f` for each bank of a pseudo channel, in ascending order.
     #[inline]
     pub fn for_each(&self, pc: u32, mut f: impl FnMut(u32)) {
-        let first = pc as usize * self.words_per_pc;
-        for (at, &word) in self.words[first..first + self.words_per_pc]
-            .iter()
-            .enumerate()
-        {
-            let mut rest = word;
+        for at in self.words_of(pc) {
+            let mut rest = self.words[at];
             while rest != 0 {
-                f(pc * self.banks_per_pc + at as u32 * 64 + rest.trailing_zeros());
+                f(at as u32 * 64 + rest.trailing_zeros());
                 rest &= rest - 1;
             }
         }
@@ -292,16 +287,24 @@ mod tests {
 
     #[test]
     fn bank_sets_hold_what_was_put_in() {
-        let mut set = BankSet::new(2, 96);
-        for bank in [0, 63, 64, 95, 96, 191] {
-            set.set(bank, true);
+        let geometry = Geometry {
+            pcs: 2,
+            sids: 3,
+            groups: 8,
+            banks_per_group: 4,
+            rows: 1,
+            columns: 1,
+        };
+        let mut set = BankSet::new(&geometry);
+        for bank in [0, 63, 64, 95, 128, 223] {
+            assert!(set.set(bank, true));
         }
-        set.set(64, false);
+        assert!(!set.set(64, true) && set.remove(64) && !set.remove(64));
         let mut seen = Vec::new();
         for pc in 0..2 {
             set.for_each(pc, |bank| seen.push(bank));
         }
-        assert_eq!(seen, [0, 63, 95, 96, 191]);
+        assert_eq!(seen, [0, 63, 95, 128, 223]);
         assert!(!set.is_empty(0));
     }
 }

@@ -152,7 +152,7 @@ impl Port {
     #[inline]
     fn fill(&mut self, injection: Injection, ready: Time) -> Result<(), TraceFileError> {
         while self.head.is_none() && self.index < self.limit {
-            let Some(access) = self.source.next().transpose()? else {
+            let Some(access) = self.source.next_access()? else {
                 self.limit = self.index;
                 return Ok(());
             };

@@ -45,7 +45,7 @@ impl Default for Case<'_> {
 impl Case<'_> {
     fn source(&self) -> Source {
         let geometry = Geometry::new(&device(self.device));
-        Box::new(self.pattern.generate(self.arg, &geometry).unwrap())
+        Source::Pattern(self.pattern.generate(self.arg, &geometry).unwrap())
     }
 
     /// The outcome, every command checked.
@@ -80,7 +80,7 @@ fn accesses(list: &[(u64, u64, bool)]) -> Source {
             })
         })
         .collect();
-    Box::new(list.into_iter())
+    Source::Trace(Box::new(list.into_iter()))
 }
 
 /// Latency in CK of one read of an idle channel, after the given accesses at CK 0.
@@ -350,7 +350,7 @@ fn a_refresh_that_leaves_no_time_ends_in_an_error() {
         requests: 1000,
     };
     let source = Pattern::SeqRd.generate(0, &Geometry::new(&d)).unwrap();
-    let result = run.go(Controller::new(&d, config), Box::new(source), None);
+    let result = run.go(Controller::new(&d, config), Source::Pattern(source), None);
     assert!(
         matches!(result, Err(RunError::Stalled { .. })),
         "{result:?}"

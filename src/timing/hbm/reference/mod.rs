@@ -9,7 +9,7 @@
 use super::controller::{Config, Controller, RowPolicy, Scheduler};
 use super::device::Geometry;
 use super::mapping::Mapping;
-use super::patterns::Pattern;
+use super::patterns::{Pattern, Source};
 use super::run::{Injection, Outcome, Run};
 use crate::chip::{HbmDevice, Refresh};
 
@@ -213,7 +213,7 @@ impl Row {
             requests: self.requests,
         };
         let controller = Controller::new(d, self.config);
-        match run.go(controller, Box::new(source), None) {
+        match run.go(controller, Source::Pattern(source), None) {
             Ok(outcome) => outcome,
             Err(error) => panic!("reference row {}: {error}", self.name()),
         }
