@@ -1,7 +1,7 @@
 //! Each timing rule at its last illegal and its first legal half CK, worked by hand from the sheet; and the device's earliest times
 //! against the checker, which counts every pair of commands.
 
-use super::constraints::{Command, Table, Time};
+use super::constraints::{Command, Constraint, Scope, Table, Time};
 use super::controller::Issued;
 use super::device::{CLOSED, Device, Geometry};
 use super::legality::Checker;
@@ -124,6 +124,19 @@ fn twins_have_the_same_rules() {
         };
         for (one, other) in [(Rd, RdA), (Wr, WrA), (RefBank, Rfm)] {
             assert_eq!(after(one), after(other));
+        }
+        // And one for each bus.
+        let buses = table.iter().filter(|rule| rule.scope == Scope::Channel);
+        for rule in buses {
+            let alike =
+                |other: &&Constraint| other.scope == Scope::Channel && other.before == rule.before;
+            assert!(
+                table
+                    .iter()
+                    .filter(alike)
+                    .all(|other| other.half_ck == rule.half_ck)
+            );
+            assert_eq!(rule.before.is_column(), rule.after.is_column());
         }
     }
 }

@@ -25,6 +25,8 @@ use super::queue::{BankSet, Entry, Kind, NONE, Queues, new_entry};
 use crate::chip::{HbmDevice, Refresh};
 use rustc_hash::FxHashSet;
 
+/// Pseudo channels that a chip description may have.
+const MAX_PCS: usize = 4;
 /// No event in sight.
 pub const FAR: Time = Time::MAX;
 
@@ -391,6 +393,7 @@ impl Controller {
         let pcs = self.geometry().pcs;
         let mut wake = FAR;
         let mut best = (FAR, FAR, NONE);
+        let mut candidates = 0;
         for pc in 0..pcs {
             if self.active_set.is_empty(pc) {
                 continue;
@@ -406,6 +409,7 @@ impl Controller {
                 if let Some(a) = &active[bank as usize] {
                     let ready = device.ready_at(access(a.kind), bank);
                     if ready <= now {
+                        candidates += 1;
                         best = best.min((a.entry.accepted, a.order, bank));
                     } else {
                         wake = wake.min(ready);
@@ -422,7 +426,9 @@ impl Controller {
                     // A precharge may have waited for it.
                     self.row_wake = self.row_wake.min(now);
                 }
-                self.column_wake = now + 1;
+                let hits = &self.hits[self.favoured() as usize];
+                let alone = candidates == 1 && (0..pcs).all(|pc| hits.is_empty(pc));
+                self.column_wake = if alone { wake } else { now + 1 };
             }
             return;
         }
@@ -444,6 +450,7 @@ impl Controller {
                 hits.for_each(pc, |bank| {
                     let ready = device.bank_ready_at(command, bank);
                     if ready <= now {
+                        candidates += 1;
                         let first = queues.list(kind, bank).first_hit;
                         best = best.older(queues.entry(first).seq, bank, false);
                     } else {
@@ -459,7 +466,8 @@ impl Controller {
                     self.buffered.remove(&entry.line);
                 }
                 self.access(now, kind, bank, &entry, false, sink);
-                self.column_wake = now + 1;
+                let more = candidates > 1 || self.queues.list(kind, bank).first_hit != NONE;
+                self.column_wake = if more { now + 1 } else { wake };
                 return;
             }
         }
@@ -524,6 +532,9 @@ impl Controller {
         let k = kind as usize;
         // With whether to precharge.
         let mut best = Choice::NONE;
+        // Banks that could go now, by pseudo channel.
+        let mut ready_acts = [0u32; MAX_PCS];
+        let mut ready_pres = [0u32; MAX_PCS];
         for pc in 0..self.geometry().pcs {
             let (device, queues) = (&self.device, &self.queues);
             if !self.acts[k].is_empty(pc) {
@@ -536,6 +547,7 @@ impl Controller {
                         if ready <= now {
                             let head = queues.list(kind, bank).head;
                             best = best.older(queues.entry(head).seq, bank, false);
+                            ready_acts[pc as usize] += 1;
                         } else {
                             wake = wake.min(even(ready));
                         }
@@ -552,6 +564,7 @@ impl Controller {
                         if ready <= now {
                             let first = queues.list(kind, bank).first_miss;
                             best = best.older(queues.entry(first).seq, bank, true);
+                            ready_pres[pc as usize] += 1;
                         } else {
                             wake = wake.min(ready);
                         }
@@ -559,15 +572,16 @@ impl Controller {
                 }
             }
         }
+        // What the command itself makes possible lowers it again.
+        self.row_wake = wake;
         match best.get() {
-            None => {
-                self.row_wake = wake;
-                return;
-            }
+            None => return,
             Some((bank, false)) => {
+                ready_acts[(bank >> self.geometry().pc_shift()) as usize] -= 1;
                 self.activate(now, kind, bank, sink);
             }
             Some((bank, true)) => {
+                ready_pres[(bank >> self.geometry().pc_shift()) as usize] -= 1;
                 let first = self.queues.list(kind, bank).first_miss;
                 let entry = self.queues.entry_mut(first);
                 let row = entry.row;
@@ -577,7 +591,16 @@ impl Controller {
                 self.close(now, Command::Pre, bank, row, sink);
             }
         }
-        self.row_wake = now + 1;
+        // Others that could have gone now go as soon as this one lets them.
+        for pc in 0..self.geometry().pcs {
+            let ready = |command| self.device.pc_ready_at(command, pc).max(now + 1);
+            if ready_acts[pc as usize] > 0 {
+                self.row_wake = self.row_wake.min(even(ready(Command::Act)));
+            }
+            if ready_pres[pc as usize] > 0 {
+                self.row_wake = self.row_wake.min(ready(Command::Pre));
+            }
+        }
     }
 
     fn activate<S: Sink>(&mut self, now: Time, kind: Kind, bank: u32, sink: &mut S) {
@@ -598,7 +621,8 @@ impl Controller {
         self.activations += 1;
         self.active[bank as usize] = Some(Active { entry, kind, order });
         self.active_set.set(bank, true);
-        self.column_wake = self.column_wake.min(now + 1);
+        let ready = self.device.bank_ready_at(access(kind), bank);
+        self.column_wake = self.column_wake.min(ready);
         self.update_bank(bank, now);
         self.count_activate(bank, now);
         sink.command(Issued {

@@ -150,8 +150,9 @@ pub struct Device {
     pub geometry: Geometry,
     pushes: [Vec<Push>; Command::COUNT],
     windows: Vec<Window>,
-    /// Earliest start by command, at the channel, and by command and node at the other scopes.
-    channel: [Time; Command::COUNT],
+    /// When the row bus and the column bus are free.
+    buses: [Time; 2],
+    /// Earliest start by command and node at the other scopes.
     pc: [Vec<Time>; Command::COUNT],
     sid: [Vec<Time>; Command::COUNT],
     group: [Vec<Time>; Command::COUNT],
@@ -208,7 +209,7 @@ impl Device {
             geometry,
             pushes,
             windows,
-            channel: [0; Command::COUNT],
+            buses: [0; 2],
             pc: nodes(pcs),
             sid: nodes(banks >> sid_shift),
             group: nodes(banks >> group_shift),
@@ -248,7 +249,7 @@ impl Device {
     #[inline]
     pub fn pc_ready_at(&self, command: Command, pc: u32) -> Time {
         let c = slot(command) as usize;
-        self.channel[c].max(self.pc[c][pc as usize])
+        self.buses[usize::from(command.is_column())].max(self.pc[c][pc as usize])
     }
 
     /// Earliest start of a command as far as stack ID, group and bank say.
@@ -313,7 +314,7 @@ impl Device {
             let at = from + push.half_ck;
             let push_to = |time: &mut Time| *time = (*time).max(at);
             match push.scope {
-                Scope::Channel => push_to(&mut self.channel[after]),
+                Scope::Channel => push_to(&mut self.buses[usize::from(command.is_column())]),
                 Scope::PseudoChannel => push_to(&mut self.pc[after][node]),
                 Scope::Sid => push_to(&mut self.sid[after][node]),
                 Scope::BankGroup => push_to(&mut self.group[after][node]),

@@ -231,6 +231,7 @@ impl Controller {
                 bank,
                 blocks,
             });
+            self.row_wake = self.row_wake.min(now + 1);
             self.update_bank(bank, now);
         }
     }
