@@ -178,8 +178,9 @@ pub struct Controller {
     /// Lines of waiting writes.
     buffered: FxHashSet<u64>,
     write_mode: bool,
-    high_mark: f64,
-    low_mark: f64,
+    /// Writing starts with more writes than this, and stops with fewer than that.
+    high_mark: u32,
+    low_mark: u32,
     read_latency: Time,
     pub(super) maintenance: Maintenance,
     /// No column or row command can be issued before these.
@@ -210,8 +211,10 @@ impl Controller {
             pres: [set(), set()],
             buffered: FxHashSet::default(),
             write_mode: false,
-            high_mark: config.high * f64::from(config.write_queue),
-            low_mark: config.low * f64::from(config.write_queue),
+            // Of whole numbers, those above x are above its floor, those below x are below its ceiling. Below a mark of zero
+            // is none waiting, or writing would never stop.
+            high_mark: (config.high * f64::from(config.write_queue)).floor() as u32,
+            low_mark: ((config.low * f64::from(config.write_queue)).ceil() as u32).max(1),
             read_latency: Table::read_latency(d) + check,
             maintenance: Maintenance::new(d, &geometry, &config),
             column_wake: FAR,
@@ -326,9 +329,8 @@ impl Controller {
     fn wanted_mode(&self) -> bool {
         let [reads, writes] = self.queues.len;
         match self.write_mode {
-            false => f64::from(writes) > self.high_mark || reads == 0,
-            // Of a mark of zero, none waiting is below.
-            true => reads == 0 || !(f64::from(writes) < self.low_mark || writes == 0),
+            false => writes > self.high_mark || reads == 0,
+            true => writes >= self.low_mark || reads == 0,
         }
     }
 
@@ -435,6 +437,12 @@ impl Controller {
         if self.maintenance.blocking == 0 {
             let kind = self.favoured();
             let command = access(kind);
+            // Of a stream, the oldest is the next as a rule: then nothing else need be looked at.
+            if let Some(bank) = self.oldest_hit(kind, now) {
+                self.access_hit(now, kind, bank, sink);
+                self.column_wake = now + 1;
+                return;
+            }
             let mut best = Choice::NONE;
             for pc in 0..pcs {
                 let hits = &self.hits[kind as usize];
@@ -459,19 +467,38 @@ impl Controller {
                 });
             }
             if let Some((bank, _)) = best.get() {
-                let first = self.queues.list(kind, bank).first_hit;
-                let open = self.device.open_row(bank);
-                let entry = self.queues.remove(kind, bank, open, first);
-                if kind == Kind::Write {
-                    self.buffered.remove(&entry.line);
-                }
-                self.access(now, kind, bank, &entry, false, sink);
+                self.access_hit(now, kind, bank, sink);
                 let more = candidates > 1 || self.queues.list(kind, bank).first_hit != NONE;
                 self.column_wake = if more { now + 1 } else { wake };
                 return;
             }
         }
         self.column_wake = wake;
+    }
+
+    /// The bank of the oldest request of a kind if that is a hit that can go now.
+    #[inline]
+    fn oldest_hit(&self, kind: Kind, now: Time) -> Option<u32> {
+        let oldest = self.queues.oldest(kind);
+        if oldest == NONE {
+            return None;
+        }
+        let bank = self.queues.entry(oldest).bank;
+        let hit = self.queues.list(kind, bank).first_hit == oldest
+            && self.hits[kind as usize].contains(bank);
+        (hit && self.device.ready_at(access(kind), bank) <= now).then_some(bank)
+    }
+
+    /// Issues the oldest hit of a bank.
+    #[inline]
+    fn access_hit<S: Sink>(&mut self, now: Time, kind: Kind, bank: u32, sink: &mut S) {
+        let first = self.queues.list(kind, bank).first_hit;
+        let open = self.device.open_row(bank);
+        let entry = self.queues.remove(kind, bank, open, first);
+        if kind == Kind::Write {
+            self.buffered.remove(&entry.line);
+        }
+        self.access(now, kind, bank, &entry, false, sink);
     }
 
     /// Issues the access of an entry that is out of its list.

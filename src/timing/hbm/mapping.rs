@@ -106,8 +106,15 @@ pub enum MappingError {
 struct Digit {
     field: Field,
     size: u64,
-    /// Of a size that is a power of two.
-    shift: Option<u32>,
+    at_bit: u32,
+}
+
+/// A digit of which all lower ones are powers of two, as it is: bits of the line.
+#[derive(Clone, Copy, Debug)]
+struct Bits {
+    field: Field,
+    shift: u32,
+    mask: u64,
     at_bit: u32,
 }
 
@@ -123,6 +130,10 @@ struct Xor {
 #[derive(Clone, Debug)]
 pub struct Mapping {
     geometry: Geometry,
+    /// The digits below the first that is no power of two.
+    bits: Vec<Bits>,
+    bits_width: u32,
+    /// The others.
     digits: Vec<Digit>,
     xors: Vec<Xor>,
 }
@@ -216,7 +227,6 @@ impl Mapping {
             digits.push(Digit {
                 field,
                 size: size.into(),
-                shift: bits(size),
                 at_bit,
             });
         }
@@ -229,8 +239,25 @@ impl Mapping {
                 });
             }
         }
+        let split = digits
+            .iter()
+            .position(|digit| !digit.size.is_power_of_two())
+            .unwrap_or(digits.len());
+        let mut width = 0;
+        let low = digits.drain(..split).map(|digit| {
+            let shift = width;
+            width += digit.size.trailing_zeros();
+            Bits {
+                field: digit.field,
+                shift,
+                mask: digit.size - 1,
+                at_bit: digit.at_bit,
+            }
+        });
         Ok(Mapping {
             geometry,
+            bits: low.collect(),
+            bits_width: width,
             digits,
             xors,
         })
@@ -245,20 +272,14 @@ impl Mapping {
     #[inline]
     pub fn place(&self, line: u64) -> Place {
         let mut fields = [0u32; 6];
-        let mut rest = line;
+        for bits in &self.bits {
+            let value = (line >> bits.shift) & bits.mask;
+            fields[bits.field as usize] |= (value as u32) << bits.at_bit;
+        }
+        let mut rest = line >> self.bits_width;
         for digit in &self.digits {
-            let value = match digit.shift {
-                Some(shift) => {
-                    let value = rest & (digit.size - 1);
-                    rest >>= shift;
-                    value
-                }
-                None => {
-                    let value = rest % digit.size;
-                    rest /= digit.size;
-                    value
-                }
-            };
+            let value = rest % digit.size;
+            rest /= digit.size;
             fields[digit.field as usize] |= (value as u32) << digit.at_bit;
         }
         for xor in &self.xors {

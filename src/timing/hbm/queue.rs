@@ -34,8 +34,14 @@ pub struct Entry {
     pub column: u32,
     /// Whether a command was issued for it, so that it is counted as hit, miss or conflict.
     pub counted: bool,
+    /// Bank, so that the oldest of a kind can be placed.
+    pub bank: u32,
+    /// Neighbours in the list of the bank.
     next: u32,
     prev: u32,
+    /// Neighbours in the order of acceptance of the kind.
+    newer: u32,
+    older: u32,
 }
 
 /// Entries of one kind waiting for one bank.
@@ -63,6 +69,9 @@ pub struct Queues {
     free: Vec<u32>,
     /// By kind, then bank.
     lists: [Vec<List>; 2],
+    /// Oldest and newest waiting entry by kind.
+    oldest: [u32; 2],
+    newest: [u32; 2],
     /// Waiting entries by kind.
     pub len: [u32; 2],
     next_seq: u64,
@@ -75,6 +84,8 @@ impl Queues {
             slab: Vec::new(),
             free: Vec::new(),
             lists: [vec![EMPTY; banks as usize], vec![EMPTY; banks as usize]],
+            oldest: [NONE; 2],
+            newest: [NONE; 2],
             len: [0; 2],
             next_seq: 0,
         }
@@ -92,6 +103,12 @@ impl Queues {
         &mut self.slab[index as usize]
     }
 
+    /// The oldest waiting entry of a kind, or [`NONE`].
+    #[inline]
+    pub fn oldest(&self, kind: Kind) -> u32 {
+        self.oldest[kind as usize]
+    }
+
     /// The list of a kind and bank.
     #[inline]
     pub fn list(&self, kind: Kind, bank: u32) -> &List {
@@ -103,8 +120,10 @@ impl Queues {
     pub fn push(&mut self, kind: Kind, bank: u32, open: u32, mut entry: Entry) {
         entry.seq = self.next_seq;
         self.next_seq += 1;
+        let newest = &mut self.newest[kind as usize];
         let list = &mut self.lists[kind as usize][bank as usize];
         (entry.prev, entry.next) = (list.tail, NONE);
+        (entry.older, entry.newer, entry.bank) = (*newest, NONE, bank);
         let index = match self.free.pop() {
             Some(index) => {
                 self.slab[index as usize] = entry;
@@ -115,6 +134,11 @@ impl Queues {
                 self.slab.len() as u32 - 1
             }
         };
+        match *newest {
+            NONE => self.oldest[kind as usize] = index,
+            older => self.slab[older as usize].newer = index,
+        }
+        *newest = index;
         match list.tail {
             NONE => list.head = index,
             tail => self.slab[tail as usize].next = index,
@@ -143,6 +167,14 @@ impl Queues {
         match entry.next {
             NONE => list.tail = entry.prev,
             next => self.slab[next as usize].prev = entry.prev,
+        }
+        match entry.older {
+            NONE => self.oldest[kind as usize] = entry.newer,
+            older => self.slab[older as usize].newer = entry.newer,
+        }
+        match entry.newer {
+            NONE => self.newest[kind as usize] = entry.older,
+            newer => self.slab[newer as usize].older = entry.older,
         }
         if list.first_hit == index {
             list.first_hit = find(&self.slab, entry.next, |e| e.row == open);
@@ -188,8 +220,11 @@ pub fn new_entry(tag: u64, line: u64, row: u32, column: u32, accepted: Time) -> 
         row,
         column,
         counted: false,
+        bank: 0,
         next: NONE,
         prev: NONE,
+        newer: NONE,
+        older: NONE,
     }
 }
 
@@ -218,6 +253,12 @@ impl BankSet {
         let was = *word & bit != 0;
         *word = if member { *word | bit } else { *word & !bit };
         member && !was
+    }
+
+    /// Whether a bank is in it.
+    #[inline]
+    pub fn contains(&self, bank: u32) -> bool {
+        self.words[(bank / 64) as usize] & 1 << (bank % 64) != 0
     }
 
     /// Takes a bank out; whether it was in.

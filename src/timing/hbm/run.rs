@@ -151,6 +151,13 @@ impl Port {
     /// Makes `head` the next request, with its time of arrival.
     #[inline]
     fn fill(&mut self, injection: Injection, ready: Time) -> Result<(), TraceFileError> {
+        match self.head {
+            Some(_) => Ok(()),
+            None => self.refill(injection, ready),
+        }
+    }
+
+    fn refill(&mut self, injection: Injection, ready: Time) -> Result<(), TraceFileError> {
         while self.head.is_none() && self.index < self.limit {
             let Some(access) = self.source.next_access()? else {
                 self.limit = self.index;
