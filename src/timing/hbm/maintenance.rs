@@ -7,9 +7,10 @@
 //! Invariant: a bank that waits for a maintenance command that does not block is held: it gets no other command.
 
 use super::constraints::{Command, Time};
-use super::controller::{Config, Controller, FAR, Issued, Sink, even};
+use super::controller::{Config, Controller, FAR, Issued, Sink};
 use super::device::{CLOSED, Geometry};
 use super::queue::BankSet;
+use super::schedule::even;
 use crate::chip::{HbmDevice, Refresh};
 use std::collections::VecDeque;
 
