@@ -134,6 +134,42 @@ impl Maintenance {
 }
 
 impl Controller {
+    /// With nothing to serve before `until`: jumps over whole rounds of refresh, which all pass alike once one has passed in an
+    /// idle channel. What is left of the time holds another whole round, so that the channel is at `until` as if none was skipped.
+    pub(super) fn skip_rounds(&mut self, idle_since: Time, now: Time, until: Time) {
+        let Geometry { pcs, sids, .. } = *self.geometry();
+        let m = &mut self.maintenance;
+        let (round, commands) = match m.mode {
+            Refresh::None => return,
+            Refresh::Ab => (m.interval, pcs),
+            _ => {
+                let banks = sids * self.device.geometry.banks_per_sid();
+                // A stack ID alone starts again only when its last bank is done.
+                let last = match sids {
+                    1 => m.interval.max(Time::from(pcs) - 1 + m.bank_refresh),
+                    _ => m.interval,
+                };
+                (m.interval * Time::from(banks - 1) + last, banks * pcs)
+            }
+        };
+        let settled = now.saturating_sub(idle_since) > 2 * round
+            && m.queue.is_empty()
+            && m.round.is_empty()
+            && m.over_count == 0
+            && m.next_refresh < FAR;
+        let rounds = until.saturating_sub(m.next_refresh) / round;
+        if !settled || until == FAR || rounds < 3 {
+            return;
+        }
+        let skipped = (rounds - 2) * round;
+        m.next_refresh += skipped;
+        m.wake = m.next_refresh.min(m.next_over);
+        for allowed in &mut m.sid_allowed {
+            *allowed += skipped;
+        }
+        self.totals.refreshes += (rounds - 2) * Time::from(commands);
+    }
+
     /// Hands what is due to the queue.
     pub(super) fn maintain(&mut self, now: Time) {
         let Geometry { pcs, sids, .. } = *self.geometry();

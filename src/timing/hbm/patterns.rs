@@ -27,6 +27,21 @@ pub enum Source {
 }
 
 impl Source {
+    /// Whether reads and writes may both come.
+    pub fn is_mixed(&self) -> bool {
+        match self {
+            Source::Pattern(generator) => matches!(
+                generator.pattern,
+                Pattern::Mix11
+                    | Pattern::Mix11Off
+                    | Pattern::Mix21
+                    | Pattern::Mix21Off
+                    | Pattern::Rand21
+            ),
+            Source::Trace(_) => true,
+        }
+    }
+
     /// The next request, if there is one.
     #[inline]
     pub fn next_access(&mut self) -> Result<Option<Access>, TraceFileError> {

@@ -147,17 +147,17 @@ struct Port {
     limit: u64,
 }
 
+/// All ports.
+struct Feed {
+    ports: Vec<Port>,
+    injection: Injection,
+    /// At rate 0: when the next request arrives; none while one is under way.
+    ready: Option<Time>,
+}
+
 impl Port {
     /// Makes `head` the next request, with its time of arrival.
-    #[inline]
     fn fill(&mut self, injection: Injection, ready: Time) -> Result<(), TraceFileError> {
-        match self.head {
-            Some(_) => Ok(()),
-            None => self.refill(injection, ready),
-        }
-    }
-
-    fn refill(&mut self, injection: Injection, ready: Time) -> Result<(), TraceFileError> {
         while self.head.is_none() && self.index < self.limit {
             let Some(access) = self.source.next_access()? else {
                 self.limit = self.index;
@@ -179,6 +179,64 @@ impl Port {
     }
 }
 
+impl Feed {
+    /// Makes every port's head its next request.
+    #[inline]
+    fn fill(&mut self) -> Result<(), TraceFileError> {
+        let (Some(ready), injection) = (self.ready, self.injection) else {
+            return Ok(());
+        };
+        for port in &mut self.ports {
+            if port.head.is_none() {
+                port.fill(injection, ready)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the request that comes first in the source, of those that have arrived and can be accepted.
+    #[inline]
+    fn take(&mut self, now: Time, controller: &Controller) -> Option<(Time, Access)> {
+        let can = |port: &Port| {
+            let (arrival, access) = port.head.as_ref()?;
+            let goes = *arrival <= now
+                && (controller.has_room(access.write) || controller.absorbs(access.line));
+            goes.then_some(port.index)
+        };
+        let ports = self.ports.iter_mut();
+        let (_, port) = ports
+            .filter_map(|port| Some((can(port)?, port)))
+            .min_by_key(|(index, _)| *index)?;
+        let (arrival, access) = port.head.take()?;
+        match self.injection {
+            Injection::Saturating => Some((now, access)),
+            Injection::Single => {
+                self.ready = None;
+                Some((arrival, access))
+            }
+            _ => Some((arrival, access)),
+        }
+    }
+
+    /// When a request arrives or could be accepted, after `now`.
+    #[inline]
+    fn next(&self, now: Time, controller: &Controller) -> Time {
+        let mut next = FAR;
+        for port in &self.ports {
+            if let Some((arrival, access)) = &port.head
+                && (controller.has_room(access.write) || controller.absorbs(access.line))
+            {
+                next = next.min((*arrival).max(now + 1));
+            }
+        }
+        next
+    }
+
+    fn is_dry(&self) -> bool {
+        self.ports.iter().all(|port| port.head.is_none())
+    }
+}
+
 impl Run<'_> {
     /// Runs a controller on one source, or on two equal ones for split admission.
     pub fn go(
@@ -194,9 +252,14 @@ impl Run<'_> {
             index: 0,
             limit: self.requests,
         };
-        let mut ports = match split {
-            None => vec![port(source, None)],
-            Some(second) => vec![port(source, Some(false)), port(second, Some(true))],
+        let mut feed = Feed {
+            // One at a time, or all of a kind, is one line anyway.
+            ports: match split.filter(|s| s.is_mixed() && self.injection != Injection::Single) {
+                None => vec![port(source, None)],
+                Some(second) => vec![port(source, Some(false)), port(second, Some(true))],
+            },
+            injection: self.injection,
+            ready: Some(0),
         };
         let mut recorder = Recorder {
             outcome: Outcome::default(),
@@ -205,94 +268,55 @@ impl Run<'_> {
             checker: self.check.then(|| Checker::new(self.device)),
             violation: None,
         };
-        // At rate 0: when the next request arrives; none while one is under way.
-        let mut ready = Some(0);
-        let (mut now, mut accepted, mut progress) = (0, 0u64, (0, 0));
+        let (mut now, mut accepted) = (0, 0u64);
+        // Requests served, and when the last was or the first of the next came.
+        let (mut progress, mut progress_at) = (0, 0);
+        let mut idle_since = 0;
         loop {
-            let mut next_arrival = FAR;
-            let mut room = PER_HALF_CK;
-            while room > 0 {
-                // The port whose request comes first in the source.
-                let mut first: Option<(u64, usize)> = None;
-                next_arrival = FAR;
-                for (at, port) in ports.iter_mut().enumerate() {
-                    if self.injection != Injection::Single || ready.is_some() {
-                        port.fill(self.injection, ready.unwrap_or(0))?;
-                    }
-                    if let Some((arrival, access)) = &port.head {
-                        if *arrival > now {
-                            next_arrival = next_arrival.min(*arrival);
-                        } else if (controller.has_room(access.write)
-                            || controller.absorbs(access.line))
-                            && first.is_none_or(|(index, _)| port.index < index)
-                        {
-                            first = Some((port.index, at));
-                        }
-                    }
-                }
-                let Some((_, at)) = first else {
+            for _ in 0..PER_HALF_CK {
+                feed.fill()?;
+                let Some((arrival, access)) = feed.take(now, &controller) else {
                     break;
                 };
-                let port = &mut ports[at];
-                if let Some((arrival, access)) = port.head.take() {
-                    let arrival = match self.injection {
-                        Injection::Saturating => now,
-                        _ => arrival,
-                    };
-                    let place = self.mapping.place(access.line);
-                    let taken = controller.accept(
-                        now,
-                        arrival,
-                        access.line,
-                        &place,
-                        access.write,
-                        &mut recorder,
-                    );
-                    debug_assert!(taken, "room was checked");
-                    accepted += 1;
-                    ready = None;
-                    room -= 1;
+                if recorder.served == accepted {
+                    progress_at = now;
                 }
+                let place = self.mapping.place(access.line);
+                let Access { line, write, .. } = access;
+                let taken = controller.accept(now, arrival, line, &place, write, &mut recorder);
+                debug_assert!(taken, "room was checked");
+                accepted += 1;
+                idle_since = FAR;
             }
             controller.step(now, &mut recorder);
             if let Some(violation) = recorder.violation.take() {
                 return Err(RunError::Illegal(violation));
             }
-            if recorder.served > progress.0 {
-                progress = (recorder.served, now);
+            if recorder.served > progress {
+                (progress, progress_at) = (recorder.served, now);
             }
             if recorder.served == accepted {
-                if self.injection == Injection::Single && ready.is_none() {
-                    ready = Some(recorder.last + GAP);
+                if feed.ready.is_none() {
+                    feed.ready = Some(recorder.last + GAP);
                 }
-                for port in &mut ports {
-                    port.fill(self.injection, ready.unwrap_or(0))?;
-                }
-                if ports.iter().all(|port| port.head.is_none()) {
+                feed.fill()?;
+                if feed.is_dry() {
                     break;
                 }
-                progress.1 = now;
-            } else if now - progress.1 > PATIENCE {
-                return Err(RunError::Stalled {
-                    since_ck: progress.1 / 2,
-                });
-            }
-            let mut next = controller.next_event(now);
-            for port in &mut ports {
-                if self.injection != Injection::Single || ready.is_some() {
-                    port.fill(self.injection, ready.unwrap_or(0))?;
+                if idle_since == FAR {
+                    idle_since = now;
                 }
-                if let Some((arrival, access)) = &port.head
-                    && (controller.has_room(access.write) || controller.absorbs(access.line))
-                {
-                    next_arrival = next_arrival.min((*arrival).max(now + 1));
-                }
+            } else if now - progress_at > PATIENCE {
+                return Err(stalled(progress_at));
             }
-            next = next.min(next_arrival);
+            feed.fill()?;
+            let arrival = feed.next(now, &controller);
+            if !self.dense && idle_since != FAR {
+                controller.skip_rounds(idle_since, now, arrival);
+            }
+            let next = controller.next_event(now).min(arrival);
             if next == FAR {
-                return Err(RunError::Stalled {
-                    since_ck: progress.1 / 2,
-                });
+                return Err(stalled(progress_at));
             }
             now = if self.dense { now + 1 } else { next };
         }
@@ -302,5 +326,11 @@ impl Run<'_> {
         outcome.totals = controller.totals;
         outcome.checked_commands = recorder.checker.map(|checker| checker.seen());
         Ok(outcome)
+    }
+}
+
+fn stalled(since: Time) -> RunError {
+    RunError::Stalled {
+        since_ck: since / 2,
     }
 }
