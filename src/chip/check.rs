@@ -105,6 +105,114 @@ impl Chip {
                 return self.conflict(key, "hbm.timing.refi", limit);
             }
         }
+        self.check_timing()
+    }
+
+    /// Timing tables that contradict themselves: a later command would be legal before one that it must follow.
+    fn check_timing(&self) -> Result<(), Fault> {
+        let t = &self.hbm.timing;
+        let banks_per_sid = t.bank_groups * t.banks_per_group;
+        // Key, its value, what it must not be below, in words, and the other key to blame.
+        let least = [
+            (
+                "hbm.timing.rc",
+                t.rc_ck,
+                t.ras_ck + t.rp_ck,
+                "ras + rp",
+                "hbm.timing.ras",
+            ),
+            (
+                "hbm.timing.ras",
+                t.ras_ck,
+                t.rcdrd_ck.min(t.rcdwr_ck),
+                "the lower of rcdrd and rcdwr",
+                "hbm.timing.rcdrd",
+            ),
+            (
+                "hbm.timing.ccds",
+                t.ccds_ck,
+                t.bl_ck,
+                "a burst, bl",
+                "hbm.timing.bl",
+            ),
+            (
+                "hbm.timing.ccdl",
+                t.ccdl_ck,
+                t.ccds_ck,
+                "ccds",
+                "hbm.timing.ccds",
+            ),
+            (
+                "hbm.timing.ccdr",
+                t.ccdr_ck,
+                t.ccds_ck,
+                "ccds",
+                "hbm.timing.ccds",
+            ),
+            (
+                "hbm.timing.rrdl",
+                t.rrdl_ck,
+                t.rrds_ck,
+                "rrds",
+                "hbm.timing.rrds",
+            ),
+            (
+                "hbm.timing.faw",
+                t.faw_ck,
+                t.rrds_ck,
+                "rrds",
+                "hbm.timing.rrds",
+            ),
+            (
+                "hbm.timing.wtrl",
+                t.wtrl_ck,
+                t.wtrs_ck,
+                "wtrs",
+                "hbm.timing.wtrs",
+            ),
+            (
+                "hbm.timing.rtw",
+                t.rtw_ck,
+                (t.cl_ck + t.bl_ck).saturating_sub(t.cwl_ck),
+                "cl + bl - cwl",
+                "hbm.timing.cl",
+            ),
+            ("hbm.timing.rfc", t.rfc_ck, t.rp_ck, "rp", "hbm.timing.rp"),
+            (
+                "hbm.timing.rfcpb",
+                t.rfcpb_ck,
+                t.rrefd_ck,
+                "rrefd",
+                "hbm.timing.rrefd",
+            ),
+            (
+                "hbm.timing.refi",
+                t.refi_ck,
+                t.refipb_ck,
+                "refipb",
+                "hbm.timing.refipb",
+            ),
+            (
+                "hbm.timing.refipb",
+                t.refipb_ck,
+                t.rrefd_ck,
+                "rrefd",
+                "hbm.timing.rrefd",
+            ),
+        ];
+        for (key, value, limit, what, other) in least {
+            if value < limit {
+                return self.conflict(key, other, format!("below {what} = {limit} CK"));
+            }
+        }
+        // Every bank of a stack ID is refreshed once in as many intervals.
+        let round = t.refipb_ck.saturating_mul(banks_per_sid);
+        if t.rfcpb_ck >= round {
+            let limit = format!(
+                "not below refipb x {banks_per_sid} banks of a stack ID = {round} CK: refresh would never catch up"
+            );
+            return self.conflict("hbm.timing.rfcpb", "hbm.timing.refipb", limit);
+        }
         Ok(())
     }
 

@@ -136,6 +136,16 @@ impl Context {
         Ok(chip)
     }
 
+    /// The chip of `--chip` with this HBM device, if one is named, and every `--set`.
+    pub fn chip_with_device(&self, device: Option<&str>) -> Result<Chip, CliError> {
+        let mut chip = Chip::find(&self.chip)?;
+        if let Some(device) = device {
+            chip.set(&format!("hbm.device={device}"))?;
+        }
+        chip.set_all(&self.set)?;
+        Ok(chip)
+    }
+
     /// Writes data to stdout.
     pub fn print(&self, text: &str) -> Result<(), CliError> {
         self.print_bytes(text.as_bytes())

@@ -15,6 +15,7 @@ mod error;
 mod generate;
 mod inputs;
 mod isa;
+mod mem;
 mod model;
 mod noc;
 pub(crate) mod npy;
@@ -62,6 +63,7 @@ enum Command {
     Isa(isa::Args),
     Num(num::Args),
     Noc(noc::Args),
+    Mem(Box<mem::Args>),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
 }
@@ -82,6 +84,7 @@ fn dispatch(cli: &Cli, context: &Context) -> Result<(), CliError> {
         Command::Isa(args) => isa::run(args, context),
         Command::Num(args) => num::run(args, context),
         Command::Noc(args) => noc::run(args, context),
+        Command::Mem(args) => mem::run(args, context),
         Command::Completions(args) => generate::completions(args, context),
         Command::Man(args) => generate::man(args, context),
     }

@@ -1,6 +1,7 @@
 //! The command line as a user meets it: results, the JSON contract, and one clear error for every bad input.
 
 mod bad_input;
+mod mem;
 mod results;
 
 use serde_json::Value;

@@ -6,8 +6,30 @@
 //! passed, and never before the time at which it is announced.
 //! The caller books the stack's port when a run is submitted; a revision moves the end of the run, not its place at the port.
 //! Who may call it: the chip's global component only. Implementations: [`first_order::FirstOrder`].
+//!
+//! Beside it stands one channel exact to half a CK, which the chip does not use yet: `tilewright mem` and its tests do. Reading order:
+//! [`constraints`] (the timing rules, as data), [`device`] (what is legal when), [`controller`] with its `queue`, `schedule` and
+//! `maintenance` (who goes next), [`legality`] (a checker that knows the rules only), [`mapping`], [`patterns`] and [`trace_file`]
+//! (where requests come from), [`run`] (one channel on its own), [`reference`] (the simulator that it agrees with, row by row).
 
+#[cfg(test)]
+mod constraint_tests;
+pub mod constraints;
+pub mod controller;
+pub mod device;
 pub mod first_order;
+pub mod histogram;
+pub mod legality;
+mod maintenance;
+pub mod mapping;
+pub mod patterns;
+mod queue;
+pub mod reference;
+pub mod run;
+#[cfg(test)]
+mod run_tests;
+mod schedule;
+pub mod trace_file;
 
 use crate::chip::Chip;
 use crate::sim::Ps;

@@ -1,0 +1,379 @@
+//! The memory controller of one HBM3 channel, exact to half a CK.
+//!
+//! Models, per half CK and in this order: requests offered by the caller enter the read or the write queue, which the pseudo channels
+//! share; refresh and row policy hand work to the maintenance queue; on a rising edge one column command; on either edge one row command.
+//! Column commands: requests whose row was opened for them (the active list, one per bank) before anything else, then hits. Row commands:
+//! the front of the maintenance queue, then activates and precharges of the queue in favour. "First ready, then oldest" throughout.
+//! - Writes are posted. One write mode per channel, entered above the high watermark or when no read waits, left below the low watermark
+//!   when one does. A read of a buffered write returns at once; a write to a buffered line merges with it.
+//! - `frfcfs-rowhit`: a bank is not precharged while an older or equally old request of the queue in favour hits its open row. Never is a
+//!   bank precharged between an activate and the access it was for.
+//! - Maintenance that blocks stops everything but the active list until its command is out; of a bank refresh in mode `pb-bank` only
+//!   that bank waits.
+//!
+//! Leaves out: data, and latency outside the channel. Invariants: every command is legal when issued (checked against the table by
+//! [`super::legality`] in tests and on request); a step that could not issue anything is skipped ([`Controller::next_event`]) without
+//! changing any result; nothing is allocated in the steady state.
+//!
+//! The reference for all of this is Ramulator 2.1 (c5b1c3a), whose published behaviour it follows; see [`super::reference`].
+
+use super::constraints::{Command, Table, Time};
+use super::device::{CLOSED, Device, Geometry};
+use super::maintenance::Maintenance;
+use super::mapping::Place;
+use super::queue::{BankSet, Entry, Kind, NONE, Queues, new_entry};
+use super::schedule::access;
+use crate::chip::{HbmDevice, Refresh};
+use rustc_hash::FxHashSet;
+
+/// No event in sight.
+pub const FAR: Time = Time::MAX;
+
+/// Which requests a precharge must wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheduler {
+    /// First ready, then oldest.
+    FrFcfs,
+    /// The same, and no precharge past an older hit.
+    FrFcfsRowHit,
+}
+
+/// When a row closes that nobody wants closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowPolicy {
+    /// Never.
+    Open,
+    /// After so many accesses: the next one closes it, or a precharge as soon as one is legal.
+    Close(u32),
+}
+
+/// Error correction on the channel's own pins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ecc {
+    /// None, or inside the device.
+    None,
+    /// HBM3 carries check bits on pins of their own, so that they cost no bandwidth; reads end later by this many CK of checking.
+    Sideband { check_ck: u32 },
+}
+
+/// Settings of a controller.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Config {
+    /// Reads that can wait.
+    pub read_queue: u32,
+    /// Writes that can wait.
+    pub write_queue: u32,
+    /// Share of the write queue below which writing stops when reads wait.
+    pub low: f64,
+    /// Share of the write queue above which writing starts.
+    pub high: f64,
+    pub scheduler: Scheduler,
+    pub row_policy: RowPolicy,
+    pub refresh: Refresh,
+    /// Activates of a bank after which it gets refresh management.
+    pub rfm: Option<u32>,
+    pub ecc: Ecc,
+}
+
+impl Default for Config {
+    /// The settings of the reference runs, without refresh.
+    fn default() -> Config {
+        Config {
+            read_queue: 128,
+            write_queue: 64,
+            low: 0.2,
+            high: 0.8,
+            scheduler: Scheduler::FrFcfsRowHit,
+            row_policy: RowPolicy::Open,
+            refresh: Refresh::None,
+            rfm: None,
+            ecc: Ecc::None,
+        }
+    }
+}
+
+/// A command on a bus. All-bank commands name the first bank of their pseudo channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Issued {
+    pub at: Time,
+    pub command: Command,
+    pub bank: u32,
+    pub row: u32,
+    pub column: u32,
+}
+
+/// Who learns what the controller does.
+pub trait Sink {
+    /// A read's data is complete at `end`, which lies in the future.
+    fn read_done(&mut self, tag: u64, accepted: Time, end: Time);
+    /// A write was issued, or merged.
+    fn write_done(&mut self, tag: u64, accepted: Time, at: Time);
+    /// A command went out.
+    #[inline]
+    fn command(&mut self, _issued: Issued) {}
+}
+
+/// What a controller did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Requests whose first command was their access.
+    pub row_hits: u64,
+    /// Requests whose first command was an activate.
+    pub row_misses: u64,
+    /// Requests whose first command was a precharge.
+    pub row_conflicts: u64,
+    /// Reads answered from a buffered write.
+    pub forwarded: u64,
+    /// Writes merged with a buffered one.
+    pub merged: u64,
+    pub activates: u64,
+    pub refreshes: u64,
+    pub refresh_managements: u64,
+}
+
+/// A request whose row was opened for it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Active {
+    pub entry: Entry,
+    pub kind: Kind,
+    /// Order of activation, which breaks ties of acceptance.
+    pub order: u64,
+}
+
+/// One channel's controller and device.
+#[derive(Clone, Debug)]
+pub struct Controller {
+    pub(super) config: Config,
+    pub(super) device: Device,
+    pub(super) queues: Queues,
+    pub(super) active: Vec<Option<Active>>,
+    pub(super) active_set: BankSet,
+    pub(super) activations: u64,
+    /// By kind: banks with a hit, with an activate to make, with a precharge to make.
+    pub(super) hits: [BankSet; 2],
+    pub(super) acts: [BankSet; 2],
+    pub(super) pres: [BankSet; 2],
+    /// Lines of waiting writes.
+    pub(super) buffered: FxHashSet<u64>,
+    write_mode: bool,
+    /// Writing starts with more writes than this, and stops with fewer than that.
+    high_mark: u32,
+    low_mark: u32,
+    pub(super) read_latency: Time,
+    pub(super) maintenance: Maintenance,
+    /// No column or row command can be issued before these.
+    pub(super) column_wake: Time,
+    pub(super) row_wake: Time,
+    pub totals: Totals,
+}
+
+impl Controller {
+    /// An idle channel.
+    pub fn new(d: &HbmDevice, config: Config) -> Controller {
+        let device = Device::new(d);
+        let geometry = device.geometry;
+        let banks = geometry.bank_numbers();
+        let set = || BankSet::new(&geometry);
+        let check = match config.ecc {
+            Ecc::None => 0,
+            Ecc::Sideband { check_ck } => 2 * Time::from(check_ck),
+        };
+        Controller {
+            config,
+            queues: Queues::new(banks),
+            active: vec![None; banks as usize],
+            active_set: set(),
+            activations: 0,
+            hits: [set(), set()],
+            acts: [set(), set()],
+            pres: [set(), set()],
+            buffered: FxHashSet::default(),
+            write_mode: false,
+            // Of whole numbers, those above x are above its floor, those below x are below its ceiling. Below a mark of zero
+            // is none waiting, or writing would never stop.
+            high_mark: (config.high * f64::from(config.write_queue)).floor() as u32,
+            low_mark: ((config.low * f64::from(config.write_queue)).ceil() as u32).max(1),
+            read_latency: Table::read_latency(d) + check,
+            maintenance: Maintenance::new(d, &geometry, &config),
+            column_wake: FAR,
+            row_wake: FAR,
+            totals: Totals::default(),
+            device,
+        }
+    }
+
+    /// The channel's shape.
+    pub fn geometry(&self) -> &Geometry {
+        &self.device.geometry
+    }
+
+    /// Whether a read (or a write) can be accepted without looking at its line.
+    #[inline]
+    pub fn has_room(&self, write: bool) -> bool {
+        match write {
+            false => self.queues.len[0] < self.config.read_queue,
+            true => self.queues.len[1] < self.config.write_queue,
+        }
+    }
+
+    /// Whether a request of this line needs no room: a buffered write answers or absorbs it.
+    #[inline]
+    pub fn absorbs(&self, line: u64) -> bool {
+        self.queues.len[1] > 0 && self.buffered.contains(&line)
+    }
+
+    /// Takes a request at `now`, before [`Controller::step`] of that time; false if its queue is full.
+    #[inline]
+    pub fn accept<S: Sink>(
+        &mut self,
+        now: Time,
+        tag: u64,
+        line: u64,
+        place: &Place,
+        write: bool,
+        sink: &mut S,
+    ) -> bool {
+        if self.absorbs(line) {
+            match write {
+                false => {
+                    self.totals.forwarded += 1;
+                    sink.read_done(tag, now, now);
+                }
+                true => {
+                    self.totals.merged += 1;
+                    sink.write_done(tag, now, now);
+                }
+            }
+            return true;
+        }
+        if !self.has_room(write) {
+            return false;
+        }
+        let kind = if write { Kind::Write } else { Kind::Read };
+        if write {
+            self.buffered.insert(line);
+        }
+        let bank = self
+            .geometry()
+            .bank(place.pc, place.sid, place.group, place.bank);
+        let entry = new_entry(tag, line, place.row, place.column, now);
+        let open = self.device.open_row(bank);
+        self.queues.push(kind, bank, open, entry);
+        self.update_list(kind, bank, now);
+        true
+    }
+
+    /// Whether nothing waits and no row is open for anyone. Reads may still have data on its way.
+    pub fn is_idle(&self) -> bool {
+        self.queues.len == [0, 0] && (0..self.geometry().pcs).all(|pc| self.active_set.is_empty(pc))
+    }
+
+    /// The next half CK after `now` at which a step may do something, unless a request is accepted before.
+    #[inline]
+    pub fn next_event(&self, now: Time) -> Time {
+        let column = self.column_wake.saturating_add(self.column_wake & 1);
+        column
+            .min(self.row_wake)
+            .min(self.maintenance.wake)
+            .max(now + 1)
+    }
+
+    /// Half CK `now`: issues what can be issued.
+    #[inline]
+    pub fn step<S: Sink>(&mut self, now: Time, sink: &mut S) {
+        if now >= self.maintenance.wake {
+            self.maintain(now);
+        }
+        let rising = now & 1 == 0;
+        if self.maintenance.blocking == 0 {
+            self.update_mode(now);
+        }
+        if rising && now >= self.column_wake {
+            self.column_slot(now, sink);
+            if self.maintenance.blocking == 0 {
+                self.update_mode(now);
+            }
+        }
+        if now >= self.row_wake {
+            self.row_slot(now, rising, sink);
+            if self.maintenance.blocking == 0 && self.wanted_mode() != self.write_mode {
+                self.column_wake = self.column_wake.min(now + 1);
+                self.row_wake = self.row_wake.min(now + 1);
+            }
+        }
+    }
+
+    #[inline]
+    fn wanted_mode(&self) -> bool {
+        let [reads, writes] = self.queues.len;
+        match self.write_mode {
+            false => writes > self.high_mark || reads == 0,
+            true => writes >= self.low_mark || reads == 0,
+        }
+    }
+
+    #[inline]
+    fn update_mode(&mut self, now: Time) {
+        let wanted = self.wanted_mode();
+        if wanted != self.write_mode {
+            self.write_mode = wanted;
+            (self.column_wake, self.row_wake) = (now, now);
+        }
+    }
+
+    /// The queue in favour.
+    #[inline]
+    pub(super) fn favoured(&self) -> Kind {
+        if self.write_mode {
+            Kind::Write
+        } else {
+            Kind::Read
+        }
+    }
+
+    /// Brings the sets of banks up to date after a change of this bank.
+    pub(super) fn update_bank(&mut self, bank: u32, now: Time) {
+        self.update_list(Kind::Read, bank, now);
+        self.update_list(Kind::Write, bank, now);
+    }
+
+    /// The same after a change of one list.
+    #[inline]
+    pub(super) fn update_list(&mut self, kind: Kind, bank: u32, now: Time) {
+        let list = self.queues.list(kind, bank);
+        let (mut hit, mut act, mut pre) = (false, false, false);
+        if self.maintenance.is_held(bank) {
+        } else if self.device.open_row(bank) == CLOSED {
+            act = list.head != NONE;
+        } else {
+            hit = list.first_hit != NONE;
+            pre = list.first_miss != NONE
+                && self.active[bank as usize].is_none()
+                && (!hit
+                    || self.config.scheduler == Scheduler::FrFcfs
+                    || self.queues.entry(list.first_miss).accepted
+                        < self.queues.entry(list.first_hit).accepted);
+        }
+        let k = kind as usize;
+        if self.hits[k].set(bank, hit) {
+            let ready = self.device.bank_ready_at(access(kind), bank);
+            self.column_wake = self.column_wake.min(ready.max(now));
+        }
+        if self.acts[k].set(bank, act) {
+            let ready = self.device.bank_ready_at(Command::Act, bank);
+            self.row_wake = self.row_wake.min(ready.max(now));
+        }
+        if self.pres[k].set(bank, pre) {
+            let ready = self.device.precharge_ready_at(bank);
+            self.row_wake = self.row_wake.min(ready.max(now));
+        }
+    }
+
+    /// Whether an activated request is still to be served in the bank, or with an all-bank command in its pseudo channel.
+    pub(super) fn has_active(&self, command: Command, bank: u32) -> bool {
+        match command {
+            Command::PreAll => !self.active_set.is_empty(bank >> self.geometry().pc_shift()),
+            _ => self.active[bank as usize].is_some(),
+        }
+    }
+}

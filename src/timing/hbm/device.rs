@@ -1,0 +1,351 @@
+//! The state of one HBM channel: which rows are open, and from when each command is legal.
+//!
+//! Models: legality as two questions: what must come first ([`Device::required`]), and is it time yet ([`Device::ready_at`]). The
+//! second is answered from the rules of [`super::constraints`] alone: issuing a command pushes the earliest times of the commands
+//! that follow it, at every scope that a rule names. Leaves out: who wants what, which is the controller's. Invariant: earliest times
+//! never move back.
+
+use super::constraints::{Command, Constraint, Scope, Table, Time};
+use crate::chip::HbmDevice;
+
+/// No row is open.
+pub const CLOSED: u32 = u32::MAX;
+
+/// Shape of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Pseudo channels.
+    pub pcs: u32,
+    /// Stack IDs.
+    pub sids: u32,
+    /// Bank groups of a stack ID: a power of two.
+    pub groups: u32,
+    /// Banks of a group: a power of two.
+    pub banks_per_group: u32,
+    /// Rows of a bank.
+    pub rows: u32,
+    /// Bursts of a row: a power of two.
+    pub columns: u32,
+}
+
+impl Geometry {
+    /// The shape of a device.
+    pub fn new(d: &HbmDevice) -> Geometry {
+        Geometry {
+            pcs: d.pseudo_channels,
+            sids: d.sids,
+            groups: d.bank_groups,
+            banks_per_group: d.banks_per_group,
+            rows: d.rows,
+            columns: d.columns,
+        }
+    }
+
+    /// Banks of a pseudo channel.
+    pub fn banks_per_pc(&self) -> u32 {
+        self.sids * self.groups * self.banks_per_group
+    }
+
+    /// Banks of a stack ID.
+    pub fn banks_per_sid(&self) -> u32 {
+        self.groups * self.banks_per_group
+    }
+
+    /// Banks of the channel.
+    pub fn banks(&self) -> u32 {
+        self.pcs * self.banks_per_pc()
+    }
+
+    /// Bursts that the same row number covers over all banks of the channel.
+    pub fn row_set(&self) -> u64 {
+        u64::from(self.banks()) * u64::from(self.columns)
+    }
+
+    /// Bursts of the channel.
+    pub fn lines(&self) -> u64 {
+        self.row_set() * u64::from(self.rows)
+    }
+
+    /// Bits of a bank's number within its pseudo channel: whole words of a set, so that no step divides.
+    pub fn pc_shift(&self) -> u32 {
+        self.banks_per_pc()
+            .next_power_of_two()
+            .max(64)
+            .trailing_zeros()
+    }
+
+    /// Numbers of banks: those from `banks_per_pc` to the end of a pseudo channel's share name nothing.
+    pub fn bank_numbers(&self) -> u32 {
+        self.pcs << self.pc_shift()
+    }
+
+    /// The number of a bank in the channel: pseudo channel, then stack ID, group, bank.
+    #[inline]
+    pub fn bank(&self, pc: u32, sid: u32, group: u32, bank: u32) -> u32 {
+        let within = (sid * self.groups + group) * self.banks_per_group + bank;
+        (pc << self.pc_shift()) + within
+    }
+
+    /// All banks of a pseudo channel.
+    pub fn banks_of(&self, pc: u32) -> std::ops::Range<u32> {
+        let first = pc << self.pc_shift();
+        first..first + self.banks_per_pc()
+    }
+}
+
+/// A rule as seen from the command before it.
+#[derive(Clone, Copy, Debug)]
+struct Push {
+    scope: Scope,
+    after: u8,
+    half_ck: Time,
+    /// Index into `Device::windows`, for rules that count further back than the last command.
+    window: Option<u16>,
+}
+
+/// The last starts of one command in each node of one scope.
+#[derive(Clone, Debug)]
+struct Window {
+    length: usize,
+    /// `length` per node, a ring.
+    starts: Vec<Time>,
+    /// Next place of each ring.
+    next: Vec<u32>,
+}
+
+/// The command whose earliest times stand for this one's: the table gives both the same.
+#[inline]
+fn slot(command: Command) -> Command {
+    match command {
+        Command::RdA => Command::Rd,
+        Command::WrA => Command::Wr,
+        Command::Rfm => Command::RefBank,
+        plain => plain,
+    }
+}
+
+/// Whether a rule follows from another: the same commands, no shorter, in a scope that contains its own.
+fn implies((at, other): (usize, &Constraint), (index, rule): (usize, &Constraint)) -> bool {
+    let width = |scope| match scope {
+        Scope::Bank => 0,
+        Scope::BankGroup => 1,
+        Scope::Sid | Scope::OtherSid => 2,
+        Scope::PseudoChannel => 3,
+        Scope::Channel => 4,
+    };
+    let contains = other.scope == rule.scope
+        || width(other.scope) > width(rule.scope) && other.scope != Scope::OtherSid;
+    let same = (other.before, other.after, other.window) == (rule.before, rule.after, rule.window);
+    let equal = other.scope == rule.scope && other.half_ck == rule.half_ck;
+    // Of two equal rules the first stays.
+    same && contains && other.half_ck >= rule.half_ck && at != index && (!equal || at < index)
+}
+
+/// "Never so far" in a window.
+const NEVER: Time = Time::MAX;
+
+/// One channel.
+#[derive(Clone, Debug)]
+pub struct Device {
+    pub geometry: Geometry,
+    pushes: [Vec<Push>; Command::COUNT],
+    windows: Vec<Window>,
+    /// When the row bus and the column bus are free.
+    buses: [Time; 2],
+    /// Earliest start by command and node at the other scopes.
+    pc: [Vec<Time>; Command::COUNT],
+    sid: [Vec<Time>; Command::COUNT],
+    group: [Vec<Time>; Command::COUNT],
+    bank: [Vec<Time>; Command::COUNT],
+    /// Open row of each bank, or [`CLOSED`].
+    open: Vec<u32>,
+    /// Open banks of each pseudo channel.
+    open_count: Vec<u32>,
+    pc_shift: u32,
+    group_shift: u32,
+    sid_shift: u32,
+}
+
+impl Device {
+    /// All banks closed, every command legal.
+    pub fn new(d: &HbmDevice) -> Device {
+        let geometry = Geometry::new(d);
+        let nodes = |count: u32| std::array::from_fn(|_| vec![0; count as usize]);
+        let (pcs, banks) = (geometry.pcs, geometry.bank_numbers());
+        let group_shift = geometry.banks_per_group.trailing_zeros();
+        let sid_shift = geometry.banks_per_sid().trailing_zeros();
+        let mut pushes: [Vec<Push>; Command::COUNT] = std::array::from_fn(|_| Vec::new());
+        let mut windows = Vec::new();
+        let table = Table::new(d).constraints;
+        for (index, rule) in table.iter().enumerate() {
+            if slot(rule.after) != rule.after
+                || table.iter().enumerate().any(|o| implies(o, (index, rule)))
+            {
+                continue;
+            }
+            let window = (rule.window > 1).then(|| {
+                let nodes = match rule.scope {
+                    Scope::Channel => 1,
+                    Scope::PseudoChannel => pcs,
+                    Scope::Sid | Scope::OtherSid => banks >> sid_shift,
+                    Scope::BankGroup => banks >> group_shift,
+                    Scope::Bank => banks,
+                } as usize;
+                windows.push(Window {
+                    length: rule.window as usize,
+                    starts: vec![NEVER; nodes * rule.window as usize],
+                    next: vec![0; nodes],
+                });
+                (windows.len() - 1) as u16
+            });
+            pushes[rule.before as usize].push(Push {
+                scope: rule.scope,
+                after: rule.after as u8,
+                half_ck: rule.half_ck.into(),
+                window,
+            });
+        }
+        Device {
+            geometry,
+            pushes,
+            windows,
+            buses: [0; 2],
+            pc: nodes(pcs),
+            sid: nodes(banks >> sid_shift),
+            group: nodes(banks >> group_shift),
+            bank: nodes(banks),
+            open: vec![CLOSED; banks as usize],
+            open_count: vec![0; pcs as usize],
+            pc_shift: geometry.pc_shift(),
+            group_shift,
+            sid_shift,
+        }
+    }
+
+    /// Row that is open in a bank, or [`CLOSED`].
+    #[inline]
+    pub fn open_row(&self, bank: u32) -> u32 {
+        self.open[bank as usize]
+    }
+
+    /// The command to issue next on the way to `command` at `bank` (of which an all-bank command takes the pseudo channel).
+    pub fn required(&self, command: Command, bank: u32, row: u32) -> Command {
+        let open = self.open_row(bank);
+        match command {
+            Command::Rd | Command::Wr | Command::RdA | Command::WrA if open == row => command,
+            Command::Rd | Command::Wr | Command::RdA | Command::WrA if open == CLOSED => {
+                Command::Act
+            }
+            Command::Rd | Command::Wr | Command::RdA | Command::WrA => Command::Pre,
+            Command::Act | Command::RefBank | Command::Rfm if open != CLOSED => Command::Pre,
+            Command::RefAll if self.open_count[(bank >> self.pc_shift) as usize] > 0 => {
+                Command::PreAll
+            }
+            _ => command,
+        }
+    }
+
+    /// Earliest start of a command as far as the channel and the pseudo channel say.
+    #[inline]
+    pub fn pc_ready_at(&self, command: Command, pc: u32) -> Time {
+        let c = slot(command) as usize;
+        self.buses[usize::from(command.is_column())].max(self.pc[c][pc as usize])
+    }
+
+    /// Earliest start of a command as far as stack ID, group and bank say.
+    #[inline]
+    pub fn bank_ready_at(&self, command: Command, bank: u32) -> Time {
+        let c = slot(command) as usize;
+        let of = |nodes: &[Time], at: u32| nodes[at as usize];
+        of(&self.sid[c], bank >> self.sid_shift)
+            .max(of(&self.group[c], bank >> self.group_shift))
+            .max(of(&self.bank[c], bank))
+    }
+
+    /// Earliest start of a precharge of a bank, as far as the bank says; no rule of it is wider than a bank and narrower than a
+    /// pseudo channel.
+    #[inline]
+    pub fn precharge_ready_at(&self, bank: u32) -> Time {
+        self.bank[Command::Pre as usize][bank as usize]
+    }
+
+    /// Earliest start of a command at a bank.
+    #[inline]
+    pub fn ready_at(&self, command: Command, bank: u32) -> Time {
+        let pc = self.pc_ready_at(command, bank >> self.pc_shift);
+        match command.is_all_bank() {
+            true => pc,
+            false => pc.max(self.bank_ready_at(command, bank)),
+        }
+    }
+
+    /// Issues a command. The caller has asked both questions.
+    #[inline]
+    pub fn issue(&mut self, command: Command, bank: u32, row: u32, now: Time) {
+        debug_assert!(
+            self.ready_at(command, bank) <= now,
+            "{} at bank {bank} at {now} is {} half CK early",
+            command.name(),
+            self.ready_at(command, bank) - now
+        );
+        let pc = bank >> self.pc_shift;
+        let (sid, group) = (bank >> self.sid_shift, bank >> self.group_shift);
+        for push in &self.pushes[command as usize] {
+            let after = push.after as usize;
+            let node = match push.scope {
+                Scope::Channel => 0,
+                Scope::PseudoChannel => pc,
+                Scope::Sid | Scope::OtherSid => sid,
+                Scope::BankGroup => group,
+                Scope::Bank => bank,
+            } as usize;
+            let mut from = now;
+            if let Some(window) = push.window {
+                let window = &mut self.windows[window as usize];
+                let ring = &mut window.starts[node * window.length..(node + 1) * window.length];
+                let next = &mut window.next[node];
+                ring[*next as usize] = now;
+                *next = (*next + 1) % window.length as u32;
+                from = ring[*next as usize];
+                if from == NEVER {
+                    continue;
+                }
+            }
+            let at = from + push.half_ck;
+            let push_to = |time: &mut Time| *time = (*time).max(at);
+            match push.scope {
+                Scope::Channel => push_to(&mut self.buses[usize::from(command.is_column())]),
+                Scope::PseudoChannel => push_to(&mut self.pc[after][node]),
+                Scope::Sid => push_to(&mut self.sid[after][node]),
+                Scope::BankGroup => push_to(&mut self.group[after][node]),
+                Scope::Bank => push_to(&mut self.bank[after][node]),
+                Scope::OtherSid => {
+                    let first = (pc << (self.pc_shift - self.sid_shift)) as usize;
+                    for other in first..first + self.geometry.sids as usize {
+                        if other != node {
+                            push_to(&mut self.sid[after][other]);
+                        }
+                    }
+                }
+            }
+        }
+        match command {
+            Command::Act => {
+                self.open[bank as usize] = row;
+                self.open_count[pc as usize] += 1;
+            }
+            // A precharge of a closed bank is legal and changes nothing.
+            Command::Pre | Command::RdA | Command::WrA if self.open[bank as usize] != CLOSED => {
+                self.open[bank as usize] = CLOSED;
+                self.open_count[pc as usize] -= 1;
+            }
+            Command::PreAll => {
+                for bank in self.geometry.banks_of(pc) {
+                    self.open[bank as usize] = CLOSED;
+                }
+                self.open_count[pc as usize] = 0;
+            }
+            _ => {}
+        }
+    }
+}

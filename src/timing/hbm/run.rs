@@ -1,0 +1,336 @@
+//! Runs of one channel on its own: a source of requests, an exact controller, latencies.
+//!
+//! Models: injection as in the reference runs. Saturating: requests in order, up to four accepted per half CK. A rate r, a share of one
+//! request per CK: request i arrives at half CK floor(2i/r) and enters as soon as there is room, up to four per half CK. Rate 0: one at a
+//! time, the next arriving 150 CK after the last returned. A trace: at its own times. Admission in order blocks behind a full queue;
+//! split admission gives reads and writes a port each. Leaves out: several channels. Invariants: memory does not grow with the number of
+//! requests; a run in which nothing is served for 2^20 CK ends with an error.
+
+use super::constraints::Time;
+use super::controller::{Controller, FAR, Issued, Sink, Totals};
+use super::histogram::Histogram;
+use super::legality::{Checker, Violation};
+use super::mapping::Mapping;
+use super::patterns::{Access, Source};
+use super::trace_file::TraceFileError;
+use crate::chip::HbmDevice;
+
+/// Requests that one half CK takes in.
+const PER_HALF_CK: u32 = 4;
+/// Half CK between the return of a read and the next, at rate 0.
+const GAP: Time = 300;
+/// Half CK without a command after which a run is given up.
+const PATIENCE: Time = 1 << 21;
+
+/// How requests come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Injection {
+    /// As fast as they are taken.
+    Saturating,
+    /// At this share of one request per CK.
+    Rate(f64),
+    /// One at a time.
+    Single,
+    /// At the times of the trace.
+    Timed,
+}
+
+/// Why a run ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Trace(#[from] TraceFileError),
+    #[error("no command since {since_ck} CK: refresh leaves the channel no time to serve requests")]
+    Stalled { since_ck: u64 },
+    #[error("{0}")]
+    Illegal(Violation),
+}
+
+/// What a run measured. Latencies are of reads, in half CK, to the end of the data.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    pub requests: u64,
+    pub reads: u64,
+    pub writes: u64,
+    /// Half CK until every read had returned and every write was issued.
+    pub half_ck: Time,
+    /// From half a CK before acceptance by the controller.
+    pub latency: Histogram,
+    /// From arrival at the source.
+    pub source_latency: Histogram,
+    pub totals: Totals,
+    /// Commands that the legality checker saw, if it looked.
+    pub checked_commands: Option<u64>,
+}
+
+impl Outcome {
+    /// Requests per CK, of one.
+    pub fn utilisation(&self) -> f64 {
+        match self.half_ck {
+            0 => 0.0,
+            half => self.requests as f64 * 2.0 / half as f64,
+        }
+    }
+
+    /// CK of the whole run.
+    pub fn cycles_ck(&self) -> f64 {
+        self.half_ck as f64 / 2.0
+    }
+
+    /// Share of requests that needed no row opened or closed.
+    pub fn row_hit(&self) -> f64 {
+        let t = &self.totals;
+        match t.row_hits + t.row_misses + t.row_conflicts {
+            0 => 0.0,
+            all => t.row_hits as f64 / all as f64,
+        }
+    }
+}
+
+/// One run.
+pub struct Run<'a> {
+    pub device: &'a HbmDevice,
+    pub mapping: &'a Mapping,
+    pub injection: Injection,
+    /// Checks every command against the timing table.
+    pub check: bool,
+    /// Steps through every half CK instead of skipping those in which nothing can happen: a check that this changes nothing.
+    pub dense: bool,
+    /// Requests; less if a source ends before.
+    pub requests: u64,
+}
+
+struct Recorder {
+    outcome: Outcome,
+    /// Latest end of a read or start of a write.
+    last: Time,
+    served: u64,
+    checker: Option<Checker>,
+    violation: Option<Violation>,
+}
+
+impl Sink for Recorder {
+    #[inline]
+    fn read_done(&mut self, tag: u64, accepted: Time, end: Time) {
+        self.outcome.latency.add(end - accepted + 1);
+        self.outcome.source_latency.add(end - tag);
+        self.outcome.reads += 1;
+        self.served += 1;
+        self.last = self.last.max(end);
+    }
+
+    #[inline]
+    fn write_done(&mut self, _tag: u64, _accepted: Time, at: Time) {
+        self.outcome.writes += 1;
+        self.served += 1;
+        self.last = self.last.max(at);
+    }
+
+    #[inline]
+    fn command(&mut self, issued: Issued) {
+        if let Some(checker) = &mut self.checker
+            && self.violation.is_none()
+        {
+            self.violation = checker.see(&issued).err();
+        }
+    }
+}
+
+/// A line of requests in front of the controller.
+struct Port {
+    source: Source,
+    /// Which requests of the source are this port's; all if none.
+    only: Option<bool>,
+    head: Option<(Time, Access)>,
+    /// Index in the source of the next request.
+    index: u64,
+    limit: u64,
+}
+
+/// All ports.
+struct Feed {
+    ports: Vec<Port>,
+    injection: Injection,
+    /// At rate 0: when the next request arrives; none while one is under way.
+    ready: Option<Time>,
+}
+
+impl Port {
+    /// Makes `head` the next request, with its time of arrival.
+    fn fill(&mut self, injection: Injection, ready: Time) -> Result<(), TraceFileError> {
+        while self.head.is_none() && self.index < self.limit {
+            let Some(access) = self.source.next_access()? else {
+                self.limit = self.index;
+                return Ok(());
+            };
+            let arrival = match injection {
+                // Set when it is accepted.
+                Injection::Saturating => 0,
+                Injection::Rate(rate) => (2.0 * self.index as f64 / rate) as Time,
+                Injection::Single => ready,
+                Injection::Timed => access.at.unwrap_or(0),
+            };
+            self.index += 1;
+            if self.only.is_none_or(|write| write == access.write) {
+                self.head = Some((arrival, access));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Feed {
+    /// Makes every port's head its next request.
+    #[inline]
+    fn fill(&mut self) -> Result<(), TraceFileError> {
+        let (Some(ready), injection) = (self.ready, self.injection) else {
+            return Ok(());
+        };
+        for port in &mut self.ports {
+            if port.head.is_none() {
+                port.fill(injection, ready)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the request that comes first in the source, of those that have arrived and can be accepted.
+    #[inline]
+    fn take(&mut self, now: Time, controller: &Controller) -> Option<(Time, Access)> {
+        let can = |port: &Port| {
+            let (arrival, access) = port.head.as_ref()?;
+            let goes = *arrival <= now
+                && (controller.has_room(access.write) || controller.absorbs(access.line));
+            goes.then_some(port.index)
+        };
+        let ports = self.ports.iter_mut();
+        let (_, port) = ports
+            .filter_map(|port| Some((can(port)?, port)))
+            .min_by_key(|(index, _)| *index)?;
+        let (arrival, access) = port.head.take()?;
+        match self.injection {
+            Injection::Saturating => Some((now, access)),
+            Injection::Single => {
+                self.ready = None;
+                Some((arrival, access))
+            }
+            _ => Some((arrival, access)),
+        }
+    }
+
+    /// When a request arrives or could be accepted, after `now`.
+    #[inline]
+    fn next(&self, now: Time, controller: &Controller) -> Time {
+        let mut next = FAR;
+        for port in &self.ports {
+            if let Some((arrival, access)) = &port.head
+                && (controller.has_room(access.write) || controller.absorbs(access.line))
+            {
+                next = next.min((*arrival).max(now + 1));
+            }
+        }
+        next
+    }
+
+    fn is_dry(&self) -> bool {
+        self.ports.iter().all(|port| port.head.is_none())
+    }
+}
+
+impl Run<'_> {
+    /// Runs a controller on one source, or on two equal ones for split admission.
+    pub fn go(
+        &self,
+        mut controller: Controller,
+        source: Source,
+        split: Option<Source>,
+    ) -> Result<Outcome, RunError> {
+        let port = |source, only| Port {
+            source,
+            only,
+            head: None,
+            index: 0,
+            limit: self.requests,
+        };
+        let mut feed = Feed {
+            // One at a time, or all of a kind, is one line anyway.
+            ports: match split.filter(|s| s.is_mixed() && self.injection != Injection::Single) {
+                None => vec![port(source, None)],
+                Some(second) => vec![port(source, Some(false)), port(second, Some(true))],
+            },
+            injection: self.injection,
+            ready: Some(0),
+        };
+        let mut recorder = Recorder {
+            outcome: Outcome::default(),
+            last: 0,
+            served: 0,
+            checker: self.check.then(|| Checker::new(self.device)),
+            violation: None,
+        };
+        let (mut now, mut accepted) = (0, 0u64);
+        // Requests served, and when the last was or the first of the next came.
+        let (mut progress, mut progress_at) = (0, 0);
+        let mut idle_since = 0;
+        loop {
+            for _ in 0..PER_HALF_CK {
+                feed.fill()?;
+                let Some((arrival, access)) = feed.take(now, &controller) else {
+                    break;
+                };
+                if recorder.served == accepted {
+                    progress_at = now;
+                }
+                let place = self.mapping.place(access.line);
+                let Access { line, write, .. } = access;
+                let taken = controller.accept(now, arrival, line, &place, write, &mut recorder);
+                debug_assert!(taken, "room was checked");
+                accepted += 1;
+                idle_since = FAR;
+            }
+            controller.step(now, &mut recorder);
+            if let Some(violation) = recorder.violation.take() {
+                return Err(RunError::Illegal(violation));
+            }
+            if recorder.served > progress {
+                (progress, progress_at) = (recorder.served, now);
+            }
+            if recorder.served == accepted {
+                if feed.ready.is_none() {
+                    feed.ready = Some(recorder.last + GAP);
+                }
+                feed.fill()?;
+                if feed.is_dry() {
+                    break;
+                }
+                if idle_since == FAR {
+                    idle_since = now;
+                }
+            } else if now - progress_at > PATIENCE {
+                return Err(stalled(progress_at));
+            }
+            feed.fill()?;
+            let arrival = feed.next(now, &controller);
+            if !self.dense && idle_since != FAR {
+                controller.skip_rounds(idle_since, now, arrival);
+            }
+            let next = controller.next_event(now).min(arrival);
+            if next == FAR {
+                return Err(stalled(progress_at));
+            }
+            now = if self.dense { now + 1 } else { next };
+        }
+        let mut outcome = recorder.outcome;
+        outcome.requests = accepted;
+        outcome.half_ck = if accepted > 0 { recorder.last + 1 } else { 0 };
+        outcome.totals = controller.totals;
+        outcome.checked_commands = recorder.checker.map(|checker| checker.seen());
+        Ok(outcome)
+    }
+}
+
+fn stalled(since: Time) -> RunError {
+    RunError::Stalled {
+        since_ck: since / 2,
+    }
+}

@@ -1,0 +1,182 @@
+//! `mem`: the contract's keys, trace files, the reference's table, and one clear error for bad input.
+
+use super::*;
+use std::io::Write;
+
+const BASE: &[&str] = &["mem", "--device", "hbm3-6400", "--refresh", "none"];
+
+fn mem(more: &[&str]) -> Value {
+    json(0, &[BASE, more].concat())
+}
+
+#[test]
+fn figures_of_a_reference_run_are_in_the_contracts_keys() {
+    let v = mem(&["--pattern", "seq_rd", "--mapping", "M1", "--check"]);
+    assert_eq!(v["cycles_ck"], 100_153.5);
+    assert_eq!(v["requests"], 100_000);
+    assert_eq!(v["refresh"], "none");
+    assert_eq!(v["check"]["passed"], true);
+    for (key, want) in [
+        ("utilisation", 0.9985),
+        ("row_hit", 0.9687),
+        ("mean_latency_ns", 94.8),
+        ("p50_ns", 93.8),
+        ("p95_ns", 99.4),
+        ("p99_ns", 99.4),
+        ("source_mean_latency_ns", 94.5),
+        ("source_p99_ns", 99.1),
+    ] {
+        let got = v[key].as_f64().unwrap();
+        assert!((got - want).abs() <= 0.051, "{key}: {got}, not {want}");
+    }
+    assert!(v["requests_per_wall_s"].as_f64().unwrap() > 0.0);
+    let (stdout, _) = exits(0, &[BASE, &["--pattern", "rand", "--rate", "0"]].concat());
+    assert!(stdout.contains("read latency"), "{stdout}");
+}
+
+#[test]
+fn settings_reach_the_controller() {
+    let case = |more: &[&str]| {
+        let base = ["--pattern", "mix21", "--requests", "3000"];
+        mem(&[&base[..], more].concat())
+    };
+    let plain = case(&[]);
+    for more in [
+        &["--mapping", "co,pc,sid,bg,ba,ro"][..],
+        &["--read-queue", "16"],
+        &["--write-queue", "16"],
+        &["--low", "0.5"],
+        &["--high", "0.6"],
+        &["--row-policy", "close:2"],
+        &["--admission", "split"],
+        &["--ecc", "sideband:4"],
+        &["--rfm", "1"],
+        &["--rate", "0.3"],
+        &["--set", "hbm.timing.cl=25 CK"],
+        &["--device", "hbm3e-9132"],
+    ] {
+        let changed = match more[0] {
+            "--device" => json(
+                0,
+                &[
+                    "mem",
+                    "--pattern",
+                    "mix21",
+                    "--requests",
+                    "3000",
+                    more[0],
+                    more[1],
+                    "--refresh",
+                    "none",
+                ],
+            ),
+            _ => case(more),
+        };
+        let same = changed["mean_latency_ns"] == plain["mean_latency_ns"];
+        assert!(!same, "{more:?} changes nothing");
+        assert_eq!(changed["requests"], 3000);
+    }
+    // Without --refresh the chip's mode, which is named.
+    let v = json(0, &["mem", "--pattern", "seq_rd"]);
+    assert_eq!(v["refresh"], "pb-bank");
+    assert!(v["refreshes"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn traces_run_plain_and_packed() {
+    let dir = Dir::new("mem-trace");
+    let text = "0 R 0x0\n0 W 64\n100.5 R 0x20\n";
+    let plain = dir.write("a.txt", text);
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    packer.write_all(text.as_bytes()).unwrap();
+    let packed = dir.write("a.gz", packer.finish().unwrap());
+    let run = |path: &str| {
+        let v = mem(&["--trace", path, "--check"]);
+        (
+            v["cycles_ck"].clone(),
+            v["reads"].clone(),
+            v["writes"].clone(),
+        )
+    };
+    assert_eq!(run(&plain), run(&packed));
+    assert_eq!(run(&plain).1, 2);
+    let bad = dir.write("bad.txt", "0 R 0\n5 R 0x20\n4 R 0x40\n");
+    let args = ["mem", "--trace", &bad];
+    refused(3, "file", &["bad.txt:3", "4 CK is before"], &args);
+    let far = dir.write("far.txt", "0 R 0xffffffffff00\n");
+    refused(
+        3,
+        "file",
+        &["far.txt:1", "past the channel"],
+        &["mem", "--trace", &far],
+    );
+    refused(
+        2,
+        "usage",
+        &["cannot open"],
+        &["mem", "--trace", &dir.path("none")],
+    );
+}
+
+#[test]
+fn bad_flags_are_usage_errors() {
+    for (words, more) in [
+        (&["--pattern"][..], &[][..]),
+        (&["`seq`", "seq_rd"], &["--pattern", "seq"]),
+        (
+            &["--arg", "33554432", "`0`"],
+            &["--pattern", "rand", "--arg", "0"],
+        ),
+        (
+            &["--mapping", "digit 1", "`M9`"],
+            &["--pattern", "rand", "--mapping", "M9"],
+        ),
+        (
+            &["--mapping", "`co:2`", "`co`"],
+            &[
+                "--pattern",
+                "rand",
+                "--mapping",
+                "pc,bg,co:4,co:2,ba,sid,ro",
+            ],
+        ),
+        (&["--rate", "`-1`"], &["--pattern", "rand", "--rate", "-1"]),
+        (&["--rate", "NaN"], &["--pattern", "rand", "--rate", "nan"]),
+        (
+            &["--low", "`0.9`", "--high"],
+            &["--pattern", "rand", "--low", "0.9"],
+        ),
+        (
+            &["--high", "`1.5`"],
+            &["--pattern", "rand", "--high", "1.5"],
+        ),
+        (&["4096"], &["--pattern", "rand", "--read-queue", "0"]),
+        (
+            &["--row-policy", "`close`"],
+            &["--pattern", "rand", "--row-policy", "close"],
+        ),
+        (&["--ecc", "`on`"], &["--pattern", "rand", "--ecc", "on"]),
+        (&["--trace"], &["--pattern", "rand", "--trace", "x"]),
+        (&["--requests"], &["--pattern", "rand", "--requests", "0"]),
+    ] {
+        refused(2, "usage", words, &[BASE, more].concat());
+    }
+    refused(
+        2,
+        "usage",
+        &["--refresh", "`all`", "pb-bank"],
+        &["mem", "--pattern", "rand", "--refresh", "all"],
+    );
+    refused(
+        2,
+        "usage",
+        &["hbm2", "hbm3-6400"],
+        &["mem", "--pattern", "rand", "--device", "hbm2"],
+    );
+    refused(
+        2,
+        "usage",
+        &["hbm.timing.rc", "ras + rp"],
+        &["mem", "--pattern", "rand", "--set", "hbm.timing.rc=50 CK"],
+    );
+}
