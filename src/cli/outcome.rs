@@ -30,8 +30,9 @@ pub fn show(
         let first = found?.reports.first()?;
         Some(CliError::Sanitizer {
             message: format!(
-                "the sanitizer reports {} cases, the first: {first}",
-                found?.count
+                "the sanitizer reports {} case{}, the first: {first}",
+                found?.count,
+                if found?.count == 1 { "" } else { "s" }
             ),
         })
     });

@@ -70,7 +70,7 @@ impl Operation {
             unit,
             engine: queue.map_or_else(|| "processor".to_owned(), |q| q.to_string()),
             place: image.place(section, pc as usize),
-            instruction: instruction_text(section, pc),
+            instruction: instruction_text(image, section, pc),
         }
     }
 }
@@ -192,7 +192,13 @@ impl std::fmt::Display for Findings {
             return f.write_str("sanitizer: no reports");
         }
         let (reports, cases) = (self.reports.len(), self.count);
-        write!(f, "sanitizer: {reports} reports of {cases} cases")?;
+        let plural = |n: u64| if n == 1 { "" } else { "s" };
+        write!(
+            f,
+            "sanitizer: {reports} report{} of {cases} case{}",
+            plural(reports as u64),
+            plural(cases)
+        )?;
         for report in &self.reports {
             write!(f, "\n  {report}")?;
         }
