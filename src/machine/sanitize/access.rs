@@ -8,7 +8,7 @@ use super::footprint;
 use super::kernel;
 use super::observe::{Arrival, Sanitizer, Who};
 use super::report::{Kind, MAX_REPORTS};
-use super::shadow::{Access, Knows, Shadow};
+use super::shadow::{Access, Knows, Problem, Shadow};
 use crate::isa::image::{Class, Init};
 use crate::machine::exec::transfer;
 use crate::machine::load::Machine;
@@ -100,7 +100,10 @@ impl Sanitizer {
             if full {
                 return;
             }
+            let crosses = !shadow.in_one_tensor(&bytes);
+            let (mut outside, whole) = (false, bytes.clone());
             let mut found = |problem, bytes| {
+                outside |= problem == Problem::Outside;
                 if problems.len() < MAX_REPORTS {
                     problems.push((problem, bytes));
                 }
@@ -108,6 +111,9 @@ impl Sanitizer {
             match write {
                 true => shadow.write(bytes, access, &knows, &mut found),
                 false => shadow.read(bytes, access, &knows, &mut found),
+            }
+            if crosses && !outside && problems.len() < MAX_REPORTS {
+                problems.push((Problem::Crosses, whole));
             }
         });
         self.put_shadow(place, shadow)?;

@@ -96,6 +96,8 @@ pub(super) struct History {
     pub(super) tokens: Tokens,
     /// Tokens that its own processor put there before any was taken.
     pub(super) primed: u64,
+    /// The same of processors of other units: room that a receiver grants to a sender, which takes it.
+    pub(super) credits: u64,
     pub(super) last_post: Option<Who>,
     /// The last one that was no priming.
     pub(super) last_signal: Option<Who>,
@@ -267,9 +269,15 @@ impl Sanitizer {
     /// Adds a signal of `who` to a semaphore.
     fn post(&mut self, who: Who, post: Post, event: Event, clock: &Shared) {
         let history = self.histories.entry((post.unit, post.sem)).or_default();
-        let own = who.queue.is_none() && who.unit == post.unit;
-        if own && !history.tokens.taken_before(clock) {
-            history.primed += u64::from(post.n);
+        let processor = who.queue.is_none();
+        if processor && who.unit != post.unit {
+            history.last_signal = Some(who);
+        }
+        if processor && !history.tokens.taken_before(clock) {
+            match who.unit == post.unit {
+                true => history.primed += u64::from(post.n),
+                false => history.credits += u64::from(post.n),
+            }
         } else {
             history.last_signal = Some(who);
         }

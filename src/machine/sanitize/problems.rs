@@ -38,7 +38,7 @@ impl Sanitizer {
     ) {
         // Of a race within a unit, the one that comes later in its program is named first, whatever the run took first.
         let (kind, who, other) = match problem {
-            Problem::Outside => (Kind::OutsideAllocation, who, None),
+            Problem::Outside | Problem::Crosses => (Kind::OutsideAllocation, who, None),
             Problem::NeverWritten(read) => return self.never_written(&read, place, bytes),
             Problem::Write(other) | Problem::Read(other) => {
                 let wrote = matches!(problem, Problem::Write(_));
@@ -55,9 +55,17 @@ impl Sanitizer {
                 }
             }
         };
+        // The byte after those that the first one's tensor still holds.
+        let next = (problem == Problem::Crosses)
+            .then(|| Bytes::end_of_tensor(&self.image, place, bytes))
+            .flatten();
+        let next = next.and_then(|end| Bytes::new(&self.image, place, &(end..bytes.end)).tensor);
         let bytes = Some(Bytes::new(&self.image, place, bytes));
         self.report(kind, who, other, (bytes, None), |here, other| match other {
-            None => "no .tensor holds these bytes".to_owned(),
+            None => match &next {
+                None => "no .tensor holds these bytes".to_owned(),
+                Some(next) => format!("they go on into `{next}`: no .tensor holds them all"),
+            },
             Some(other) => format!(
                 "nothing orders `{}` before `{}`: no wait of the latter, or before it, takes a signal that the former, or something after it, makes",
                 other.instruction, here.instruction
@@ -182,7 +190,9 @@ impl Sanitizer {
         for (unit, sem) in left {
             let value = machine.sems(unit).values[usize::from(sem)];
             let history = &self.histories[&(unit, sem)];
-            let (primed, take) = (history.primed, history.last_take);
+            let take = history.last_take;
+            let credits = take.map_or(0, |_| history.credits);
+            let primed = history.primed + credits;
             let Some(who) = history.last_signal.filter(|_| u64::from(value) > primed) else {
                 continue;
             };
@@ -199,7 +209,7 @@ impl Sanitizer {
                         None => "nothing waits for it".to_owned(),
                     };
                     format!(
-                        "{} tokens are left beyond the {primed} that its own processor put there before any was taken: {wait}",
+                        "{} tokens are left beyond the {primed} that processors put there before any was taken: {wait}",
                         u64::from(value) - primed
                     )
                 },

@@ -23,7 +23,7 @@ pub enum Kind {
     WriteUnderWrite,
     /// A read of bytes that nothing wrote.
     NeverWritten,
-    /// An access to bytes of no tensor.
+    /// An access to bytes of no tensor, or beyond the end of the tensor that it begins in.
     OutsideAllocation,
     /// A semaphore past its largest value.
     SemaphoreOverflow,
@@ -41,7 +41,7 @@ impl Kind {
             Kind::WriteUnderRead => "write under a reader",
             Kind::WriteUnderWrite => "two unordered writes",
             Kind::NeverWritten => "read of bytes never written",
-            Kind::OutsideAllocation => "access outside every tensor",
+            Kind::OutsideAllocation => "access outside its tensor",
             Kind::SemaphoreOverflow => "semaphore overflow",
             Kind::SemaphoreImbalance => "semaphore imbalance at exit",
             Kind::UnreadFlag => "error flag never read",
@@ -101,6 +101,15 @@ pub struct Bytes {
 }
 
 impl Bytes {
+    /// Where the tensor ends that holds most of `bytes` from the first one on, if any does.
+    pub fn end_of_tensor(image: &Image, place: Place, bytes: &std::ops::Range<u64>) -> Option<u64> {
+        let space: Space = place.space();
+        let tensors = image.tensors.iter().filter(|t| t.space == space);
+        let holds = tensors.filter(|t| t.offset <= bytes.start);
+        let ends = holds.map(|t| t.offset + t.bytes());
+        ends.filter(|end| *end > bytes.start).max()
+    }
+
     /// Bytes of a memory, named by the tensor that holds the first one.
     pub fn new(image: &Image, place: Place, bytes: &std::ops::Range<u64>) -> Bytes {
         let space: Space = place.space();
