@@ -47,6 +47,23 @@ impl Knows for Knowledge<'_> {
 }
 
 impl Sanitizer {
+    /// A processor that knows `clock` took flags of its unit: tells of those whose operation may not be over yet.
+    pub(super) fn take_flags(&mut self, who: Who, flags: u8, clock: &Clock) {
+        for bit in (0..8).filter(|bit| flags >> bit & 1 == 1) {
+            let Some((setter, access)) = self.flag_setters.remove(&(who.unit, bit)) else {
+                continue;
+            };
+            let knows = Knowledge {
+                clock,
+                arrivals: &self.arrivals,
+                unit: Some(who.unit),
+            };
+            if !knows.write(&access) {
+                self.early_flag(setter, bit, who);
+            }
+        }
+    }
+
     /// The shadow of a memory, taken out so that the rest can be used beside it.
     fn take_shadow(&mut self, place: Place) -> Shadow {
         if let Some(shadow) = self.shadows.remove(&place) {

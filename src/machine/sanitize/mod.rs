@@ -10,13 +10,15 @@
 //! ([`clock`], [`shadow`], [`footprint`], [`kernel`]; [`observe`] puts them together, [`report`] is what they found.)
 //!
 //! Accumulators need no order beyond their queue, but what is read of them must have been written. A semaphore overflow is
-//! the machine's trap, reported with both operations. A semaphore is balanced at exit if it holds no more tokens than
-//! its own processor put there by `sem.post` before anything was taken from it, or, if anything is taken, other processors
-//! before they knew of that: so buffers that start and end free are balanced, and a signal that nobody waits for is not. A sticky conversion flag that is set at exit is told with the
-//! operation that set it; without data there are no flags.
+//! the machine's trap, reported with both operations. A semaphore is balanced at exit if it holds no more tokens than its
+//! own processor put there by `sem.post` before anything was taken from it, or, if anything is taken, other processors
+//! before they knew of that: so buffers that start and end free are balanced, and a signal that nobody waits for is not.
+//! A sticky conversion flag that is set at exit, or that a `rdflags` took without being ordered after it, is told with
+//! the operation that set it; without data there are no flags.
 //!
 //! Leaves out: contents (an order that a value read makes, such as polling memory or `sem.read`, is none); loads and
-//! stores under a predicate made by a comparison; transfers that overlap themselves; chips beyond one.
+//! stores under a predicate made by a comparison; operations that set a flag which is set already; transfers that overlap
+//! themselves; chips beyond one.
 //!
 //! Invariants: the machine is run as a copy and never changed; the verdict on two operations does not depend on the order
 //! in which the run took them. What is unknown counts as unordered, never as ordered, but for the above.

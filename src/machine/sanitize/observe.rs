@@ -142,7 +142,7 @@ pub struct Sanitizer {
     pub(super) launches: FxHashMap<Launch, Arc<Touched>>,
     /// Conversion flags of the unit before the operation at hand, and who set each flag.
     flags_before: u8,
-    pub(super) flag_setters: FxHashMap<(UnitId, u8), Who>,
+    pub(super) flag_setters: FxHashMap<(UnitId, u8), (Who, Access)>,
     denials: Denials,
     pub(super) findings: Findings,
     pub(super) reported: FxHashMap<Key, usize>,
@@ -413,24 +413,33 @@ impl Observer for Sanitizer {
 
     fn retired(&mut self, op: &MacroOp, machine: &Machine) {
         let set = flags(machine, op.unit) & !self.flags_before;
-        for bit in (0..8).filter(|bit| set >> bit & 1 == 1) {
-            self.flag_setters.insert((op.unit, bit), Who::of(op));
-        }
         let net = match &op.kind {
             OpKind::NetSignal(post) => Some(*post),
             _ => None,
         };
-        if net.is_none() && op.signals.is_empty() {
+        if net.is_none() && op.signals.is_empty() && set == 0 {
             return;
         }
+        let has_dest = |s: &Signal| matches!(s, Signal::Dest { .. });
+        let has_dest = op.signals.iter().any(has_dest);
+        let arrivals_at = if has_dest { self.arrivals.len() } else { 0 };
         let queue = self.queue(op.unit, op.queue);
         let event = Event {
             chain: queue.retirements,
             seq: queue.seq.saturating_sub(1),
         };
         let start = queue.clock.clone();
-        let has_dest = |s: &Signal| matches!(s, Signal::Dest { .. });
-        let arrivals = match op.signals.iter().any(has_dest) {
+        for bit in (0..8).filter(|bit| set >> bit & 1 == 1) {
+            let access = Access {
+                event,
+                pc: op.pc,
+                stamp: 0,
+                arrivals: arrivals_at as u32,
+            };
+            let setter = (Who::of(op), access);
+            self.flag_setters.insert((op.unit, bit), setter);
+        }
+        let arrivals = match has_dest {
             true => self.arrivals.last().cloned().unwrap_or_default(),
             false => Box::default(),
         };
@@ -510,5 +519,11 @@ impl Observer for Sanitizer {
         let done = self.access(who, (access, &clock), place, write, |out| out(bytes));
         self.core(unit).clock = clock;
         done
+    }
+
+    fn flags_taken(&mut self, unit: UnitId, pc: u32, flags: u8) {
+        let clock = std::mem::take(&mut self.core(unit).clock);
+        self.take_flags(Who::processor(unit, pc), flags, &clock);
+        self.core(unit).clock = clock;
     }
 }

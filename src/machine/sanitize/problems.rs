@@ -4,7 +4,7 @@
 //! finding them. Invariant: of one operation, one case of each report is counted.
 
 use super::observe::{Key, Sanitizer, Who, flags};
-use super::report::{Bytes, Kind, MAX_REPORTS, Operation, Report, SemaphoreState};
+use super::report::{Bytes, Kind, MAX_REPORTS, Operation, Report, SemaphoreState, counted};
 use super::shadow::{Access, Problem};
 use crate::machine::load::Machine;
 use crate::machine::op::{Place, UnitId};
@@ -18,6 +18,27 @@ fn program(unit: UnitId) -> u8 {
         UnitId::Cluster(_) => 1,
         UnitId::Chip => 2,
     }
+}
+
+/// The edge that is missing between two operations.
+fn unordered(first: &Operation, second: &Operation) -> String {
+    let edge = match first.instruction == second.instruction {
+        false => format!("`{}` before `{}`", first.instruction, second.instruction),
+        // The text tells them apart no more than the line does.
+        true if (first.unit, &first.engine) == (second.unit, &second.engine) => {
+            format!(
+                "one `{}` of {} {} before the next",
+                first.instruction, first.unit, first.engine
+            )
+        }
+        true => format!(
+            "`{}` of {} {} before that of {} {}",
+            first.instruction, first.unit, first.engine, second.unit, second.engine
+        ),
+    };
+    format!(
+        "nothing orders {edge}: no wait of the latter, or before it, takes a signal that the former, or something after it, makes"
+    )
 }
 
 impl Sanitizer {
@@ -66,11 +87,25 @@ impl Sanitizer {
                 None => "no .tensor holds these bytes".to_owned(),
                 Some(next) => format!("they go on into `{next}`: no .tensor holds them all"),
             },
-            Some(other) => format!(
-                "nothing orders `{}` before `{}`: no wait of the latter, or before it, takes a signal that the former, or something after it, makes",
-                other.instruction, here.instruction
-            ),
+            Some(other) => unordered(other, here),
         });
+    }
+
+    /// A flag of `setter` that `reader` took, though nothing orders them.
+    pub(super) fn early_flag(&mut self, setter: Who, bit: u8, reader: Who) {
+        self.current.clear();
+        let other = Some(reader);
+        self.report(
+            Kind::UnreadFlag,
+            setter,
+            other,
+            (None, None),
+            |here, other| {
+                let edge = other.map_or_else(String::new, |other| unordered(here, other));
+                let unit = setter.unit;
+                format!("it set flag {bit} of {unit}, which another order leaves unread; {edge}")
+            },
+        );
     }
 
     fn never_written(&mut self, read: &Access, place: Place, bytes: &Range<u64>) {
@@ -170,7 +205,7 @@ impl Sanitizer {
         self.balance(machine);
         let mut setters: Vec<_> = self.flag_setters.drain().collect();
         setters.sort_unstable_by_key(|(key, _)| *key);
-        for ((unit, bit), who) in setters {
+        for ((unit, bit), (who, _)) in setters {
             if flags(machine, unit) >> bit & 1 == 0 {
                 continue;
             }
@@ -208,10 +243,8 @@ impl Sanitizer {
                         Some(taker) => format!("`{}` took fewer than were signalled", taker.instruction),
                         None => "nothing waits for it".to_owned(),
                     };
-                    format!(
-                        "{} tokens are left beyond the {primed} that processors put there before any was taken: {wait}",
-                        u64::from(value) - primed
-                    )
+                    let left = counted(u64::from(value) - primed, "token");
+                    format!("{left} left beyond the {primed} that processors put there before any was taken: {wait}")
                 },
             );
         }

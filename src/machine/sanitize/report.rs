@@ -29,7 +29,7 @@ pub enum Kind {
     SemaphoreOverflow,
     /// A semaphore that ends with tokens that no wait took.
     SemaphoreImbalance,
-    /// An error flag that is set at exit and that no `rdflags` took.
+    /// An error flag that is set at exit, or that only a `rdflags` took that may come before it is set.
     UnreadFlag,
 }
 
@@ -186,6 +186,14 @@ impl std::fmt::Display for Report {
     }
 }
 
+/// A number of things, with an s unless there is one.
+pub fn counted(n: u64, thing: &str) -> String {
+    match n {
+        1 => format!("1 {thing}"),
+        n => format!("{n} {thing}s"),
+    }
+}
+
 /// All problems of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Findings {
@@ -200,14 +208,9 @@ impl std::fmt::Display for Findings {
         if self.reports.is_empty() {
             return f.write_str("sanitizer: no reports");
         }
-        let (reports, cases) = (self.reports.len(), self.count);
-        let plural = |n: u64| if n == 1 { "" } else { "s" };
-        write!(
-            f,
-            "sanitizer: {reports} report{} of {cases} case{}",
-            plural(reports as u64),
-            plural(cases)
-        )?;
+        let reports = counted(self.reports.len() as u64, "report");
+        let cases = counted(self.count, "case");
+        write!(f, "sanitizer: {reports} of {cases}")?;
         for report in &self.reports {
             write!(f, "\n  {report}")?;
         }
