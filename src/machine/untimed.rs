@@ -23,7 +23,7 @@ const CHUNK: u64 = 1 << 20;
 /// Bounds and order of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UntimedLimits {
-    /// Most steps in all: control instructions, kernel instructions, operations and 2^20 elements of transfers.
+    /// Most steps in all: control instructions, kernel instructions, operations, and of transfers each row and 2^20 elements.
     pub max_steps: u64,
     /// 0: units in order; else their turns are shuffled from this seed in every round.
     pub order_seed: u64,
@@ -330,8 +330,9 @@ impl Runner<'_, '_> {
             .map_err(|kind| self.trap(op.unit, op.pc, kind))?;
         for start in (0..t.elements()).step_by(CHUNK as usize) {
             self.left()?;
-            self.steps += 1;
             let len = CHUNK.min(t.elements() - start);
+            // Rows may be as short as an element.
+            self.steps += 1 + len / t.row();
             let moved = self.move_elements(&t, start, len);
             let lost_nan = moved.map_err(|kind| self.trap(op.unit, op.pc, kind))?;
             if lost_nan {

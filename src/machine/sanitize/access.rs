@@ -12,7 +12,7 @@ use super::shadow::{Access, Knows, Problem, Shadow};
 use crate::isa::image::{Class, Init};
 use crate::machine::exec::transfer;
 use crate::machine::load::Machine;
-use crate::machine::op::{Launch, MacroOp, Place, Transfer, UnitId};
+use crate::machine::op::{Launch, MacroOp, Place, Queue, Transfer, UnitId};
 use crate::machine::state::BLOCK;
 use crate::machine::trap::RunError;
 use std::ops::Range;
@@ -117,7 +117,8 @@ impl Sanitizer {
             if full {
                 return;
             }
-            let crosses = !shadow.in_one_tensor(&bytes);
+            // Loads of a kernel that follow each other have become one range.
+            let crosses = who.queue != Some(Queue::Tvp) && !shadow.in_one_tensor(&bytes);
             let (mut outside, whole) = (false, bytes.clone());
             let mut found = |problem, bytes| {
                 outside |= problem == Problem::Outside;

@@ -6,7 +6,7 @@
 //! effect one after another. `signal.dest` tells that the bytes of one transfer are at one destination, and no more. Nothing
 //! else orders: transfers of a channel overlap, and when things happen in a run proves nothing. Two accesses to the same
 //! bytes, one a write, must be ordered; bytes that are read must have been written; all bytes belong to a tensor,
-//! and contiguous ones to one tensor.
+//! and contiguous ones to one tensor (but for vector kernels).
 //! ([`clock`], [`shadow`], [`footprint`], [`kernel`]; [`observe`] puts them together, [`report`] is what they found.)
 //!
 //! Accumulators need no order beyond their queue, but what is read of them must have been written. A semaphore overflow is
