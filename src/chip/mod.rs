@@ -29,7 +29,7 @@ pub mod units;
 
 pub use check::MAX_TILES;
 pub use desc::{
-    Chip, Control, Csram, Dma, Energy, Hbm, HbmDevice, HbmPath, Mark, Network, Noc, Queue, Refresh,
+    ChannelModel, Chip, Control, Csram, Dma, Energy, Hbm, HbmDevice, HbmPath, Mark, Network, Noc, Queue, Refresh,
     Semaphores, Tsram, Ttu, Tvp,
 };
 pub use error::{ChipError, Place, Problem};
