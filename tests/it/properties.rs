@@ -8,10 +8,11 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use std::collections::BTreeSet;
 use tilewright::asm::{assemble_text, disassemble, object};
 use tilewright::isa::INFO;
+use tilewright::machine::sanitize::{Kind, SanitizeOptions, sanitize};
 use tilewright::testing::chips::{Shape, settings, settings_chip, shapes};
 use tilewright::testing::fuzz;
 use tilewright::testing::program::{Program, program};
-use tilewright::testing::run::{Failure, assemble, same_everywhere, same_on_chips, untimed};
+use tilewright::testing::run::{Failure, assemble, load, same_everywhere, same_on_chips, untimed};
 use tilewright::testing::state::{control_state, vector_state};
 
 mod fuzzing;
@@ -56,6 +57,18 @@ proptest! {
     ) {
         let chips = [program.shape.chip()?, settings_chip(&a)?, settings_chip(&b)?];
         same_on_chips(&chips, &assemble(&program.text())?)?;
+    }
+
+    /// What is synchronised by construction gives the sanitizer no race to report.
+    #[test]
+    fn programs_have_no_races(program in program(Shape::MINI, SIZE)) {
+        let image = assemble(&program.text())?;
+        let machine = load(&Shape::MINI.chip()?, &image, true)?;
+        let run = sanitize(&machine, &SanitizeOptions::default());
+        prop_assert!(run.result.is_ok());
+        let races = [Kind::ReadUnderWrite, Kind::WriteUnderRead, Kind::WriteUnderWrite];
+        let reports = &run.findings.reports;
+        prop_assert!(!reports.iter().any(|r| races.contains(&r.kind)), "{}", run.findings);
     }
 
     /// Text, object and disassembly are forms of one program.

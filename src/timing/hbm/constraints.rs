@@ -3,7 +3,8 @@
 //! Models: every minimum distance between two commands as one row of a [`Table`]: the part of the channel that it spans, the
 //! command before, the command after, the distance in half CK, and how many commands back it counts. Sources: JESD238 names and
 //! meanings; values from the device's timing table. Who reads it: [`super::device`], which keeps the earliest time of each command
-//! up to date, and [`super::legality`], which knows nothing else. Leaves out: power-down, mode registers, temperature.
+//! up to date, and [`super::legality`], which knows nothing else. Leaves out: power-down, mode registers, temperature,
+//! and the pairing of a precharge on the falling edge with the row command half a CK before it, which these rules already imply.
 //!
 //! A table holds times between *starts* of commands. The sheet counts from the last half CK of a command to the last of the next, so
 //! a row is 2 x CK + (half CK held by the first - half CK held by the second): ACT holds the row bus 3, PRE and refresh 1, a column
@@ -196,6 +197,7 @@ impl Table {
         );
         rule(Sid, READS, READS, d.ccds_ck, 1, "ccds");
         rule(Sid, WRITES, WRITES, d.ccds_ck, 1, "ccds");
+        // Of reads only: data of different dies meets on the way out. The reference has no such rule for writes either.
         rule(OtherSid, READS, READS, d.ccdr_ck, 1, "ccdr");
         rule(BankGroup, READS, READS, d.ccdl_ck, 1, "ccdl");
         rule(BankGroup, WRITES, WRITES, d.ccdl_ck, 1, "ccdl");

@@ -157,6 +157,7 @@ struct Feed {
 
 impl Port {
     /// Makes `head` the next request, with its time of arrival.
+    #[inline]
     fn fill(&mut self, injection: Injection, ready: Time) -> Result<(), TraceFileError> {
         while self.head.is_none() && self.index < self.limit {
             let Some(access) = self.source.next_access()? else {
@@ -197,16 +198,17 @@ impl Feed {
     /// Takes the request that comes first in the source, of those that have arrived and can be accepted.
     #[inline]
     fn take(&mut self, now: Time, controller: &Controller) -> Option<(Time, Access)> {
-        let can = |port: &Port| {
-            let (arrival, access) = port.head.as_ref()?;
-            let goes = *arrival <= now
-                && (controller.has_room(access.write) || controller.absorbs(access.line));
-            goes.then_some(port.index)
-        };
-        let ports = self.ports.iter_mut();
-        let (_, port) = ports
-            .filter_map(|port| Some((can(port)?, port)))
-            .min_by_key(|(index, _)| *index)?;
+        let mut first: Option<&mut Port> = None;
+        for port in &mut self.ports {
+            if let Some((arrival, access)) = &port.head
+                && *arrival <= now
+                && (controller.has_room(access.write) || controller.absorbs(access.line))
+                && first.as_ref().is_none_or(|other| port.index < other.index)
+            {
+                first = Some(port);
+            }
+        }
+        let port = first?;
         let (arrival, access) = port.head.take()?;
         match self.injection {
             Injection::Saturating => Some((now, access)),

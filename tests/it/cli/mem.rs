@@ -35,6 +35,20 @@ fn figures_of_a_reference_run_are_in_the_contracts_keys() {
 }
 
 #[test]
+fn the_table_holds_every_row_of_the_reference() {
+    let v = json(0, &["mem", "--table"]);
+    assert_eq!(v["rows"].as_array().unwrap().len(), 177 + 77 + 40);
+    assert_eq!(v["outside"].as_array().unwrap().len(), 0);
+    let first = &v["rows"][0];
+    assert_eq!(first["ours"]["cycles_ck"], first["reference"]["cycles_ck"]);
+    let (stdout, _) = exits(0, &["mem", "--table"]);
+    assert!(
+        stdout.contains("c5b1c3a") && stdout.contains(" 0 outside"),
+        "{stdout}"
+    );
+}
+
+#[test]
 fn settings_reach_the_controller() {
     let case = |more: &[&str]| {
         let base = ["--pattern", "mix21", "--requests", "3000"];

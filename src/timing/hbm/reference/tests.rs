@@ -33,6 +33,8 @@ fn rows_agree_with_the_reference() {
             ("utilisation", ours.utilisation, theirs.utilisation, 1e-4),
             ("row hits", ours.row_hit, theirs.row_hit, 1e-4),
             ("mean", ours.mean_ns, theirs.mean_ns, 0.1),
+            ("p50", ours.p50_ns, theirs.p50_ns, 0.1),
+            ("p95", ours.p95_ns, theirs.p95_ns, 0.1),
             ("p99", ours.p99_ns, theirs.p99_ns, 0.1),
             (
                 "source mean",
