@@ -61,8 +61,7 @@ struct Slot {
 struct RunOf {
     /// Its end, or [`Schedule::OPEN`].
     last: Ps,
-    stack: u32,
-    /// Of the stack's port.
+    /// Its time at the stack's port.
     service: Ps,
 }
 
@@ -187,22 +186,21 @@ impl Global {
                         tag,
                     };
                     let schedule = self.model.submit(now, run);
-                    let stack = channel / channels_per_stack;
+                    let stack = (channel / channels_per_stack) as usize;
                     let service = world.share(bytes, width);
                     slot.runs.push(RunOf {
                         last: schedule.last,
-                        stack,
                         service,
                     });
                     slot.open += u32::from(schedule.is_open());
                     let port = match direction {
-                        Direction::Read => &mut self.stack_out[stack as usize],
-                        Direction::Write => &mut self.stack_in[stack as usize],
+                        Direction::Read => &mut self.stack_out[stack],
+                        Direction::Write => &mut self.stack_in[stack],
                     };
                     port.bytes += bytes;
                     let done = match direction {
-                        // Booked when its data's time is known.
-                        Direction::Read if schedule.is_open() => now,
+                        // It holds its place; when its data is there is seen later.
+                        Direction::Read if schedule.is_open() => port.serve(now, service).1,
                         Direction::Read => port.serve_ready(now, schedule.first, service),
                         Direction::Write => port.serve(now, service).1,
                     };
@@ -253,9 +251,7 @@ impl Global {
             if run.last == Schedule::OPEN {
                 slot.open -= 1;
                 if slot.direction == Some(Direction::Read) {
-                    let port = &mut self.stack_out[run.stack as usize];
-                    let done = port.serve_ready(now, schedule.first, run.service);
-                    slot.ports = slot.ports.max(done);
+                    slot.ports = slot.ports.max(schedule.first + run.service);
                 }
             }
             run.last = schedule.last;

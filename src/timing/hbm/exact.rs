@@ -409,7 +409,7 @@ impl Channel {
     /// Whether the first that waits in a direction finds room.
     #[inline]
     fn can_enter(&self, kind: usize, waiting: &Waiting) -> bool {
-        self.controller.has_room(kind == 1) || self.controller.absorbs(waiting.burst)
+        self.controller.has_room(kind == 1) || self.hazard && self.controller.absorbs(waiting.burst)
     }
 
     /// Lets a burst enter the controller: of those that can, that of the oldest run.
@@ -445,9 +445,7 @@ impl Channel {
         let before = self.controller.queues.len[kind];
         let (tag, write) = (u64::from(run), kind == 1);
         let sink = &mut self.runs;
-        let taken = self
-            .controller
-            .accept(now, tag, burst, &place, write, sink);
+        let taken = self.controller.accept(now, tag, burst, &place, write, sink);
         debug_assert!(taken, "room was checked");
         if self.controller.queues.len[kind] > before {
             self.runs.account.entered(place.pc, now);
@@ -506,8 +504,8 @@ impl Channel {
         let mut bound = FAR;
         if reads > 0 {
             // Rounded down, for many channels to be looked at together.
-            let grain = (self.read_latency / 2 + 1).next_power_of_two() / 2;
-            bound = (self.next + self.read_latency) & !(grain - 1);
+            let grain = 1 << (self.read_latency / 8).max(1).ilog2();
+            bound = (self.next + self.read_latency) & !(grain - 1u64);
         }
         if writes > 0
             && let Some(head) = self.waiting[1].front()

@@ -111,7 +111,10 @@ fn kernels_on_exact_channels() {
         chip.hbm.model = ChannelModel::Exact;
         let exact = check(&chip, &kernel(name));
         let ratio = exact as f64 / first_order as f64;
-        assert!((0.8..1.25).contains(&ratio), "{name}: {exact} against {first_order}");
+        assert!(
+            (0.8..1.25).contains(&ratio),
+            "{name}: {exact} against {first_order}"
+        );
     }
 }
 
