@@ -30,7 +30,7 @@
 //!
 //! | directive | meaning |
 //! |---|---|
-//! | `.tensor NAME, hbm\|csram\|tsram, DTYPE, [d0, ..], payload\|control [, INIT] [, at OFFSET]` | declares a tensor. INIT: `none`, `zero`, `iota`, `normal(SEED)`, `values(1.5, -2, ..)`. Without `at` it goes behind all tensors of its memory so far, at a multiple of 256 bytes; tensors overlap only by `at` |
+//! | `.tensor NAME, hbm\|csram\|tsram, DTYPE, [d0, ..], payload\|control [, INIT] [, at OFFSET] [, pitch BYTES]` | declares a tensor. INIT: `none`, `zero`, `iota`, `normal(SEED)`, `values(1.5, -2, ..)`. Without `at` it goes behind all tensors of its memory so far, at a multiple of 256 bytes; tensors overlap only by `at`. `pitch` is the bytes from a row of the last dimension to the next; without it rows follow each other without a gap, in types of 4 and 6 bits not even up to the next byte |
 //! | `.align BYTES` | the alignment of the next tensor instead of 256 |
 //! | `.expect NAME, INIT` | what the tensor must hold at the end: the program checks itself |
 //! | `.const NAME, e0, ..` | appends words to the constant table; `ldc rd, NAME(rs)`. `_` appends without a name; labels are those of the section it stands in |

@@ -17,7 +17,7 @@ pub struct Args {
     /// Another extent than the model's; repeatable
     #[arg(long, value_name = "NAME=N", value_parser = model::extent)]
     shape: Vec<(String, u64)>,
-    /// Another element type than the model's: bf16 or fp8
+    /// Another element type than the model's: bf16 or fp8; of a matmul any that `bench matmul` takes
     #[arg(long)]
     dtype: Option<String>,
     /// Say how the work is tiled and scheduled, and what bounds it

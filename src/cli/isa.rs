@@ -1,6 +1,7 @@
 //! `isa list|show|doc`: the instruction set, from the data that also makes encoder, assembler and executor types.
 
 use super::{CliError, Context, performance};
+use crate::asm::PSEUDO;
 use crate::chip::Chip;
 use crate::isa::doc::{self, choices, kind_name, unit_name};
 use crate::isa::{INFO, ISA_VERSION, InstInfo, UNIT_DOCS, text::mnemonic};
@@ -65,11 +66,15 @@ fn find(name: &str) -> Result<&'static InstInfo, CliError> {
     let kin: Vec<&str> = INFO
         .iter()
         .map(|i| i.name)
-        .filter(|n| n.starts_with(name) || name.starts_with(n))
+        .filter(|n| !name.is_empty() && (n.starts_with(name) || name.starts_with(n)))
         .collect();
-    let hint = match kin.is_empty() {
-        true => "; `isa list` lists them".to_owned(),
-        false => format!("; near it: {}", kin.join(", ")),
+    let pseudo = PSEUDO.iter().find(|p| p.0 == name);
+    let hint = match (pseudo, kin.is_empty()) {
+        (Some((_, _, expansion, _)), _) => {
+            format!("; the assembler writes `{expansion}` for this pseudo-instruction")
+        }
+        (None, true) => "; `isa list` lists them".to_owned(),
+        (None, false) => format!("; near it: {}", kin.join(", ")),
     };
     Err(CliError::usage(format!(
         "no instruction is named `{name}`{hint}"

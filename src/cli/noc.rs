@@ -23,19 +23,39 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "uniform")]
     traffic: TrafficName,
     /// Flits of a packet
-    #[arg(long, value_name = "P", default_value_t = 1)]
+    #[arg(
+        long,
+        value_name = "P",
+        allow_negative_numbers = true,
+        default_value_t = 1
+    )]
     packet_flits: u32,
     /// Offered load in flits per node and cycle
-    #[arg(long, value_name = "R", default_value_t = 0.1)]
+    #[arg(
+        long,
+        value_name = "R",
+        allow_negative_numbers = true,
+        default_value_t = 0.1
+    )]
     rate: f64,
     /// detailed: flits, virtual channels, credits; fast: whole packets book links
     #[arg(long, value_enum, default_value = "detailed")]
     router: RouterName,
     /// Cycles measured, after a quarter of them to warm up
-    #[arg(long, value_name = "N", default_value_t = 40_000)]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value_t = 40_000
+    )]
     cycles: u64,
     /// Seed of the traffic
-    #[arg(long, default_value_t = 12345)]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value_t = 12345
+    )]
     seed: u64,
     /// Print the 4x4 curves of the reference beside both routers, and run nothing else
     #[arg(long, conflicts_with_all = ["mesh", "traffic", "packet_flits", "rate", "router"])]
@@ -127,24 +147,30 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         }
         return context.print_json(Value::Object(fields));
     }
-    let shown = |x: Option<f64>| x.map_or("none".to_owned(), |x| format!("{x:.2}"));
+    let shown = |x: Option<f64>, unit| match x {
+        Some(x) => format!("{x:.2} {unit}"),
+        None => "unknown: no measured packet arrived".to_owned(),
+    };
     let mut out = String::new();
     // Writing to a string cannot fail.
     let _ = writeln!(
         out,
         "{0}x{0} mesh, {1} traffic, {2}-flit packets, {3} flits/node/cycle offered, {4} router\n\
-         latency    {5} cycles from creation to tail, source queue included\n\
+         latency    {5}\n\
          accepted   {6:.4} flits/node/cycle\n\
-         hops       {7} routers\n\
+         hops       {7}\n\
          packets    {8} measured over {9} cycles",
         args.mesh,
         options.pattern.name(),
         options.packet_flits,
         options.rate,
         args.router.name(),
-        shown(m.latency_cycles),
+        shown(
+            m.latency_cycles,
+            "cycles from creation to tail, source queue included"
+        ),
         m.accepted,
-        shown(m.hops),
+        shown(m.hops, "routers"),
         m.packets,
         options.measure,
     );

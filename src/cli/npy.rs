@@ -133,7 +133,7 @@ fn header(bytes: &[u8]) -> Result<(Header, usize), String> {
     let end = start + length;
     if end > HEADER_LIMIT {
         return Err(format!(
-            "a header of {length} bytes, at most {HEADER_LIMIT}"
+            "the header ends at byte {end}, must end by byte {HEADER_LIMIT}"
         ));
     }
     let text = bytes.get(start..end).ok_or("ends inside the header")?;
@@ -315,7 +315,7 @@ mod tests {
             (b"hello".to_vec(), "does not begin"),
             (b"\x93NUMPY".to_vec(), "ends inside"),
             (b"\x93NUMPY\x09\x00\x00\x00".to_vec(), "version 9"),
-            (b"\x93NUMPY\x02\x00\xff\xff\xff\xff".to_vec(), "at most"),
+            (b"\x93NUMPY\x02\x00\xff\xff\xff\xff".to_vec(), "must end by"),
             (b"\x93NUMPY\x01\x00\xff\x00{".to_vec(), "ends inside"),
             (file("{}", &[]), "is not NumPy's"),
             (file(plain, &[0; 7]), "fewer than the 8 bytes"),

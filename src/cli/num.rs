@@ -56,7 +56,7 @@ enum NumCommand {
 type Text<'a> = Cow<'a, str>;
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 struct DecodeLine<'a> {
     #[serde(borrow)]
     format: Text<'a>,
@@ -65,7 +65,7 @@ struct DecodeLine<'a> {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 struct RoundLine<'a> {
     #[serde(borrow)]
     f32: Text<'a>,
@@ -80,7 +80,7 @@ struct RoundLine<'a> {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 struct QuantiseLine<'a> {
     #[serde(borrow)]
     to: Text<'a>,
@@ -91,7 +91,7 @@ struct QuantiseLine<'a> {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 struct DotLine<'a> {
     #[serde(borrow)]
     a: Text<'a>,
@@ -112,14 +112,14 @@ struct DotLine<'a> {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a string, or a list of two strings")]
 enum ScaleText<'a> {
     Whole(#[serde(borrow)] Text<'a>),
     Halves(#[serde(borrow)] [Text<'a>; 2]),
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 struct FunctionLine<'a> {
     #[serde(borrow)]
     function: Text<'a>,

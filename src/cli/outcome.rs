@@ -1,6 +1,7 @@
 //! Showing a run: the metrics as a compact text, and the result with its exit code.
 
 use super::{CliError, Context};
+use crate::machine::sanitize::report::counted;
 use crate::machine::{Findings, Mismatch};
 use crate::report::table::{bytes, duration, grouped};
 use crate::report::{Check, KindStalls, Metrics, Table};
@@ -30,8 +31,8 @@ pub fn show(
         let first = found?.reports.first()?;
         Some(CliError::Sanitizer {
             message: format!(
-                "the sanitizer reports {} cases, the first: {first}",
-                found?.count
+                "the sanitizer reports {}, the first: {first}",
+                counted(found?.count, "case")
             ),
         })
     });

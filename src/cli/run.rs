@@ -61,6 +61,14 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
             return Err(CliError::usage(format!("--input {name} is given twice")));
         }
     }
+    for (i, (_, path)) in args.output.iter().enumerate() {
+        if args.output[..i].iter().any(|(_, before)| before == path) {
+            return Err(CliError::usage(format!(
+                "two --output flags write {}",
+                path.display()
+            )));
+        }
+    }
     let (image, compile_s) = program(&args.program, &chip)?;
     let image = Arc::new(image);
     let program = args.program.display().to_string();

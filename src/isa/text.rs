@@ -4,6 +4,7 @@
 //! instruction prints. Leaves out: lexing and expressions, which are the assembler's ([`crate::asm`]); it reads operands in
 //! the order [`Syntax`] gives. Invariant: printing then assembling gives the same word.
 
+use super::image::Image;
 use super::{FieldInfo, FieldKind, INFO, Inst, InstInfo};
 use std::fmt::Write;
 use std::sync::OnceLock;
@@ -111,6 +112,22 @@ impl Names for PlainNames {
 
     fn kernel(&self, index: i64) -> String {
         index.to_string()
+    }
+}
+
+/// Kernels by their names in a program, targets as signed distances: for messages and listings.
+pub struct ProgramNames<'a>(pub &'a Image);
+
+impl Names for ProgramNames<'_> {
+    fn target(&self, offset: i64) -> String {
+        format!("{offset:+}")
+    }
+
+    fn kernel(&self, index: i64) -> String {
+        let kernel = usize::try_from(index)
+            .ok()
+            .and_then(|i| self.0.kernels.get(i));
+        kernel.map_or_else(|| index.to_string(), |k| k.name.clone())
     }
 }
 

@@ -139,7 +139,7 @@ impl DeadlockReport {
                         units: vec![b.unit],
                         queue: b.queue,
                         place: image.place(section, b.pc as usize),
-                        instruction: instruction_text(section, b.pc),
+                        instruction: instruction_text(image, section, b.pc),
                         on: b.on.clone(),
                         pending: Vec::new(),
                         lines: Vec::new(),
@@ -164,7 +164,7 @@ impl DeadlockReport {
                 .map(|op| Signaller {
                     holder: format!("{} {}", op.unit, op.queue),
                     place: image.place(image.program(processor(op.unit)), op.pc as usize),
-                    instruction: instruction_text(image.program(processor(op.unit)), op.pc),
+                    instruction: instruction_text(image, image.program(processor(op.unit)), op.pc),
                 })
                 .collect();
             entry.lines = program_lines(image, processor(entry.units[0]), &missing);
@@ -205,7 +205,7 @@ fn program_lines(image: &Image, to: Processor, sems: &[u16]) -> Vec<Signaller> {
                 lines.push(Signaller {
                     holder: holder.to_owned(),
                     place: image.place(section, word),
-                    instruction: instruction_text(section, word as u32),
+                    instruction: instruction_text(image, section, word as u32),
                 });
             }
         }

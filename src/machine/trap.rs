@@ -256,10 +256,10 @@ pub fn processor(unit: UnitId) -> Processor {
     }
 }
 
-/// Text of the instruction at a word, empty past the end.
-pub fn instruction_text(section: &Section, word: u32) -> String {
+/// Text of the instruction at a word of one of the image's sections, empty past the end.
+pub fn instruction_text(image: &Image, section: &Section, word: u32) -> String {
     let inst = section.insts.get(word as usize);
-    inst.map_or_else(String::new, |i| text::print(i, &text::PlainNames))
+    inst.map_or_else(String::new, |i| text::print(i, &text::ProgramNames(image)))
 }
 
 impl Trap {
@@ -278,7 +278,7 @@ impl Trap {
             unit,
             pc,
             place: image.place(section, pc as usize),
-            instruction: instruction_text(section, pc),
+            instruction: instruction_text(image, section, pc),
             kind,
         }
     }

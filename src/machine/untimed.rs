@@ -70,6 +70,8 @@ pub trait Observer {
         bytes: Range<u64>,
         write: bool,
     ) -> Result<(), RunError>;
+    /// A processor took these conversion flags of its unit by the instruction at `pc`.
+    fn flags_taken(&mut self, unit: UnitId, pc: u32, flags: u8);
 }
 
 /// A unit's processor between steps, and its queues.
@@ -462,11 +464,15 @@ fn run_steps(
         let running = !core.halted;
         // Before the step, which may overwrite the address.
         let access = observer.is_some().then(|| core.access(&ctx)).flatten();
-        let pc = core.pc;
+        let (pc, flags) = (core.pc, core.flags);
         let stepped = core.step(&mut ctx);
         let action = stepped.map_err(|kind| Trap::at(image, unit, core.pc, kind))?;
         if let (Some((bytes, write)), Some(observer)) = (access, &mut observer) {
             observer.accessed(unit, pc, bytes, write)?;
+        }
+        let taken = flags & !core.flags;
+        if let (1.., Some(observer)) = (taken, &mut observer) {
+            observer.flags_taken(unit, pc, taken);
         }
         done += u64::from(running);
         *spin = match &action {

@@ -16,6 +16,8 @@
 //!
 //! # From another crate
 //!
+//! With a checkout beside it, `path = ".."` instead of the version.
+//!
 //! ```toml
 //! [dev-dependencies]
 //! proptest = { version = "1.12", default-features = false, features = ["std"] }
@@ -32,19 +34,24 @@
 //! proptest! {
 //!     # #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
 //!     // NaNs and both zeros included: the bits are the same.
+//!     # /*
+//!     #[test]
+//!     # */
 //!     fn vmax_commutes(s in vector_state()) {
 //!         let (ab, ba) = (s.run("vmax.f32 v9, v0, v1 ?p3")?, s.run("vmax.f32 v9, v1, v0 ?p3")?);
 //!         prop_assert_eq!(ab, ba);
 //!     }
 //!
 //!     // What E4M3 holds survives a second conversion.
+//!     # /*
+//!     #[test]
+//!     # */
 //!     fn e4m3_is_idempotent(s in vector_state()) {
 //!         let round_trip = "vcvt.e4m3.f32 v8, v0, 0, 0\nvcvt.f32.e4m3 v0, v8, 0, 0";
 //!         let once = s.run(round_trip)?;
 //!         prop_assert_eq!(once.run(round_trip)?.v, once.v);
 //!     }
 //! }
-//! # // `#[test]` stands before each in a test file.
 //! # vmax_commutes();
 //! # e4m3_is_idempotent();
 //! ```

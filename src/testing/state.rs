@@ -25,8 +25,9 @@ const SCALARS: usize = 12;
 /// Registers of a control processor that hold state: r1 to r30.
 const REGISTERS: usize = 30;
 
-/// The registers of a vector kernel.
-#[derive(Clone, Debug, PartialEq)]
+/// The registers of a vector kernel. Its `Debug` form, which proptest prints for a failing case, has a line for each register
+/// that is not zero: 32-bit lanes in hexadecimal, `x3` after one that stands three times; predicates as ranges of lanes that are on.
+#[derive(Clone, PartialEq)]
 pub struct VectorState {
     /// v0 to v31, 512 bytes each.
     pub v: Vec<Vec<u8>>,
@@ -34,6 +35,50 @@ pub struct VectorState {
     pub p: Vec<Vec<bool>>,
     /// s1 to s12.
     pub s: [u64; SCALARS],
+}
+
+/// Equal neighbours once, each with their number.
+fn runs<T: Copy + PartialEq>(items: &[T]) -> impl Iterator<Item = (T, usize)> {
+    items.chunk_by(|a, b| a == b).map(|run| (run[0], run.len()))
+}
+
+impl std::fmt::Debug for VectorState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("VectorState, registers not shown are zero:")?;
+        for (i, register) in self.v.iter().enumerate() {
+            if register.iter().all(|b| *b == 0) {
+                continue;
+            }
+            write!(f, "\n  v{i} =")?;
+            if let Some(same) = self.v[..i].iter().position(|before| before == register) {
+                write!(f, " v{same}")?;
+                continue;
+            }
+            for (word, count) in runs(&self.words(i)) {
+                match count {
+                    1 => write!(f, " {word:08x}")?,
+                    _ => write!(f, " {word:08x} x{count}")?,
+                }
+            }
+        }
+        for (i, lanes) in self.p.iter().enumerate().skip(1) {
+            if !lanes.contains(&true) {
+                continue;
+            }
+            write!(f, "\n  p{i} on in")?;
+            let mut first = 0;
+            for (on, count) in runs(lanes) {
+                if on {
+                    write!(f, " {first}..{}", first + count)?;
+                }
+                first += count;
+            }
+        }
+        for (i, s) in self.s.iter().enumerate().filter(|(_, s)| **s != 0) {
+            write!(f, "\n  s{} = {s:#x}", i + 1)?;
+        }
+        Ok(())
+    }
 }
 
 impl VectorState {
@@ -243,4 +288,28 @@ pub fn control_state() -> impl Strategy<Value = ControlState> {
     prop::collection::vec(register, REGISTERS).prop_map(|r| ControlState {
         r: std::array::from_fn(|i| r[i]),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_case_prints_as_a_few_lines() {
+        let mut state = VectorState {
+            v: vec![vec![0; VECTOR_BYTES]; VECTORS],
+            p: vec![vec![false; LANES]; PREDICATES],
+            s: [0; SCALARS],
+        };
+        state.v[2][..8].copy_from_slice(&[0, 0, 0x80, 0x3f, 0, 0, 0x80, 0x3f]);
+        state.v[7] = state.v[2].clone();
+        state.p[0].fill(true);
+        state.p[3][4..9].fill(true);
+        state.p[3][LANES - 1] = true;
+        state.s[11] = 48;
+        let wanted = "VectorState, registers not shown are zero:\n  v2 = 3f800000 x2 00000000 x126\n  v7 = v2\n  \
+                      p3 on in 4..9 255..256\n  s12 = 0x30";
+        assert_eq!(format!("{state:?}"), wanted);
+        assert_eq!(format!("{state:#?}"), wanted);
+    }
 }

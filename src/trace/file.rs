@@ -60,21 +60,6 @@ pub struct Listing {
     pub chip: Vec<Word>,
 }
 
-struct ProgramNames<'a>(&'a Image);
-
-impl text::Names for ProgramNames<'_> {
-    fn target(&self, offset: i64) -> String {
-        format!("{offset:+}")
-    }
-
-    fn kernel(&self, index: i64) -> String {
-        let kernel = usize::try_from(index)
-            .ok()
-            .and_then(|i| self.0.kernels.get(i));
-        kernel.map_or_else(|| index.to_string(), |k| k.name.clone())
-    }
-}
-
 impl Listing {
     /// The listing of a program.
     pub fn new(image: &Image) -> Listing {
@@ -84,7 +69,7 @@ impl Listing {
                 .map(|(inst, line)| Word {
                     file: line.file,
                     line: line.line,
-                    text: text::print(inst, &ProgramNames(image)),
+                    text: text::print(inst, &text::ProgramNames(image)),
                 })
                 .collect()
         };

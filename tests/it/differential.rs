@@ -110,7 +110,8 @@ fn hold(unit: impl Fn(&InstInfo) -> bool) {
     for info in INFO.iter().filter(|info| unit(info)) {
         if let Some((program, difference)) = search(info.op, cases(), &|_| {}) {
             let text = program.text();
-            failures.push(format!("`{}`: {difference}\n{text}", info.name));
+            let run = compare::command();
+            failures.push(format!("`{}`: {difference}\n# {run}\n{text}", info.name));
         }
     }
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));

@@ -1,7 +1,8 @@
 //! Tensor unit operations: matrix products into the accumulator RAM, and the ways in and out of it.
 //!
 //! Models: operand storage orders, decoding, the accumulation rule of [`crate::num::gemm`] with K-blocks of 32, or of 8
-//! for BF16, block scales from their arrays, the chip's mode of accumulation. Leaves out: block steps and ports. Invariant: operands were checked when the operation was pushed.
+//! for BF16, block scales from their arrays, the chip's mode of accumulation. Leaves out: block steps and ports. Invariant:
+//! operands were checked when the operation was pushed.
 
 use crate::chip::cost;
 use crate::isa::{AOrder, BOrder, Dtype, MmMode, ScaleType};

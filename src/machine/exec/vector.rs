@@ -3,8 +3,8 @@
 //! Models: vector and predicate registers, loads and stores in the own TSRAM, every vector instruction. Leaves out:
 //! control flow and scalar registers ([`super::kernel`]), slots and latencies. Conventions: lane i of a type is bytes
 //! `i * size ..` of the register, little endian, also for the types of 8 bits, which fill its lower half; a load clears
-//! what it does not fill; codes of 4 and 6 bits are one a byte, as types of 8 bits ([`super::convert`]); a predicate has one bit a lane, and instructions that write one turn off the lanes past the
-//! type's last. Invariant: a kernel touches only the own TSRAM. Without data a kernel only computes the addresses and
+//! what it does not fill; codes of 4 and 6 bits are one a byte, as types of 8 bits ([`super::convert`]); a predicate has one
+//! bit a lane, and instructions that write one turn off the lanes past the type's last. Invariant: a kernel touches only the own TSRAM. Without data a kernel only computes the addresses and
 //! lanes it would store to, and a store that would change a control tensor is an error.
 
 use super::convert::{self, Mode};

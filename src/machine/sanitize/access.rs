@@ -8,7 +8,7 @@ use super::footprint;
 use super::kernel;
 use super::observe::{Arrival, Sanitizer, Who};
 use super::report::{Kind, MAX_REPORTS};
-use super::shadow::{Access, Knows, Shadow};
+use super::shadow::{Access, Knows, Problem, Shadow};
 use crate::isa::image::{Class, Init};
 use crate::machine::exec::transfer;
 use crate::machine::load::Machine;
@@ -47,6 +47,23 @@ impl Knows for Knowledge<'_> {
 }
 
 impl Sanitizer {
+    /// A processor that knows `clock` took flags of its unit: tells of those whose operation may not be over yet.
+    pub(super) fn take_flags(&mut self, who: Who, flags: u8, clock: &Clock) {
+        for bit in (0..8).filter(|bit| flags >> bit & 1 == 1) {
+            let Some((setter, access)) = self.flag_setters.remove(&(who.unit, bit)) else {
+                continue;
+            };
+            let knows = Knowledge {
+                clock,
+                arrivals: &self.arrivals,
+                unit: Some(who.unit),
+            };
+            if !knows.write(&access) {
+                self.early_flag(setter, bit, who);
+            }
+        }
+    }
+
     /// The shadow of a memory, taken out so that the rest can be used beside it.
     fn take_shadow(&mut self, place: Place) -> Shadow {
         if let Some(shadow) = self.shadows.remove(&place) {
@@ -100,7 +117,10 @@ impl Sanitizer {
             if full {
                 return;
             }
+            let crosses = !shadow.in_one_tensor(&bytes);
+            let (mut outside, whole) = (false, bytes.clone());
             let mut found = |problem, bytes| {
+                outside |= problem == Problem::Outside;
                 if problems.len() < MAX_REPORTS {
                     problems.push((problem, bytes));
                 }
@@ -108,6 +128,9 @@ impl Sanitizer {
             match write {
                 true => shadow.write(bytes, access, &knows, &mut found),
                 false => shadow.read(bytes, access, &knows, &mut found),
+            }
+            if crosses && !outside && problems.len() < MAX_REPORTS {
+                problems.push((Problem::Crosses, whole));
             }
         });
         self.put_shadow(place, shadow)?;

@@ -5,17 +5,20 @@
 //! its signals, operations of a queue retire in order, and those of the tensor unit and of the vector processor take
 //! effect one after another. `signal.dest` tells that the bytes of one transfer are at one destination, and no more. Nothing
 //! else orders: transfers of a channel overlap, and when things happen in a run proves nothing. Two accesses to the same
-//! bytes, one a write, must be ordered; bytes that are read must have been written; all bytes belong to a tensor.
+//! bytes, one a write, must be ordered; bytes that are read must have been written; all bytes belong to a tensor,
+//! and contiguous ones to one tensor.
 //! ([`clock`], [`shadow`], [`footprint`], [`kernel`]; [`observe`] puts them together, [`report`] is what they found.)
 //!
 //! Accumulators need no order beyond their queue, but what is read of them must have been written. A semaphore overflow is
 //! the machine's trap, reported with both operations. A semaphore is balanced at exit if it holds no more tokens than its
-//! own unit's processor put there by `sem.post` before anything was taken from it: so buffers that start and end free are
-//! balanced, and a signal that nobody waits for is not. A sticky conversion flag that is set at exit is told with the
-//! operation that set it; without data there are no flags.
+//! own processor put there by `sem.post` before anything was taken from it, or, if anything is taken, other processors
+//! before they knew of that: so buffers that start and end free are balanced, and a signal that nobody waits for is not.
+//! A sticky conversion flag that is set at exit, or that a `rdflags` took without being ordered after it, is told with
+//! the operation that set it; without data there are no flags.
 //!
 //! Leaves out: contents (an order that a value read makes, such as polling memory or `sem.read`, is none); loads and
-//! stores under a predicate made by a comparison; transfers that overlap themselves; chips beyond one.
+//! stores under a predicate made by a comparison; operations that set a flag which is set already; transfers that overlap
+//! themselves; chips beyond one.
 //!
 //! Invariants: the machine is run as a copy and never changed; the verdict on two operations does not depend on the order
 //! in which the run took them. What is unknown counts as unordered, never as ordered, but for the above.

@@ -96,6 +96,8 @@ pub(super) struct History {
     pub(super) tokens: Tokens,
     /// Tokens that its own processor put there before any was taken.
     pub(super) primed: u64,
+    /// The same of processors of other units: room that a receiver grants to a sender, which takes it.
+    pub(super) credits: u64,
     pub(super) last_post: Option<Who>,
     /// The last one that was no priming.
     pub(super) last_signal: Option<Who>,
@@ -140,7 +142,7 @@ pub struct Sanitizer {
     pub(super) launches: FxHashMap<Launch, Arc<Touched>>,
     /// Conversion flags of the unit before the operation at hand, and who set each flag.
     flags_before: u8,
-    pub(super) flag_setters: FxHashMap<(UnitId, u8), Who>,
+    pub(super) flag_setters: FxHashMap<(UnitId, u8), (Who, Access)>,
     denials: Denials,
     pub(super) findings: Findings,
     pub(super) reported: FxHashMap<Key, usize>,
@@ -267,9 +269,15 @@ impl Sanitizer {
     /// Adds a signal of `who` to a semaphore.
     fn post(&mut self, who: Who, post: Post, event: Event, clock: &Shared) {
         let history = self.histories.entry((post.unit, post.sem)).or_default();
-        let own = who.queue.is_none() && who.unit == post.unit;
-        if own && !history.tokens.taken_before(clock) {
-            history.primed += u64::from(post.n);
+        let processor = who.queue.is_none();
+        if processor && who.unit != post.unit {
+            history.last_signal = Some(who);
+        }
+        if processor && !history.tokens.taken_before(clock) {
+            match who.unit == post.unit {
+                true => history.primed += u64::from(post.n),
+                false => history.credits += u64::from(post.n),
+            }
         } else {
             history.last_signal = Some(who);
         }
@@ -405,24 +413,33 @@ impl Observer for Sanitizer {
 
     fn retired(&mut self, op: &MacroOp, machine: &Machine) {
         let set = flags(machine, op.unit) & !self.flags_before;
-        for bit in (0..8).filter(|bit| set >> bit & 1 == 1) {
-            self.flag_setters.insert((op.unit, bit), Who::of(op));
-        }
         let net = match &op.kind {
             OpKind::NetSignal(post) => Some(*post),
             _ => None,
         };
-        if net.is_none() && op.signals.is_empty() {
+        if net.is_none() && op.signals.is_empty() && set == 0 {
             return;
         }
+        let has_dest = |s: &Signal| matches!(s, Signal::Dest { .. });
+        let has_dest = op.signals.iter().any(has_dest);
+        let arrivals_at = if has_dest { self.arrivals.len() } else { 0 };
         let queue = self.queue(op.unit, op.queue);
         let event = Event {
             chain: queue.retirements,
             seq: queue.seq.saturating_sub(1),
         };
         let start = queue.clock.clone();
-        let has_dest = |s: &Signal| matches!(s, Signal::Dest { .. });
-        let arrivals = match op.signals.iter().any(has_dest) {
+        for bit in (0..8).filter(|bit| set >> bit & 1 == 1) {
+            let access = Access {
+                event,
+                pc: op.pc,
+                stamp: 0,
+                arrivals: arrivals_at as u32,
+            };
+            let setter = (Who::of(op), access);
+            self.flag_setters.insert((op.unit, bit), setter);
+        }
+        let arrivals = match has_dest {
             true => self.arrivals.last().cloned().unwrap_or_default(),
             false => Box::default(),
         };
@@ -502,5 +519,11 @@ impl Observer for Sanitizer {
         let done = self.access(who, (access, &clock), place, write, |out| out(bytes));
         self.core(unit).clock = clock;
         done
+    }
+
+    fn flags_taken(&mut self, unit: UnitId, pc: u32, flags: u8) {
+        let clock = std::mem::take(&mut self.core(unit).clock);
+        self.take_flags(Who::processor(unit, pc), flags, &clock);
+        self.core(unit).clock = clock;
     }
 }

@@ -4,7 +4,7 @@
 //! finding them. Invariant: of one operation, one case of each report is counted.
 
 use super::observe::{Key, Sanitizer, Who, flags};
-use super::report::{Bytes, Kind, MAX_REPORTS, Operation, Report, SemaphoreState};
+use super::report::{Bytes, Kind, MAX_REPORTS, Operation, Report, SemaphoreState, counted};
 use super::shadow::{Access, Problem};
 use crate::machine::load::Machine;
 use crate::machine::op::{Place, UnitId};
@@ -18,6 +18,27 @@ fn program(unit: UnitId) -> u8 {
         UnitId::Cluster(_) => 1,
         UnitId::Chip => 2,
     }
+}
+
+/// The edge that is missing between two operations.
+fn unordered(first: &Operation, second: &Operation) -> String {
+    let edge = match first.instruction == second.instruction {
+        false => format!("`{}` before `{}`", first.instruction, second.instruction),
+        // The text tells them apart no more than the line does.
+        true if (first.unit, &first.engine) == (second.unit, &second.engine) => {
+            format!(
+                "one `{}` of {} {} before the next",
+                first.instruction, first.unit, first.engine
+            )
+        }
+        true => format!(
+            "`{}` of {} {} before that of {} {}",
+            first.instruction, first.unit, first.engine, second.unit, second.engine
+        ),
+    };
+    format!(
+        "nothing orders {edge}: no wait of the latter, or before it, takes a signal that the former, or something after it, makes"
+    )
 }
 
 impl Sanitizer {
@@ -38,7 +59,7 @@ impl Sanitizer {
     ) {
         // Of a race within a unit, the one that comes later in its program is named first, whatever the run took first.
         let (kind, who, other) = match problem {
-            Problem::Outside => (Kind::OutsideAllocation, who, None),
+            Problem::Outside | Problem::Crosses => (Kind::OutsideAllocation, who, None),
             Problem::NeverWritten(read) => return self.never_written(&read, place, bytes),
             Problem::Write(other) | Problem::Read(other) => {
                 let wrote = matches!(problem, Problem::Write(_));
@@ -55,14 +76,36 @@ impl Sanitizer {
                 }
             }
         };
+        // The byte after those that the first one's tensor still holds.
+        let next = (problem == Problem::Crosses)
+            .then(|| Bytes::end_of_tensor(&self.image, place, bytes))
+            .flatten();
+        let next = next.and_then(|end| Bytes::new(&self.image, place, &(end..bytes.end)).tensor);
         let bytes = Some(Bytes::new(&self.image, place, bytes));
         self.report(kind, who, other, (bytes, None), |here, other| match other {
-            None => "no .tensor holds these bytes".to_owned(),
-            Some(other) => format!(
-                "nothing orders `{}` before `{}`: no wait of the latter, or before it, takes a signal that the former, or something after it, makes",
-                other.instruction, here.instruction
-            ),
+            None => match &next {
+                None => "no .tensor holds these bytes".to_owned(),
+                Some(next) => format!("they go on into `{next}`: no .tensor holds them all"),
+            },
+            Some(other) => unordered(other, here),
         });
+    }
+
+    /// A flag of `setter` that `reader` took, though nothing orders them.
+    pub(super) fn early_flag(&mut self, setter: Who, bit: u8, reader: Who) {
+        self.current.clear();
+        let other = Some(reader);
+        self.report(
+            Kind::UnreadFlag,
+            setter,
+            other,
+            (None, None),
+            |here, other| {
+                let edge = other.map_or_else(String::new, |other| unordered(here, other));
+                let unit = setter.unit;
+                format!("it set flag {bit} of {unit}, which another order leaves unread; {edge}")
+            },
+        );
     }
 
     fn never_written(&mut self, read: &Access, place: Place, bytes: &Range<u64>) {
@@ -162,7 +205,7 @@ impl Sanitizer {
         self.balance(machine);
         let mut setters: Vec<_> = self.flag_setters.drain().collect();
         setters.sort_unstable_by_key(|(key, _)| *key);
-        for ((unit, bit), who) in setters {
+        for ((unit, bit), (who, _)) in setters {
             if flags(machine, unit) >> bit & 1 == 0 {
                 continue;
             }
@@ -182,7 +225,9 @@ impl Sanitizer {
         for (unit, sem) in left {
             let value = machine.sems(unit).values[usize::from(sem)];
             let history = &self.histories[&(unit, sem)];
-            let (primed, take) = (history.primed, history.last_take);
+            let take = history.last_take;
+            let credits = take.map_or(0, |_| history.credits);
+            let primed = history.primed + credits;
             let Some(who) = history.last_signal.filter(|_| u64::from(value) > primed) else {
                 continue;
             };
@@ -198,10 +243,8 @@ impl Sanitizer {
                         Some(taker) => format!("`{}` took fewer than were signalled", taker.instruction),
                         None => "nothing waits for it".to_owned(),
                     };
-                    format!(
-                        "{} tokens are left beyond the {primed} that its own processor put there before any was taken: {wait}",
-                        u64::from(value) - primed
-                    )
+                    let left = counted(u64::from(value) - primed, "token");
+                    format!("{left} left beyond the {primed} that processors put there before any was taken: {wait}")
                 },
             );
         }

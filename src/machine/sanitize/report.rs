@@ -23,13 +23,13 @@ pub enum Kind {
     WriteUnderWrite,
     /// A read of bytes that nothing wrote.
     NeverWritten,
-    /// An access to bytes of no tensor.
+    /// An access to bytes of no tensor, or beyond the end of the tensor that it begins in.
     OutsideAllocation,
     /// A semaphore past its largest value.
     SemaphoreOverflow,
     /// A semaphore that ends with tokens that no wait took.
     SemaphoreImbalance,
-    /// An error flag that is set at exit and that no `rdflags` took.
+    /// An error flag that is set at exit, or that only a `rdflags` took that may come before it is set.
     UnreadFlag,
 }
 
@@ -41,7 +41,7 @@ impl Kind {
             Kind::WriteUnderRead => "write under a reader",
             Kind::WriteUnderWrite => "two unordered writes",
             Kind::NeverWritten => "read of bytes never written",
-            Kind::OutsideAllocation => "access outside every tensor",
+            Kind::OutsideAllocation => "access outside its tensor",
             Kind::SemaphoreOverflow => "semaphore overflow",
             Kind::SemaphoreImbalance => "semaphore imbalance at exit",
             Kind::UnreadFlag => "error flag never read",
@@ -70,7 +70,7 @@ impl Operation {
             unit,
             engine: queue.map_or_else(|| "processor".to_owned(), |q| q.to_string()),
             place: image.place(section, pc as usize),
-            instruction: instruction_text(section, pc),
+            instruction: instruction_text(image, section, pc),
         }
     }
 }
@@ -101,6 +101,15 @@ pub struct Bytes {
 }
 
 impl Bytes {
+    /// Where the tensor ends that holds most of `bytes` from the first one on, if any does.
+    pub fn end_of_tensor(image: &Image, place: Place, bytes: &std::ops::Range<u64>) -> Option<u64> {
+        let space: Space = place.space();
+        let tensors = image.tensors.iter().filter(|t| t.space == space);
+        let holds = tensors.filter(|t| t.offset <= bytes.start);
+        let ends = holds.map(|t| t.offset + t.bytes());
+        ends.filter(|end| *end > bytes.start).max()
+    }
+
     /// Bytes of a memory, named by the tensor that holds the first one.
     pub fn new(image: &Image, place: Place, bytes: &std::ops::Range<u64>) -> Bytes {
         let space: Space = place.space();
@@ -177,6 +186,14 @@ impl std::fmt::Display for Report {
     }
 }
 
+/// A number of things, with an s unless there is one.
+pub fn counted(n: u64, thing: &str) -> String {
+    match n {
+        1 => format!("1 {thing}"),
+        n => format!("{n} {thing}s"),
+    }
+}
+
 /// All problems of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Findings {
@@ -191,8 +208,9 @@ impl std::fmt::Display for Findings {
         if self.reports.is_empty() {
             return f.write_str("sanitizer: no reports");
         }
-        let (reports, cases) = (self.reports.len(), self.count);
-        write!(f, "sanitizer: {reports} reports of {cases} cases")?;
+        let reports = counted(self.reports.len() as u64, "report");
+        let cases = counted(self.count, "case");
+        write!(f, "sanitizer: {reports} of {cases}")?;
         for report in &self.reports {
             write!(f, "\n  {report}")?;
         }

@@ -53,6 +53,8 @@ struct Segment {
 pub enum Problem {
     /// The bytes are in no tensor.
     Outside,
+    /// They begin in one tensor and go on in another.
+    Crosses,
     /// This read, which came before, found them without contents.
     NeverWritten(Access),
     /// This write is not known to be over.
@@ -75,6 +77,8 @@ pub struct Shadow {
     segments: BTreeMap<u64, Segment>,
     /// Ranges and readers: the measure of what this takes.
     entries: usize,
+    /// What was declared.
+    tensors: Vec<Range<u64>>,
 }
 
 impl Shadow {
@@ -83,11 +87,18 @@ impl Shadow {
         self.entries
     }
 
+    /// Whether one tensor holds all of these bytes.
+    pub fn in_one_tensor(&self, bytes: &Range<u64>) -> bool {
+        let holds = |t: &Range<u64>| t.start <= bytes.start && bytes.end <= t.end;
+        self.tensors.iter().any(holds)
+    }
+
     /// Makes bytes part of a tensor, written or not before the program starts. Tensors may overlap: written in one is written.
     pub fn declare(&mut self, bytes: Range<u64>, written: bool) {
         if bytes.is_empty() {
             return;
         }
+        self.tensors.push(bytes.clone());
         let mut at = bytes.start;
         self.split(bytes.start);
         self.split(bytes.end);

@@ -18,20 +18,29 @@ const EXECUTOR_STEPS: u64 = 1 << 20;
 /// Bytes from the start of the HBM, and before its end, that are compared.
 const HBM_COMPARED: u64 = 0x10000;
 
+/// What the chip of these tests has else than `mini`.
+const SETTINGS: [&str; 5] = [
+    "clusters=2",
+    "tsram.size=64 KiB",
+    "csram.size=64 KiB",
+    "semaphores.count=64",
+    "queue.depth=2",
+];
+
 /// The chip of these tests: two clusters of two tiles, memories that can be compared whole.
 pub static CHIP: LazyLock<Arc<Chip>> = LazyLock::new(|| {
     let mut chip = Chip::preset("mini").unwrap();
-    for setting in [
-        "clusters=2",
-        "tsram.size=64 KiB",
-        "csram.size=64 KiB",
-        "semaphores.count=64",
-        "queue.depth=2",
-    ] {
+    for setting in SETTINGS {
         chip.set(setting).unwrap();
     }
     Arc::new(chip)
 });
+
+/// The command that runs a program, saved as `case.s`, on the chip of these tests.
+pub fn command() -> String {
+    let settings = SETTINGS.map(|s| format!(" --set \"{s}\"")).concat();
+    format!("tilewright run case.s --untimed --chip mini{settings}")
+}
 
 /// What instructions depend on of it.
 pub static NUMBERS: LazyLock<Numbers> = LazyLock::new(|| Numbers {

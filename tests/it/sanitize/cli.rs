@@ -69,10 +69,7 @@ fn reports_are_exit_code_1_in_every_mode() {
     }
     let (code, stdout, stderr) = tilewright(&["run", file, "--sanitize"]);
     assert_eq!(code, Some(1));
-    assert!(
-        stdout.contains("sanitizer: 1 reports of 1 cases"),
-        "{stdout}"
-    );
+    assert!(stdout.contains("sanitizer: 1 report of 1 case"), "{stdout}");
     assert!(stderr.contains("read with a write in flight"), "{stderr}");
 }
 

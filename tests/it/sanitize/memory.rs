@@ -84,6 +84,12 @@ fn bytes_of_no_tensor_are_found() {
         &tile_0(" li r10, TABLE\n sd r9, 60(r10) # A"),
         &[(OutsideAllocation, 'A', '-')],
     );
+    // Into the tensor behind: every byte is in one, but no tensor holds them all.
+    let text =
+        tile_0(" addi r10, r3, 1000\n signal 0, 1\n dma.u8.u8 0, r10, r1, r9 # A\n sem.wait 0, 1");
+    reports(&text, &[(OutsideAllocation, 'A', '-')]);
+    let report = sanitized(&text, true, 0).findings.reports[0].to_string();
+    assert!(report.contains("they go on into `"), "{report}");
     // Lanes that are off touch nothing.
     let kernel = |lanes: u32| {
         format!(

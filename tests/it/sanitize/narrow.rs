@@ -53,6 +53,16 @@ fn a_flag_that_nobody_reads_is_told() {
         [(UnreadFlag, marked(&forgotten, 'A'), 0)]
     );
     assert_eq!(found(&text(" rdflags r10")), []);
+    // Read without an order: this run takes the flag, another would miss it.
+    let unordered = text("").replace(
+        " sem.wait 0, 1\n",
+        " signal 1, 1\n dma.u8.u8 1, r4, r5, r9\n sem.wait 1, 1\n rdflags r10 # B\n sem.wait 0, 1\n",
+    );
+    let want = (UnreadFlag, marked(&unordered, 'A'), marked(&unordered, 'B'));
+    assert_eq!(found(&unordered), [want]);
+    // An arrival in the own unit tells of the flags too.
+    let arrival = text(" rdflags r10").replace(" signal 0, 1", " signal.dest 0, 1");
+    assert_eq!(found(&arrival), []);
     // Read too early.
     let early = text("").replace("only:", "only:\n rdflags r10");
     assert_eq!(found(&early), [(UnreadFlag, marked(&early, 'A'), 0)]);

@@ -45,6 +45,11 @@ fn a_semaphore_may_end_as_free_as_it_began() {
     clean(&tile_0(
         " sem.post r0, 3, 2\n wait 3, 1\n signal 3, 1\n dma.u8.u8 0, r3, r1, r9",
     ));
+    // Room that another unit's processor granted before.
+    clean(&tiles(
+        " sem.post r7, 5, 2\n",
+        " wait 5, 1\n signal 5, 1\n dma.u8.u8 0, r3, r1, r9",
+    ));
     // Or less so.
     clean(&tile_0(
         " sem.post r0, 3, 2\n wait 3, 1\n dma.u8.u8 0, r3, r1, r9",

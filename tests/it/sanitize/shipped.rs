@@ -1,9 +1,10 @@
-//! No report from anything that ships: kernels, programs of single instructions, compiled operations.
+//! No report from anything that ships: kernels, programs of single instructions and those on their pages, compiled operations.
 
 use super::*;
 use std::path::Path;
 use tilewright::asm::assemble;
 use tilewright::compiler::{self, Attention, Matmul, MatmulType, Op};
+use tilewright::isa::{INFO, doc};
 use tilewright::num::Dtype;
 
 fn no_reports(what: &str, chip_name: &str, image: Arc<Image>, data: bool, given: &[&str]) {
@@ -48,6 +49,13 @@ fn programs_of_single_instructions() {
 }
 
 #[test]
+fn programs_of_the_reference_pages() {
+    for info in &INFO {
+        no_reports(info.name, "mini", image(&doc::program(info)), true, &[]);
+    }
+}
+
+#[test]
 fn kernels() {
     folder("kernels", "mini", false);
     folder("kernels", "maia-200", false);
@@ -78,12 +86,7 @@ fn compiled(op: &Op, chip_name: &str, data: bool) {
 
 #[test]
 fn compiled_products() {
-    for dtype in [
-        MatmulType::Fp8,
-        MatmulType::Bf16,
-        MatmulType::Mxfp4,
-        MatmulType::Nvfp4,
-    ] {
+    for dtype in MatmulType::ALL {
         for (m, n, k) in [
             (1, 1, 1),
             (64, 64, 64),
