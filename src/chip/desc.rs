@@ -148,9 +148,13 @@ pub struct Hbm {
     pub channels_per_stack: u32,
     /// Name of the device table that `timing` came from, one of [`super::DEVICES`].
     pub device: String,
+    /// Which model of its channels times a run.
+    pub model: ChannelModel,
     pub refresh: Refresh,
     /// Bytes of consecutive addresses in one channel.
     pub interleave_bytes: u32,
+    /// Bursts that a channel's controller can hold for reading.
+    pub read_queue: u32,
     /// Bursts that a channel's controller can hold for writing.
     pub write_queue: u32,
     /// Share of the write queue at which writes start to drain.
@@ -159,6 +163,39 @@ pub struct Hbm {
     pub write_low_permille: u32,
     pub path: HbmPath,
     pub timing: HbmDevice,
+}
+
+/// How the channels of the HBM are modelled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChannelModel {
+    /// In closed form: data bus, open rows, activation rate, refresh, turnaround.
+    #[default]
+    FirstOrder,
+    /// Controller and device, command by command.
+    Exact,
+}
+
+impl ChannelModel {
+    /// Names on the command line, in TOML and in reports.
+    pub const NAMES: &'static [&'static str] = &["first-order", "exact"];
+
+    /// The model's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            ChannelModel::FirstOrder => "first-order",
+            ChannelModel::Exact => "exact",
+        }
+    }
+
+    /// The model of a name.
+    pub fn from_name(name: &str) -> Option<ChannelModel> {
+        Some(match name {
+            "first-order" => ChannelModel::FirstOrder,
+            "exact" => ChannelModel::Exact,
+            _ => return None,
+        })
+    }
 }
 
 /// Refresh mode of the HBM.

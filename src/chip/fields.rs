@@ -4,7 +4,7 @@
 //! inclusive and in the field's own unit. They keep every product of the formulas in [`super::cost`] inside 64 bits and
 //! every table that a simulation allocates small; they are no statement about what can be built.
 
-use super::desc::{Chip, Refresh};
+use super::desc::{ChannelModel, Chip, Refresh};
 use super::load::DEVICES;
 use super::units::Unit;
 use crate::num::dot::Accumulate;
@@ -213,6 +213,22 @@ pub static FIELDS: &[Field] = &[
         },
     },
     Field {
+        key: "hbm.model",
+        unit: Unit::Name(ChannelModel::NAMES),
+        min: 0,
+        max: 0,
+        power_of_two: false,
+        doc: "how channels are modelled: in closed form, or command by command",
+        get: |chip| Value::Name(chip.hbm.model.name().to_string()),
+        set: |chip, value| {
+            if let Value::Name(value) = value
+                && let Some(model) = ChannelModel::from_name(value)
+            {
+                chip.hbm.model = model;
+            }
+        },
+    },
+    Field {
         key: "hbm.refresh",
         unit: Unit::Name(Refresh::NAMES),
         min: 0,
@@ -229,6 +245,7 @@ pub static FIELDS: &[Field] = &[
         },
     },
     number!("hbm.interleave", hbm.interleave_bytes, Bytes, 32, 64 * KIB, pow2, "consecutive bytes in one channel"),
+    number!("hbm.read_queue", hbm.read_queue, Count, 1, 65_536, "bursts that a channel's controller holds for reading"),
     number!("hbm.write_queue", hbm.write_queue, Count, 1, 65_536, "bursts that a channel's controller holds for writing"),
     number!("hbm.write_high", hbm.write_high_permille, Permille, 1, 1000, "share of the write queue at which writes start to drain"),
     number!("hbm.write_low", hbm.write_low_permille, Permille, 0, 1000, "share of the write queue at which draining stops"),

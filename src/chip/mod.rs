@@ -29,8 +29,8 @@ pub mod units;
 
 pub use check::MAX_TILES;
 pub use desc::{
-    Chip, Control, Csram, Dma, Energy, Hbm, HbmDevice, HbmPath, Mark, Network, Noc, Queue, Refresh,
-    Semaphores, Tsram, Ttu, Tvp,
+    ChannelModel, Chip, Control, Csram, Dma, Energy, Hbm, HbmDevice, HbmPath, Mark, Network, Noc,
+    Queue, Refresh, Semaphores, Tsram, Ttu, Tvp,
 };
 pub use error::{ChipError, Place, Problem};
 pub use load::{DEVICES, PRESETS};

@@ -380,6 +380,17 @@ fn refresh_names_and_modes_agree() {
 }
 
 #[test]
+fn channel_models_and_their_names_agree() {
+    for name in ChannelModel::NAMES {
+        let model = ChannelModel::from_name(name).unwrap();
+        assert_eq!(model.name(), *name);
+        assert_eq!(serde_json::to_value(model).unwrap(), Json::from(*name));
+    }
+    assert_eq!(ChannelModel::from_name("fast"), None);
+    assert_eq!(preset("maia-200").hbm.model, ChannelModel::FirstOrder);
+}
+
+#[test]
 fn both_views_hold_every_key_and_mark() {
     let mut chip = preset("maia-200");
     chip.set("queue.depth=8").unwrap();

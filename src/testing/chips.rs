@@ -100,6 +100,7 @@ const CHOICES: &[(&str, &[&str])] = &[
     ("queue.push", &["8 cycles", "1 cycles", "100 cycles"]),
     ("semaphores.per_op", &["3", "8"]),
     ("hbm.interleave", &["256 B", "4 KiB"]),
+    ("hbm.model", &["first-order", "exact"]),
     ("hbm.refresh", &["pb-bank", "none", "ab", "pb-blocking"]),
     ("hbm.path.request_noc", &["75 ns", "0 ns", "2000 ns"]),
     ("hbm.path.return_noc", &["90 ns", "0 ns"]),

@@ -7,7 +7,7 @@
 //! through the chip's crossbars to `network.tray_latency`. Invariant: a train reaches every destination exactly once.
 
 use super::cluster::NoEngines;
-use super::hbm::{ChannelTotals, Direction, HbmModel, Interleave, LINE_BYTES, Run};
+use super::hbm::{ChannelTotals, Direction, HbmModel, Interleave, LINE_BYTES, Run, Schedule};
 use super::inbox::Inbox;
 use super::msg::{Leg, Msg, Train};
 use super::processor::Processor;
@@ -30,7 +30,7 @@ pub struct Global {
     interleave: Interleave,
     slots: Vec<Slot>,
     free_slots: Vec<u32>,
-    revised: Vec<(u64, super::hbm::Schedule)>,
+    revised: Vec<(u64, Schedule)>,
     revise_at: Option<Ps>,
     inbox: Inbox,
     /// Crossbar output of each cluster.
@@ -49,15 +49,25 @@ struct Slot {
     train: Option<Train>,
     direction: Option<Direction>,
     version: u32,
-    /// End of each of its runs.
-    runs: Vec<Ps>,
+    runs: Vec<RunOf>,
+    /// Runs whose end is not known yet.
+    open: u32,
     /// When the stack ports are done with it.
     ports: Ps,
 }
 
+/// A run of a train.
+#[derive(Clone, Copy, Debug)]
+struct RunOf {
+    /// Its end, or [`Schedule::OPEN`].
+    last: Ps,
+    /// Its time at the stack's port.
+    service: Ps,
+}
+
 impl Slot {
     fn end(&self) -> Ps {
-        self.runs.iter().copied().fold(self.ports, Ps::max)
+        self.runs.iter().map(|r| r.last).fold(self.ports, Ps::max)
     }
 }
 
@@ -98,9 +108,9 @@ impl Global {
         }
     }
 
-    /// Totals of the HBM channels.
-    pub fn channels(&self) -> Vec<ChannelTotals> {
-        self.model.totals()
+    /// Totals of the HBM channels in a run that ended at `end`.
+    pub fn channels(&mut self, end: Ps) -> Vec<ChannelTotals> {
+        self.model.totals(end)
     }
 
     /// Handles one event.
@@ -176,15 +186,21 @@ impl Global {
                         tag,
                     };
                     let schedule = self.model.submit(now, run);
-                    slot.runs.push(schedule.last);
                     let stack = (channel / channels_per_stack) as usize;
                     let service = world.share(bytes, width);
+                    slot.runs.push(RunOf {
+                        last: schedule.last,
+                        service,
+                    });
+                    slot.open += u32::from(schedule.is_open());
                     let port = match direction {
                         Direction::Read => &mut self.stack_out[stack],
                         Direction::Write => &mut self.stack_in[stack],
                     };
                     port.bytes += bytes;
                     let done = match direction {
+                        // It holds its place; when its data is there is seen later.
+                        Direction::Read if schedule.is_open() => port.serve(now, service).1,
                         Direction::Read => port.serve_ready(now, schedule.first, service),
                         Direction::Write => port.serve(now, service).1,
                     };
@@ -194,16 +210,18 @@ impl Global {
         }
         slot.train = Some(train);
         slot.direction = Some(direction);
-        let (at, version) = (slot.end(), slot.version);
+        let (at, version, open) = (slot.end(), slot.version, slot.open);
         self.slots[index as usize] = slot;
-        out.send(
-            out.component(),
-            at,
-            Msg::Hbm {
-                slot: index,
-                version,
-            },
-        );
+        if open == 0 {
+            out.send(
+                out.component(),
+                at,
+                Msg::Hbm {
+                    slot: index,
+                    version,
+                },
+            );
+        }
         self.watch(out);
     }
 
@@ -219,13 +237,27 @@ impl Global {
     }
 
     fn revise(&mut self, now: Ps, out: &mut Outbox<Msg>) {
+        if self.revise_at != Some(now) {
+            // An earlier look was asked for meanwhile, and saw to the next.
+            return;
+        }
         self.revise_at = None;
         let mut revised = std::mem::take(&mut self.revised);
         self.model.revise(now, &mut revised);
         for (tag, schedule) in revised.drain(..) {
             let index = (tag >> RUN_BITS) as u32;
             let slot = &mut self.slots[index as usize];
-            slot.runs[(tag & ((1 << RUN_BITS) - 1)) as usize] = schedule.last;
+            let run = &mut slot.runs[(tag & ((1 << RUN_BITS) - 1)) as usize];
+            if run.last == Schedule::OPEN {
+                slot.open -= 1;
+                if slot.direction == Some(Direction::Read) {
+                    slot.ports = slot.ports.max(schedule.first + run.service);
+                }
+            }
+            run.last = schedule.last;
+            if slot.open > 0 {
+                continue;
+            }
             slot.version += 1;
             let at = slot.end().max(now);
             out.send(

@@ -23,6 +23,7 @@ pub mod unit;
 pub mod vector;
 pub mod world;
 
+use crate::chip::ChannelModel;
 use crate::machine::op::UnitId;
 use crate::machine::{DeadlockReport, Machine, RunError};
 use crate::sim::{self, ComponentId, Engine, Outbox, Partition, Ps, RunOptions, Server};
@@ -130,7 +131,10 @@ impl Partition for Group {
 /// # Errors
 /// A trap, a deadlock, the cycle limit, a processor that spins, the host memory limit.
 pub fn run(machine: Machine, options: &TimedOptions) -> Result<TimedRun, RunError> {
-    let model = Box::new(hbm::first_order::FirstOrder::new(&machine.chip));
+    let model: Box<dyn hbm::HbmModel> = match machine.chip.hbm.model {
+        ChannelModel::FirstOrder => Box::new(hbm::first_order::FirstOrder::new(&machine.chip)),
+        ChannelModel::Exact => Box::new(hbm::exact::Exact::new(&machine.chip)),
+    };
     run_with(machine, options, model)
 }
 
@@ -372,7 +376,7 @@ impl Ended {
             .chain(&global.stack_in)
             .chain([&global.nic]);
         self.servers(UnitId::Chip, servers, end);
-        for (index, c) in global.channels().iter().enumerate() {
+        for (index, c) in global.channels(end).iter().enumerate() {
             self.counters.hbm_read_bytes += c.read_bytes;
             self.counters.hbm_write_bytes += c.write_bytes;
             self.counters.hbm_activations += c.activations;

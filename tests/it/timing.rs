@@ -3,6 +3,7 @@
 mod accounts;
 mod dma;
 mod equal;
+mod exact;
 mod hbm;
 mod limits;
 mod processor;

@@ -351,8 +351,7 @@ impl Controller {
                 && self.active[bank as usize].is_none()
                 && (!hit
                     || self.config.scheduler == Scheduler::FrFcfs
-                    || self.queues.entry(list.first_miss).accepted
-                        < self.queues.entry(list.first_hit).accepted);
+                    || list.miss_age.accepted < list.hit_age.accepted);
         }
         let k = kind as usize;
         if self.hits[k].set(bank, hit) {

@@ -284,7 +284,7 @@ impl HbmModel for FirstOrder {
 
     fn revise(&mut self, _now: Ps, _revised: &mut Vec<(u64, Schedule)>) {}
 
-    fn totals(&self) -> Vec<ChannelTotals> {
+    fn totals(&mut self, _end: Ps) -> Vec<ChannelTotals> {
         let ended = |c: &Channel| {
             let mut c = c.clone();
             c.attribute_gap(c.pending.0);
@@ -369,7 +369,7 @@ mod tests {
             };
             hbm.submit(Ps::ZERO, run);
         }
-        let totals = hbm.totals()[0];
+        let totals = hbm.totals(Ps::ZERO)[0];
         assert_eq!(totals.write_bytes, 256_000);
         assert!(totals.turnaround > Ps::ZERO && totals.turnaround < totals.data);
     }

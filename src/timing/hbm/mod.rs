@@ -3,11 +3,11 @@
 //! Models: [`Run`]s of lines on one channel, answered with a [`Schedule`] that the model may revise until its first beat;
 //! the spread of addresses over channels. Leaves out: latency outside the DRAM (`hbm.path` in the chip description, added by the
 //! caller). Invariants: times never decrease from call to call; a revision never moves a schedule whose first beat has
-//! passed, and never before the time at which it is announced.
-//! The caller books the stack's port when a run is submitted; a revision moves the end of the run, not its place at the port.
-//! Who may call it: the chip's global component only. Implementations: [`first_order::FirstOrder`].
+//! passed, and never before the time at which it is announced; a run whose schedule is open is announced at or before its end.
+//! The caller books the stack's port when a run is submitted; a revision moves the end of the run, not its place at the port. Who may call it: the chip's global component only. Implementations: [`first_order::FirstOrder`] in closed form,
+//! [`exact::Exact`] command by command (`hbm.model` in the chip description).
 //!
-//! Beside it stands one channel exact to half a CK, which the chip does not use yet: `tilewright mem` and its tests do. Reading order:
+//! Under the exact one lies a channel exact to half a CK, which `tilewright mem` runs on its own. Reading order:
 //! [`constraints`] (the timing rules, as data), [`device`] (what is legal when), [`controller`] with its `queue`, `schedule` and
 //! `maintenance` (who goes next), [`legality`] (a checker that knows the rules only), [`mapping`], [`patterns`] and [`trace_file`]
 //! (where requests come from), [`run`] (one channel on its own), [`reference`] (the simulator that it agrees with, row by row).
@@ -17,6 +17,7 @@ mod constraint_tests;
 pub mod constraints;
 pub mod controller;
 pub mod device;
+pub mod exact;
 pub mod first_order;
 pub mod histogram;
 pub mod legality;
@@ -70,6 +71,17 @@ pub struct Schedule {
     pub last: Ps,
 }
 
+impl Schedule {
+    /// The end of a run that is not known yet: the model revises it once, at or before its end. Until then `first` is the earliest
+    /// that it may be.
+    pub const OPEN: Ps = Ps::MAX;
+
+    /// Whether the end is not known yet.
+    pub fn is_open(&self) -> bool {
+        self.last == Schedule::OPEN
+    }
+}
+
 /// A model of all channels of the chip.
 pub trait HbmModel: Send {
     /// Accepts a run at `now`.
@@ -81,8 +93,8 @@ pub trait HbmModel: Send {
     /// Advances to `now` and appends the schedules that changed, by tag.
     fn revise(&mut self, now: Ps, revised: &mut Vec<(u64, Schedule)>);
 
-    /// Totals per channel for the report.
-    fn totals(&self) -> Vec<ChannelTotals>;
+    /// Totals per channel for the report of a run that ended at `end`.
+    fn totals(&mut self, end: Ps) -> Vec<ChannelTotals>;
 }
 
 /// Where a channel's time went, and what it moved.

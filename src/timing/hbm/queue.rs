@@ -36,6 +36,12 @@ pub struct Entry {
     pub counted: bool,
     /// Bank, so that the oldest of a kind can be placed.
     pub bank: u32,
+}
+
+/// What the lists know of an entry, apart so that a walk along a list touches little memory.
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    row: u32,
     /// Neighbours in the list of the bank.
     next: u32,
     prev: u32,
@@ -44,8 +50,16 @@ pub struct Entry {
     older: u32,
 }
 
-/// Entries of one kind waiting for one bank.
+/// An entry's order of acceptance and time of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Age {
+    pub seq: u64,
+    pub accepted: Time,
+}
+
+/// Entries of one kind waiting for one bank. A cache line: all that a scheduling step asks of a bank.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
 pub struct List {
     pub head: u32,
     tail: u32,
@@ -53,19 +67,32 @@ pub struct List {
     pub first_hit: u32,
     /// Oldest of another row than the open one.
     pub first_miss: u32,
+    /// Ages of these, where there is one.
+    pub head_age: Age,
+    pub hit_age: Age,
+    pub miss_age: Age,
 }
+
+const NO_AGE: Age = Age {
+    seq: 0,
+    accepted: 0,
+};
 
 const EMPTY: List = List {
     head: NONE,
     tail: NONE,
     first_hit: NONE,
     first_miss: NONE,
+    head_age: NO_AGE,
+    hit_age: NO_AGE,
+    miss_age: NO_AGE,
 };
 
 /// All waiting requests.
 #[derive(Clone, Debug)]
 pub struct Queues {
     slab: Vec<Entry>,
+    nodes: Vec<Node>,
     free: Vec<u32>,
     /// By kind, then bank.
     lists: [Vec<List>; 2],
@@ -82,6 +109,7 @@ impl Queues {
     pub fn new(banks: u32) -> Queues {
         Queues {
             slab: Vec::new(),
+            nodes: Vec::new(),
             free: Vec::new(),
             lists: [vec![EMPTY; banks as usize], vec![EMPTY; banks as usize]],
             oldest: [NONE; 2],
@@ -122,35 +150,44 @@ impl Queues {
         self.next_seq += 1;
         let newest = &mut self.newest[kind as usize];
         let list = &mut self.lists[kind as usize][bank as usize];
-        (entry.prev, entry.next) = (list.tail, NONE);
-        (entry.older, entry.newer, entry.bank) = (*newest, NONE, bank);
+        entry.bank = bank;
+        let node = Node {
+            row: entry.row,
+            prev: list.tail,
+            next: NONE,
+            older: *newest,
+            newer: NONE,
+        };
         let index = match self.free.pop() {
             Some(index) => {
                 self.slab[index as usize] = entry;
+                self.nodes[index as usize] = node;
                 index
             }
             None => {
                 self.slab.push(entry);
+                self.nodes.push(node);
                 self.slab.len() as u32 - 1
             }
         };
         match *newest {
             NONE => self.oldest[kind as usize] = index,
-            older => self.slab[older as usize].newer = index,
+            older => self.nodes[older as usize].newer = index,
         }
         *newest = index;
+        let age = entry.age();
         match list.tail {
-            NONE => list.head = index,
-            tail => self.slab[tail as usize].next = index,
+            NONE => (list.head, list.head_age) = (index, age),
+            tail => self.nodes[tail as usize].next = index,
         }
         list.tail = index;
         if open == CLOSED {
         } else if entry.row == open {
             if list.first_hit == NONE {
-                list.first_hit = index;
+                (list.first_hit, list.hit_age) = (index, age);
             }
         } else if list.first_miss == NONE {
-            list.first_miss = index;
+            (list.first_miss, list.miss_age) = (index, age);
         }
         self.len[kind as usize] += 1;
     }
@@ -159,28 +196,34 @@ impl Queues {
     #[inline]
     pub fn remove(&mut self, kind: Kind, bank: u32, open: u32, index: u32) -> Entry {
         let entry = self.slab[index as usize];
+        let node = self.nodes[index as usize];
         let list = &mut self.lists[kind as usize][bank as usize];
-        match entry.prev {
-            NONE => list.head = entry.next,
-            prev => self.slab[prev as usize].next = entry.next,
+        match node.prev {
+            NONE => {
+                list.head = node.next;
+                list.head_age = age_of(&self.slab, node.next);
+            }
+            prev => self.nodes[prev as usize].next = node.next,
         }
-        match entry.next {
-            NONE => list.tail = entry.prev,
-            next => self.slab[next as usize].prev = entry.prev,
+        match node.next {
+            NONE => list.tail = node.prev,
+            next => self.nodes[next as usize].prev = node.prev,
         }
-        match entry.older {
-            NONE => self.oldest[kind as usize] = entry.newer,
-            older => self.slab[older as usize].newer = entry.newer,
+        match node.older {
+            NONE => self.oldest[kind as usize] = node.newer,
+            older => self.nodes[older as usize].newer = node.newer,
         }
-        match entry.newer {
-            NONE => self.newest[kind as usize] = entry.older,
-            newer => self.slab[newer as usize].older = entry.older,
+        match node.newer {
+            NONE => self.newest[kind as usize] = node.older,
+            newer => self.nodes[newer as usize].older = node.older,
         }
         if list.first_hit == index {
-            list.first_hit = find(&self.slab, entry.next, |e| e.row == open);
+            list.first_hit = find(&self.nodes, node.next, |row| row == open);
+            list.hit_age = age_of(&self.slab, list.first_hit);
         }
         if list.first_miss == index {
-            list.first_miss = find(&self.slab, entry.next, |e| e.row != open);
+            list.first_miss = find(&self.nodes, node.next, |row| row != open);
+            list.miss_age = age_of(&self.slab, list.first_miss);
         }
         self.free.push(index);
         self.len[kind as usize] -= 1;
@@ -195,19 +238,38 @@ impl Queues {
             if open == CLOSED {
                 (list.first_hit, list.first_miss) = (NONE, NONE);
             } else {
-                list.first_hit = find(&self.slab, list.head, |e| e.row == open);
-                list.first_miss = find(&self.slab, list.head, |e| e.row != open);
+                list.first_hit = find(&self.nodes, list.head, |row| row == open);
+                list.hit_age = age_of(&self.slab, list.first_hit);
+                list.first_miss = find(&self.nodes, list.head, |row| row != open);
+                list.miss_age = age_of(&self.slab, list.first_miss);
             }
         }
     }
 }
 
 #[inline]
-fn find(slab: &[Entry], mut from: u32, wanted: impl Fn(&Entry) -> bool) -> u32 {
-    while from != NONE && !wanted(&slab[from as usize]) {
-        from = slab[from as usize].next;
+fn find(nodes: &[Node], mut from: u32, wanted: impl Fn(u32) -> bool) -> u32 {
+    while from != NONE && !wanted(nodes[from as usize].row) {
+        from = nodes[from as usize].next;
     }
     from
+}
+
+#[inline]
+fn age_of(slab: &[Entry], index: u32) -> Age {
+    match index {
+        NONE => NO_AGE,
+        index => slab[index as usize].age(),
+    }
+}
+
+impl Entry {
+    fn age(&self) -> Age {
+        Age {
+            seq: self.seq,
+            accepted: self.accepted,
+        }
+    }
 }
 
 /// An entry before it is queued.
@@ -221,10 +283,6 @@ pub fn new_entry(tag: u64, line: u64, row: u32, column: u32, accepted: Time) -> 
         column,
         counted: false,
         bank: 0,
-        next: NONE,
-        prev: NONE,
-        newer: NONE,
-        older: NONE,
     }
 }
 

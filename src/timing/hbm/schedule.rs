@@ -102,8 +102,7 @@ impl Controller {
                     let ready = device.bank_ready_at(command, bank);
                     if ready <= now {
                         candidates += 1;
-                        let first = queues.list(kind, bank).first_hit;
-                        best = best.older(queues.entry(first).seq, bank, false);
+                        best = best.older(queues.list(kind, bank).hit_age.seq, bank, false);
                     } else {
                         wake = wake.min(ready);
                     }
@@ -215,8 +214,7 @@ impl Controller {
                     self.acts[k].for_each(pc, |bank| {
                         let ready = device.bank_ready_at(Command::Act, bank);
                         if ready <= now {
-                            let head = queues.list(kind, bank).head;
-                            best = best.older(queues.entry(head).seq, bank, false);
+                            best = best.older(queues.list(kind, bank).head_age.seq, bank, false);
                             ready_acts[pc as usize] += 1;
                         } else {
                             wake = wake.min(even(ready));
@@ -232,8 +230,7 @@ impl Controller {
                     self.pres[k].for_each(pc, |bank| {
                         let ready = device.precharge_ready_at(bank);
                         if ready <= now {
-                            let first = queues.list(kind, bank).first_miss;
-                            best = best.older(queues.entry(first).seq, bank, true);
+                            best = best.older(queues.list(kind, bank).miss_age.seq, bank, true);
                             ready_pres[pc as usize] += 1;
                         } else {
                             wake = wake.min(ready);

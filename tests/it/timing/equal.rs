@@ -1,6 +1,7 @@
 //! Nothing but time distinguishes runs: timed and untimed, with and without data, on any number of threads, in any order, traced or not.
 
 use super::*;
+use tilewright::chip::ChannelModel;
 use tilewright::compiler::MatmulType;
 use tilewright::compiler::{self, Matmul};
 use tilewright::isa::image::Space;
@@ -92,6 +93,28 @@ fn kernels_on_maia_200() {
         "vector_add",
     ] {
         check(&preset("maia-200"), &kernel(name));
+    }
+}
+
+#[test]
+fn kernels_on_exact_channels() {
+    for (chip, name) in [
+        ("mini", "matmul_tile"),
+        ("mini", "ping_pong"),
+        ("mini", "stream_copy"),
+        ("maia-200", "matmul_multicast"),
+        ("maia-200", "flash_attention"),
+        ("maia-200", "vector_add"),
+    ] {
+        let mut chip = preset(chip);
+        let first_order = check(&chip, &kernel(name));
+        chip.hbm.model = ChannelModel::Exact;
+        let exact = check(&chip, &kernel(name));
+        let ratio = exact as f64 / first_order as f64;
+        assert!(
+            (0.8..1.25).contains(&ratio),
+            "{name}: {exact} against {first_order}"
+        );
     }
 }
 

@@ -32,7 +32,7 @@ fn idle_latencies_are_the_closed_forms() {
     let mut hbm = FirstOrder::new(&chip);
     let mut latency = |now: u64, line: u64| {
         let last = submit(&mut hbm, now, line, 2, Direction::Read).last;
-        (last.0 - now, hbm.totals()[0].activations)
+        (last.0 - now, hbm.totals(Ps::ZERO)[0].activations)
     };
     assert_eq!(latency(0, 0), (ck(d.rcdrd_ck + d.cl_ck + d.bl_ck), 1));
     assert_eq!(latency(1_000_000, 2), (ck(d.cl_ck + d.bl_ck), 1));
@@ -67,7 +67,7 @@ fn closed_loop(
         let (line, lines, direction) = request(i as u64);
         done.push(submit(&mut hbm, now, line, lines, direction).last.0);
     }
-    (done.into_iter().max().unwrap(), hbm.totals()[0])
+    (done.into_iter().max().unwrap(), hbm.totals(Ps::ZERO)[0])
 }
 
 /// Share of the data bus: a line of 32 B takes half a burst time, for two pseudo channels work at once.

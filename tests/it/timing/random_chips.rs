@@ -2,6 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use tilewright::chip::ChannelModel;
 use tilewright::compiler::{self, Matmul};
 use tilewright::machine::{UntimedLimits, run_untimed};
 
@@ -104,6 +105,10 @@ fn one_of(values: &'static [u32]) -> impl Strategy<Value = u32> {
     proptest::sample::select(values)
 }
 
+fn model() -> impl Strategy<Value = ChannelModel> {
+    proptest::sample::select(&[ChannelModel::FirstOrder, ChannelModel::Exact][..])
+}
+
 fn refresh() -> impl Strategy<Value = Refresh> {
     proptest::sample::select(
         &[
@@ -124,7 +129,7 @@ prop_compose! {
         ports in (one_of(&[1, 7, 256]), one_of(&[1, 1024]), one_of(&[1, 640])),
         srams in (one_of(&[1, 256]), one_of(&[1, 256]), one_of(&[1, 2048]), one_of(&[1, 1024])),
         latency in (one_of(&[1, 4]), one_of(&[1, 8]), one_of(&[1, 30]), one_of(&[1, 80])),
-        hbm in (one_of(&[1, 6]), one_of(&[1, 16]), one_of(&[32, 256, 4096]), any::<bool>(), refresh()),
+        hbm in (one_of(&[1, 6]), one_of(&[1, 16]), one_of(&[32, 256, 4096]), any::<bool>(), (refresh(), model())),
         banks in one_of(&[1, 32, 256]),
         per_op in one_of(&[1, 3]),
     ) -> Chip {
@@ -145,7 +150,7 @@ prop_compose! {
         if hbm.3 {
             chip.hbm.path = Default::default();
         }
-        chip.hbm.refresh = hbm.4;
+        (chip.hbm.refresh, chip.hbm.model) = hbm.4;
         chip.tsram.banks = banks;
         chip.semaphores.per_op = per_op;
         chip

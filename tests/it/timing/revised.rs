@@ -40,8 +40,8 @@ impl HbmModel for Revising {
         self.pending.retain(|p| !due(p));
     }
 
-    fn totals(&self) -> Vec<ChannelTotals> {
-        self.inner.totals()
+    fn totals(&mut self, end: Ps) -> Vec<ChannelTotals> {
+        self.inner.totals(end)
     }
 }
 
