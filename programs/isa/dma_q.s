@@ -3,6 +3,7 @@
 # Two rows of two blocks of 32. Row 0: 24 -8 4 3 1 and zeros; 31, then 1. Row 1: zeros; 0.5, then 0.
 .tensor ROW0, tsram, f32, [64], payload, values(24, -8, 4, 3, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 31, 1)
 .tensor ROW1, tsram, f32, [64], payload, values(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.5, 0)
+.tensor ROWS, tsram, f32, [2, 64], payload, at 0          # both
 .tensor WIDE, hbm, bf16, [64], payload, values(1000, 448, -3, 0)
 
 # floor: 2^4 <= 24 < 2^5 and E2M1 ends at 1.5 * 2^2, so 2^2 (E8M0 129): 6 -2 1, 0.75 is a tie and goes to 1, 0.25 is a tie and goes
