@@ -4,7 +4,8 @@
 //! the spread of addresses over channels. Leaves out: latency outside the DRAM (`hbm.path` in the chip description, added by the
 //! caller). Invariants: times never decrease from call to call; a revision never moves a schedule whose first beat has
 //! passed, and never before the time at which it is announced; a run whose schedule is open is announced at or before its end.
-//! The caller books the stack's port when a run is submitted; a revision moves the end of the run, not its place at the port. Who may call it: the chip's global component only. Implementations: [`first_order::FirstOrder`] in closed form,
+//! The caller books the stack's port when a run is submitted; a revision moves the end of the run, not its place at the port.
+//! Who may call it: the chip's global component only. Implementations: [`first_order::FirstOrder`] in closed form,
 //! [`exact::Exact`] command by command (`hbm.model` in the chip description).
 //!
 //! Under the exact one lies a channel exact to half a CK, which `tilewright mem` runs on its own. Reading order:
