@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 use tilewright::chip::Chip;
-use tilewright::compiler::graph::{Attention, Matmul, Op};
+use tilewright::compiler::op::{Attention, Matmul, Op};
 use tilewright::compiler::{self, Compiled, MatmulType};
 use tilewright::machine::{LoadOptions, Machine};
 use tilewright::num::Dtype;

@@ -81,7 +81,7 @@
 //! 3. [`machine::op`] (what control code pushes), [`machine::exec`] (what it does), [`machine::untimed`] (the simplest runner).
 //! 4. [`sim`], then [`timing`]: `processor`, `dma`, `tensor`, `vector`, `tile`, `cluster`, `global`, `hbm`.
 //! 5. `timing::hbm` and `timing::noc`: the parts that also run alone, each with its own page and reading order.
-//! 6. [`trace`] and [`report`]: where the time went. [`compiler`]: `graph`, `plan`, `matmul`, `attention`.
+//! 6. [`trace`] and [`report`]: where the time went. [`compiler`]: `op`, `plan`, `matmul`, `attention`.
 //!
 //! # Adding an instruction
 //!

@@ -14,8 +14,8 @@
 use super::CliError;
 use crate::chip::Chip;
 use crate::compiler::{
-    Attention, CompileError, Compiled, GraphError, Matmul, MatmulType, Op, compile,
-    graph::MAX_EXTENT, parse_attention_dtype,
+    Attention, CompileError, Compiled, Matmul, MatmulType, Op, OpError, compile, op::MAX_EXTENT,
+    parse_attention_dtype,
 };
 use std::io::Read;
 use std::path::Path;
@@ -62,12 +62,12 @@ impl Place {
         }
     }
 
-    fn blame_graph(&self, error: &GraphError) -> CliError {
+    fn blame_op(&self, error: &OpError) -> CliError {
         let key = match error {
-            GraphError::Extent { name, .. } => Some(name.replace('-', "_")),
-            GraphError::Heads { .. } => Some("heads".to_owned()),
-            GraphError::Dtype { .. } => Some("dtype".to_owned()),
-            GraphError::Hbm { .. } => None,
+            OpError::Extent { name, .. } => Some(name.replace('-', "_")),
+            OpError::Heads { .. } => Some("heads".to_owned()),
+            OpError::Dtype { .. } => Some("dtype".to_owned()),
+            OpError::Hbm { .. } => None,
         };
         self.blame(key.as_deref(), error)
     }
@@ -248,7 +248,7 @@ impl Node {
                 m: get("m")?,
                 n: get("n")?,
                 k: get("k")?,
-                dtype: MatmulType::parse(dtype).map_err(|e| place.blame_graph(&e))?,
+                dtype: MatmulType::parse(dtype).map_err(|e| place.blame_op(&e))?,
             }),
             false => Op::Attention(Attention {
                 batch: get("batch")?,
@@ -258,14 +258,14 @@ impl Node {
                 q_len: get("q_len")?,
                 kv_len: get("kv_len")?,
                 causal: self.causal,
-                dtype: parse_attention_dtype(dtype).map_err(|e| place.blame_graph(&e))?,
+                dtype: parse_attention_dtype(dtype).map_err(|e| place.blame_op(&e))?,
             }),
         })
     }
 }
 
 /// A wrong operation on the command line.
-pub fn usage(error: GraphError) -> CliError {
+pub fn usage(error: OpError) -> CliError {
     CliError::usage(error.to_string())
 }
 
@@ -273,7 +273,7 @@ pub fn usage(error: GraphError) -> CliError {
 pub fn compiled(op: &Op, chip: &Chip, model: Option<&Model>) -> Result<(Compiled, f64), CliError> {
     let start = Instant::now();
     let compiled = compile(op, chip).map_err(|error| match (&error, model) {
-        (CompileError::Graph(graph), Some(model)) => model.place.blame_graph(graph),
+        (CompileError::Op(op), Some(model)) => model.place.blame_op(op),
         (CompileError::NoPlan { reason, .. }, Some(model)) => {
             // A reason that begins with an extent is about that value, any other about the chip.
             let word = reason

@@ -9,7 +9,7 @@
 
 use super::attention::schedule::{Pointer, Rows, access, compute};
 use super::emit::Text;
-use super::graph::Matmul;
+use super::op::Matmul;
 use crate::chip::Chip;
 use crate::num::Dtype;
 

@@ -3,7 +3,7 @@
 //! Models: which type and scales A and B have. Leaves out: what the codes mean ([`crate::num`]) and how a program moves them.
 //! Invariant: `--dtype`, JSON and a program's notes use the same names, those of [`MatmulType::name`].
 
-use super::GraphError;
+use super::OpError;
 use super::tiling::Side;
 use crate::chip::cost;
 use crate::isa::{self, ScaleType};
@@ -138,10 +138,10 @@ impl MatmulType {
     ///
     /// # Errors
     /// Another name; the message lists them all.
-    pub fn parse(name: &str) -> Result<MatmulType, GraphError> {
+    pub fn parse(name: &str) -> Result<MatmulType, OpError> {
         let name = if name == "e4m3" { "fp8" } else { name };
         let found = Self::ALL.into_iter().find(|t| t.name() == name);
-        found.ok_or_else(|| GraphError::Dtype {
+        found.ok_or_else(|| OpError::Dtype {
             name: name.to_owned(),
             allowed: MATMUL_DTYPES,
         })
@@ -197,11 +197,11 @@ impl std::fmt::Display for MatmulType {
 ///
 /// # Errors
 /// Another name.
-pub fn parse_attention_dtype(name: &str) -> Result<Dtype, GraphError> {
+pub fn parse_attention_dtype(name: &str) -> Result<Dtype, OpError> {
     match name {
         "bf16" => Ok(Dtype::Bf16),
         "fp8" | "e4m3" => Ok(Dtype::E4m3),
-        _ => Err(GraphError::Dtype {
+        _ => Err(OpError::Dtype {
             name: name.to_owned(),
             allowed: ATTENTION_DTYPES,
         }),

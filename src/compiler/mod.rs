@@ -4,15 +4,15 @@
 //! the machine only by the ISA and by the formulas of [`crate::chip::cost`]. Invariants: the same input gives the same text;
 //! program size does not grow with the problem; the image is what the assembler makes of the text.
 //!
-//! Reading order: [`graph`] (operations, bounds), [`formats`] (operands of a product), [`limits`] (what chips must have), [`tiling`] and [`plan`] (the search), [`matmul`], [`attention`] (the schedules), [`emit`].
+//! Reading order: [`op`] (operations, bounds), [`formats`] (operands of a product), [`limits`] (what chips must have), [`tiling`] and [`plan`] (the search), [`matmul`], [`attention`] (the schedules), [`emit`].
 
 pub mod attention;
 pub mod emit;
 pub mod epilogue;
 pub mod formats;
-pub mod graph;
 pub mod limits;
 pub mod matmul;
+pub mod op;
 pub mod plan;
 pub mod tiling;
 
@@ -21,14 +21,14 @@ use crate::chip::Chip;
 use crate::isa::image::Image;
 
 pub use formats::{MatmulType, Operand, parse_attention_dtype};
-pub use graph::{Attention, Bound, BoundUnit, GraphError, Matmul, Op, TensorSpec};
+pub use op::{Attention, Bound, BoundUnit, Matmul, Op, OpError, TensorSpec};
 
 /// Why an operation does not compile.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CompileError {
     /// The operation itself is wrong (a usage error).
     #[error(transparent)]
-    Graph(#[from] GraphError),
+    Op(#[from] OpError),
     /// A buffer does not fit the tile.
     #[error(
         "buffer `{name}` of {bytes} bytes ends at {end}, past the tile's {limit} bytes of SRAM"

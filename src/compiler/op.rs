@@ -51,7 +51,7 @@ pub enum Op {
 
 /// An operation that cannot be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum GraphError {
+pub enum OpError {
     /// An extent is zero or too large.
     #[error("{name} is {value}; it must be 1 to {MAX_EXTENT}")]
     Extent {
@@ -211,18 +211,18 @@ impl Attention {
 
 impl Op {
     /// Checks extents, head counts, the element type and HBM capacity.
-    pub fn validate(&self, chip: &Chip) -> Result<(), GraphError> {
+    pub fn validate(&self, chip: &Chip) -> Result<(), OpError> {
         let extents: &[(&'static str, u64)] = match self {
             Op::Matmul(op) => &op.extents(),
             Op::Attention(op) => &op.extents(),
         };
         if let Some(&(name, value)) = extents.iter().find(|(_, v)| *v == 0 || *v > MAX_EXTENT) {
-            return Err(GraphError::Extent { name, value });
+            return Err(OpError::Extent { name, value });
         }
         if let Op::Attention(op) = self
             && !op.heads.is_multiple_of(op.kv_heads)
         {
-            return Err(GraphError::Heads {
+            return Err(OpError::Heads {
                 heads: op.heads,
                 kv_heads: op.kv_heads,
             });
@@ -230,7 +230,7 @@ impl Op {
         if let Op::Attention(op) = self
             && !matches!(op.dtype, Dtype::Bf16 | Dtype::E4m3)
         {
-            return Err(GraphError::Dtype {
+            return Err(OpError::Dtype {
                 name: op.dtype.name().to_owned(),
                 allowed: ATTENTION_DTYPES,
             });
@@ -241,7 +241,7 @@ impl Op {
         });
         let limit = chip.hbm_bytes();
         if bytes > u128::from(limit) {
-            return Err(GraphError::Hbm { bytes, limit });
+            return Err(OpError::Hbm { bytes, limit });
         }
         Ok(())
     }
@@ -470,7 +470,7 @@ mod tests {
         };
         assert!(matches!(
             Op::Attention(huge).validate(&chip),
-            Err(GraphError::Hbm { .. })
+            Err(OpError::Hbm { .. })
         ));
         let odd = Attention {
             kv_heads: 3,
