@@ -14,6 +14,7 @@ pub mod limits;
 pub mod matmul;
 pub mod op;
 pub mod plan;
+pub mod rowwise;
 pub mod tiling;
 
 use crate::asm;

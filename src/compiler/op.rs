@@ -68,6 +68,9 @@ pub enum OpError {
     /// An element type that the operation does not take.
     #[error("dtype `{name}` is not one of {allowed}")]
     Dtype { name: String, allowed: &'static str },
+    /// A row-wise program that cannot be.
+    #[error(transparent)]
+    Rowwise(super::rowwise::RowwiseError),
 }
 
 /// A tensor of an operation, in HBM.
