@@ -10,6 +10,8 @@ pub mod attention;
 pub mod emit;
 pub mod epilogue;
 pub mod formats;
+pub mod graph;
+pub mod import;
 pub mod limits;
 pub mod matmul;
 pub mod op;

@@ -1,6 +1,7 @@
 //! The instruction set a second time: slow, plain, written from its pages (`isa/*.toml`) and from nothing else.
 //!
-//! Models: what every instruction does, in integers and rationals of any size; which instruction traps. It shares no code
+//! Models: what every instruction does, in integers and rationals of any size; which instruction traps; and, on their own, what
+//! graphs compute ([`graph`], in f64), for which it reads the types of the compiler's graphs. It shares no code
 //! with the executor it is held against (`crate::machine`), nor the arithmetic under it; a test reads the imports.
 //! Leaves out: time; the texts of traps (only that an instruction traps, and which, is compared); every order between queues
 //! that only semaphores decide: a program whose result depends on one has no answer here. Invariant: nothing here is fast
@@ -10,11 +11,13 @@ pub mod address;
 pub mod codes;
 pub mod control;
 pub mod functions;
+pub mod graph;
 pub mod lanes;
 pub mod memory;
 pub mod number;
 pub mod operation;
 pub mod quantise;
+pub mod rowwise;
 pub mod run;
 pub mod state;
 pub mod tensor;

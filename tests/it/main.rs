@@ -11,6 +11,7 @@ mod layers;
 mod machine;
 mod noc;
 mod num;
+mod onnx;
 mod pages;
 mod programs;
 mod properties;

@@ -1,0 +1,117 @@
+//! QuantizeLinear and DequantizeLinear of ONNX.
+//!
+//! Models: scales and zero points for a tensor, an axis, or blocks along an axis; integers and FP8. On the chip both are row-wise
+//! programs. Leaves out: QuantizeLinear to FP8 without saturation; 4-bit floats (rows of them have no whole bytes).
+
+use super::context::{Call, Context, Val};
+use super::tensor::Elem;
+use crate::compiler::import::ImportError;
+use crate::compiler::rowwise::{Binary, Unary};
+
+type Result<T> = std::result::Result<T, ImportError>;
+
+/// Translates a node; `None` if it is of another module.
+pub fn translate(call: &Call<'_>, context: &mut Context) -> Result<Option<Vec<Val>>> {
+    match call.node.op_type.as_str() {
+        "QuantizeLinear" => quantise(call, context).map(|v| Some(vec![v])),
+        "DequantizeLinear" => dequantise(call, context).map(|v| Some(vec![v])),
+        _ => Ok(None),
+    }
+}
+
+/// A scale or zero point in a shape that broadcasts to that of `x`.
+fn spread(call: &Call<'_>, x: &Val, scale: Val, context: &mut Context) -> Result<Val> {
+    if scale.elements() == 1 {
+        return context.reshape(&scale, &[]);
+    }
+    let rank = x.shape.len();
+    let axis = context.axis(call.int("axis", 1), rank)?;
+    let block = u64::try_from(call.int("block_size", 0)).unwrap_or(0);
+    if block == 0 {
+        let mut shape = vec![1; rank];
+        shape[axis] = scale.elements();
+        return context.reshape(&scale, &shape);
+    }
+    if scale.shape.len() != rank || scale.shape[axis].saturating_mul(block) < x.shape[axis] {
+        let message = format!(
+            "scales {:?} of blocks of {block} for {:?}",
+            scale.shape, x.shape
+        );
+        return context.unsupported(message);
+    }
+    // [.., blocks, ..] -> [.., blocks, 1, ..] -> [.., blocks, block, ..] -> [.., elements, ..]
+    let mut apart = scale.shape.clone();
+    apart.insert(axis + 1, 1);
+    let mut repeated = apart.clone();
+    repeated[axis + 1] = block;
+    let mut joined = scale.shape.clone();
+    joined[axis] = joined[axis].saturating_mul(block);
+    let val = context.reshape(&scale, &apart)?;
+    let val = context.expand(&val, &repeated)?;
+    let val = context.reshape(&val, &joined)?;
+    context.slice(&val, axis, 0, x.shape[axis])
+}
+
+/// The operands on the chip: x, scale and, if given, zero point.
+fn operands(call: &Call<'_>, context: &mut Context) -> Result<(Val, Vec<Val>)> {
+    let x = call.input(context, 0)?;
+    let scale = spread(call, &x, call.input(context, 1)?, context)?;
+    let mut all = vec![x.clone(), scale];
+    if let Some(zero) = call.optional(2).filter(|zero| zero.elem.is_int()) {
+        all.push(spread(call, &x, zero, context)?);
+    }
+    Ok((x, all))
+}
+
+fn output_type(call: &Call<'_>, default: Elem, context: &Context) -> Result<Elem> {
+    match call.int("output_dtype", 0) {
+        0 => Ok(default),
+        number => Elem::of(number).or_else(|e| context.unsupported(e)),
+    }
+}
+
+fn dequantise(call: &Call<'_>, context: &mut Context) -> Result<Val> {
+    let (_, all) = operands(call, context)?;
+    let elem = output_type(call, all[1].elem, context)?;
+    let mut ids = Vec::with_capacity(3);
+    for val in &all {
+        ids.push(context.chip(val)?);
+    }
+    let id = context.builder.elementwise(&ids, elem.dtype(), |rows, x| {
+        let moved = match x.get(2) {
+            Some(zero) => rows.binary(Binary::Sub, x[0], *zero),
+            None => x[0],
+        };
+        rows.binary(Binary::Mul, moved, x[1])
+    })?;
+    Ok(context.val(id, elem))
+}
+
+fn quantise(call: &Call<'_>, context: &mut Context) -> Result<Val> {
+    let (_, all) = operands(call, context)?;
+    let zero = call.optional(2).map_or(Elem::Uint8, |zero| zero.elem);
+    let elem = output_type(call, zero, context)?;
+    if call.int("saturate", 1) == 0 {
+        return context.unsupported("quantisation without saturation");
+    }
+    let mut ids = Vec::with_capacity(3);
+    for val in &all {
+        ids.push(context.chip(val)?);
+    }
+    let id = context.builder.elementwise(&ids, elem.dtype(), |rows, x| {
+        let mut y = rows.binary(Binary::Div, x[0], x[1]);
+        if !elem.is_int() {
+            return y;
+        }
+        y = rows.unary(Unary::Round, y);
+        if let Some(zero) = x.get(2) {
+            y = rows.binary(Binary::Add, y, *zero);
+        }
+        // The chip's type may be wider than the model's.
+        let (low, high) = elem.range();
+        let (low, high) = (rows.constant(low as f32), rows.constant(high as f32));
+        let y = rows.binary(Binary::Max, y, low);
+        rows.binary(Binary::Min, y, high)
+    })?;
+    Ok(context.val(id, elem))
+}
