@@ -1,6 +1,6 @@
 //! `compile`: from a graph to a program, with the plan in words.
 
-use super::{CliError, Context, model, work};
+use super::{CliError, Context, graph, model, work};
 use crate::report::table::bytes;
 use serde_json::json;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 /// Compile a model to a program
 #[derive(clap::Args)]
 pub struct Args {
-    /// A .toml graph of one matmul or attention
+    /// A .toml graph of one matmul or attention, an .onnx file or a Hugging Face directory (these are imported and printed; whole graphs are not lowered yet)
     #[arg(value_name = "MODEL")]
     model: PathBuf,
     /// Object file to write; assembly text if it is called .s [default: the model's name with .elf; none with --explain]
@@ -26,6 +26,14 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
+    if graph::is_graph(&args.model) {
+        if args.dtype.is_some() {
+            return Err(CliError::usage(
+                "--dtype: a whole model keeps its element types",
+            ));
+        }
+        return graph::compile(&args.model, &args.shape, args.explain, context);
+    }
     let chip = context.chip()?;
     let model = model::read(&args.model, &args.shape, args.dtype.as_deref())?;
     let op = model.op;

@@ -13,6 +13,7 @@ mod context;
 pub mod disasm;
 mod error;
 mod generate;
+mod graph;
 mod inputs;
 mod isa;
 mod mem;

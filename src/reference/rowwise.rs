@@ -1,7 +1,7 @@
 //! Row-wise programs evaluated slowly in f64.
 //!
-//! Models: `compiler::rowwise` as its page states it, each step in f64 instead of FP32, each result for the caller to round.
-//! Leaves out: the accuracy of the chip's functions and its order of sums. Invariant: a row sees only its own elements and those
+//! Models: `compiler::rowwise` as its page states it: each step in f64, rounded once to FP32, each result for the caller to
+//! round. Sums of a row are in f64 throughout. Leaves out: the accuracy of the chip's functions and its order of sums. Invariant: a row sees only its own elements and those
 //! that all rows share.
 
 use crate::compiler::rowwise::{Binary, Compare, Reduce, Rowwise, Spread, Step, Ternary, Unary};
@@ -117,7 +117,7 @@ pub fn evaluate(op: &Rowwise, inputs: &[&[f64]], round: fn(Dtype, f64) -> f64) -
                     vec![value; columns]
                 }
             };
-            steps.push(values);
+            steps.push(values.into_iter().map(|x| f64::from(x as f32)).collect());
         }
         for (output, result) in op.outputs.iter().zip(&mut results) {
             let values = &steps[output.step.index()];

@@ -50,15 +50,12 @@ fn placed(have: &[u64], full: &[u64], split: usize) -> Placed {
     } else {
         (Spread::Full, full, false)
     };
-    let mut expand = None;
-    if !fits {
-        // Rows keep the axes of extent 1 behind them, so that the operand broadcasts to it.
-        let mut to = shape.to_vec();
-        if spread == Spread::PerRow {
-            to.resize(full.len(), 1);
-        }
-        expand = Some(to);
-    }
+    // Axes on the other side keep their extent of 1, so that the operand broadcasts to the shape.
+    let expand = (!fits).then(|| match spread {
+        Spread::PerRow => [shape, &vec![1; full.len() - split]].concat(),
+        Spread::PerColumn => [&vec![1; split], shape].concat(),
+        _ => shape.to_vec(),
+    });
     Placed { spread, expand }
 }
 
@@ -501,7 +498,8 @@ mod tests {
         assert_eq!(at(&[2, 3, 1], 2), (Spread::PerRow, None));
         assert_eq!(at(&[1], 2), (Spread::Scalar, None));
         assert_eq!(at(&[3, 1], 2), (Spread::PerRow, Some(vec![2, 3, 1])));
-        assert_eq!(at(&[1, 4], 1), (Spread::PerColumn, Some(vec![3, 4])));
+        assert_eq!(at(&[1, 4], 1), (Spread::PerColumn, Some(vec![1, 3, 4])));
+        assert_eq!(at(&[1, 1, 4], 1), (Spread::PerColumn, Some(vec![1, 3, 4])));
         assert_eq!(at(&[2, 1, 4], 2), (Spread::Full, Some(vec![2, 3, 4])));
         assert_eq!(best_split(&[full, &[4]], full), 2);
         assert_eq!(best_split(&[full, &[3, 4]], full), 1);

@@ -36,6 +36,9 @@ pub mod print;
 pub mod verify;
 pub mod view;
 
+#[cfg(test)]
+mod tests;
+
 use crate::num::Dtype;
 use std::sync::Arc;
 

@@ -1,10 +1,12 @@
 //! Models from files as graphs.
 //!
-//! Models: ONNX ([`onnx`]). Leaves out: fusion, and everything about chips. Invariants, the same for every kind of file: what is
+//! Models: ONNX ([`onnx`]), directories of the Hugging Face hub ([`hf`]). Leaves out: fusion, and everything about chips. Invariants, the same for every kind of file: what is
 //! given for each run is never treated as a constant; the host computes shapes and moves constants about, and nothing else (the
 //! nodes that it did are counted); a model that says what the chip cannot do is refused with one error that names the operation
 //! and its place; no content of a file makes the importer panic, hang, or take memory out of proportion to the file.
 
+pub mod blocks;
+pub mod hf;
 pub mod onnx;
 
 use super::graph::{Graph, GraphError};

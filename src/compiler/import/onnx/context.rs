@@ -74,7 +74,7 @@ pub struct Context {
     pub declared: HashMap<String, Vec<u64>>,
     /// Constants already in the graph, by the name of the initialiser.
     stored: HashMap<String, ValueId>,
-    /// Nodes that were added since the current source node began.
+    /// Where the current node stands.
     pub place: String,
 }
 
@@ -153,6 +153,19 @@ impl Context {
     /// A view of a value: on the host for what is foldable there.
     pub fn view(&mut self, x: &Val, view: View) -> Result<Val> {
         let size = elements(&view.shape);
+        if size == 0 {
+            // Nothing is anywhere; the chip has no tensors without elements.
+            let nothing = if x.elem.is_int() {
+                Numbers::Int(vec![])
+            } else {
+                Numbers::Float(vec![])
+            };
+            return Ok(Val {
+                elem: x.elem,
+                shape: view.shape,
+                place: Where::Host(Rc::new(nothing)),
+            });
+        }
         if size <= FOLD_LIMIT
             && let Some(numbers) = x.host()?
         {

@@ -461,6 +461,9 @@ pub fn cast(x: &Val, to: Elem, context: &mut Context) -> Result<Val> {
             place: Where::Host(Rc::new(numbers)),
         });
     }
+    if matches!(to, Elem::Int4 | Elem::Uint4) {
+        return context.unsupported("a cast to 4-bit integers, which wraps, on the chip");
+    }
     let id = context.chip(x)?;
     let id = match (to, x.elem.is_int(), to.is_int()) {
         (Elem::Bool, _, _) => context

@@ -18,6 +18,9 @@ pub mod quantise;
 pub mod rows;
 pub mod tensor;
 
+#[cfg(test)]
+mod tests;
+
 use super::{ImportError, Imported};
 use context::{Call, Context, Val, Where};
 use prost::Message;

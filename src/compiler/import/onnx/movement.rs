@@ -25,7 +25,14 @@ pub fn translate(call: &Call<'_>, context: &mut Context) -> Result<Option<Vec<Va
         "Constant" => one(constant(call, context)),
         "ConstantOfShape" => one(constant_of_shape(call, context)),
         "Range" => one(range(call, context)),
-        "Identity" | "Dropout" => one(call.input(context, 0)),
+        "Identity" => one(call.input(context, 0)),
+        "Dropout" => {
+            let training = call.known(context, 2, "training_mode")?;
+            if call.wants(1) || training.is_some_and(|t| t != [0]) {
+                return context.unsupported("a Dropout that drops");
+            }
+            one(call.input(context, 0))
+        }
         "Reshape" => one(reshape(call, context)),
         "Flatten" => one(flatten(call, context)),
         "Squeeze" => one(squeeze(call, context)),

@@ -9,6 +9,7 @@ use super::movement::concat;
 use super::tensor::{Elem, Numbers};
 use crate::compiler::graph::{Attention, ValueId, View};
 use crate::compiler::import::ImportError;
+use crate::compiler::import::blocks::rotation;
 use crate::compiler::rowwise::{Binary, Reduce, Spread, Step, Ternary, Unary};
 use std::rc::Rc;
 
@@ -339,20 +340,9 @@ fn rotary(call: &Call<'_>, context: &mut Context) -> Result<Val> {
     for val in pair.iter().chain(&angles) {
         ids.push(context.chip(val)?);
     }
-    let made = context.builder.rows(None, &ids, |rows, x| {
-        let [a, b, cos, sin] = x[..] else {
-            return Vec::new();
-        };
-        let (b_sin, a_sin) = (
-            rows.binary(Binary::Mul, b, sin),
-            rows.binary(Binary::Mul, a, sin),
-        );
-        let minus = rows.unary(Unary::Neg, b_sin);
-        let first = rows.step(Step::Ternary(Ternary::Fma, a, cos, minus));
-        let second = rows.step(Step::Ternary(Ternary::Fma, b, cos, a_sin));
-        let result = |step| (step, dtype(&given), Spread::Full);
-        vec![result(first), result(second)]
-    })?;
+    let made = context
+        .builder
+        .rows(None, &ids, |rows, x| rotation(rows, x, dtype(&given)))?;
     let mut parts: Vec<Val> = made.iter().map(|id| context.val(*id, x.elem)).collect();
     if interleaved {
         for part in &mut parts {

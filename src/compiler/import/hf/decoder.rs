@@ -1,0 +1,217 @@
+//! One step of a decoder as a graph.
+//!
+//! Models: embedding; layers of RMSNorm, attention with RoPE over past and new tokens, RMSNorm and SwiGLU, each with a residual;
+//! the last norm, logits after the last token, the likeliest token. Inputs: `tokens` I32 [batch, tokens], and `past_key.L`,
+//! `past_value.L` [batch, past, kv_heads, dim] if there is a past. Outputs: `key.L`, `value.L` [batch, tokens, kv_heads, dim] of the new
+//! tokens, `logits` F32 [batch, vocab], `next` I32 [batch, 1]. Between nodes values are BF16. Leaves out: growing a cache in place (it
+//! is a concatenation here, which a lowering may see through). Invariant: the graph depends on the configuration and the step only.
+
+use super::config::Config;
+use super::weights::Weights;
+use super::{ImportError, Step};
+use crate::compiler::graph::{Attention, Builder, Graph, TopK, ValueId};
+use crate::compiler::import::blocks;
+use crate::compiler::rowwise::{Binary, Unary};
+use crate::num::Dtype;
+
+type Result<T> = std::result::Result<T, ImportError>;
+
+/// Elements that a table of angles may have.
+const TABLE_LIMIT: u64 = 1 << 28;
+
+struct Model<'a> {
+    b: Builder,
+    config: &'a Config,
+    weights: &'a Weights,
+    step: Step,
+}
+
+/// Builds the graph.
+///
+/// # Errors
+/// Weights that are missing or wrong; a step that is too large.
+pub fn graph(name: &str, config: &Config, weights: &Weights, step: Step) -> Result<Graph> {
+    let mut model = Model {
+        b: Builder::new(name),
+        config,
+        weights,
+        step,
+    };
+    let Step { batch, tokens, .. } = step;
+    let (hidden, vocab) = (config.hidden_size, config.vocab_size);
+    model.b.at("embedding");
+    let ids = model.b.input("tokens", Dtype::I32, &[batch, tokens])?;
+    let table = model.weight("model.embed_tokens.weight", &[vocab, hidden])?;
+    let embedded = model.b.gather(table, ids, 0)?;
+    let mut x = model.b.cast(embedded, Dtype::Bf16)?;
+    model.b.at("angles");
+    let angles = model.angles()?;
+    for layer in 0..config.num_hidden_layers {
+        x = model.attention(x, layer, angles)?;
+        x = model.ffn(x, layer)?;
+    }
+    model.b.at("head");
+    let last = model.b.slice(x, 1, tokens - 1, 1, 1)?;
+    let last = model.b.reshape(last, &[batch, hidden])?;
+    let last = model.norm(last, "model.norm.weight", hidden)?;
+    let head = match config.tie_word_embeddings {
+        true => table,
+        false => model.weight("lm_head.weight", &[vocab, hidden])?,
+    };
+    let head = model.b.transpose(head, &[1, 0])?;
+    let logits = model.b.matmul(last, head, Dtype::F32)?;
+    let top = TopK {
+        k: 1,
+        largest: true,
+        last_of_equals: false,
+    };
+    let [_, next] = model.b.top_k(logits, top)?;
+    model.b.output(logits, "logits")?;
+    model.b.output(next, "next")?;
+    Ok(model.b.finish()?)
+}
+
+impl Model<'_> {
+    fn weight(&mut self, name: &str, shape: &[u64]) -> Result<ValueId> {
+        let (dtype, data) = self.weights.get(name, shape)?;
+        Ok(self.b.constant(name, dtype, shape, data)?)
+    }
+
+    /// Cosine and sine of the new positions, [tokens, 1, dim / 2].
+    fn angles(&mut self) -> Result<[ValueId; 2]> {
+        let Step { tokens, past, .. } = self.step;
+        let frequencies = self.config.frequencies();
+        let size = tokens.saturating_mul(frequencies.len() as u64);
+        if size > TABLE_LIMIT || past.saturating_add(tokens) > 1 << 32 {
+            let message = format!("{tokens} after {past}: more than 2^32 positions or 2^28 angles");
+            return Err(ImportError::Shape {
+                name: "tokens".to_owned(),
+                message,
+            });
+        }
+        let shape = [tokens, 1, frequencies.len() as u64];
+        let table = |f: fn(f64) -> f64| -> Vec<f32> {
+            let positions = past..past + tokens;
+            positions
+                .flat_map(|p| frequencies.iter().map(move |w| f(p as f64 * w) as f32))
+                .collect()
+        };
+        let (cos, sin) = (table(f64::cos), table(f64::sin));
+        Ok([self.b.numbers(&cos, &shape)?, self.b.numbers(&sin, &shape)?])
+    }
+
+    fn norm(&mut self, x: ValueId, name: &str, width: u64) -> Result<ValueId> {
+        let weight = self.weight(name, &[width])?;
+        let epsilon = self.config.rms_norm_eps;
+        Ok(blocks::rms_norm(&mut self.b, x, weight, epsilon)?)
+    }
+
+    /// x W^T, with a bias if the model has one.
+    fn linear(
+        &mut self,
+        x: ValueId,
+        name: &str,
+        [from, to]: [u64; 2],
+        bias: bool,
+    ) -> Result<ValueId> {
+        let weight = self.weight(&format!("{name}.weight"), &[to, from])?;
+        let weight = self.b.transpose(weight, &[1, 0])?;
+        let y = self.b.matmul(x, weight, Dtype::Bf16)?;
+        if !bias {
+            return Ok(y);
+        }
+        let bias = self.weight(&format!("{name}.bias"), &[to])?;
+        let add = |rows: &mut crate::compiler::rowwise::Rowwise, x: &[_]| {
+            rows.binary(Binary::Add, x[0], x[1])
+        };
+        Ok(self.b.elementwise(&[y, bias], Dtype::Bf16, add)?)
+    }
+
+    fn add(&mut self, x: ValueId, y: ValueId) -> Result<ValueId> {
+        Ok(self.b.elementwise(&[x, y], Dtype::Bf16, |rows, x| {
+            rows.binary(Binary::Add, x[0], x[1])
+        })?)
+    }
+
+    /// Q, K or V: [batch, tokens, heads, dim].
+    fn heads(&mut self, x: ValueId, prefix: &str, which: char, heads: u64) -> Result<ValueId> {
+        let (hidden, dim) = (self.config.hidden_size, self.config.dim());
+        let bias = self.config.biases().0;
+        let wide = [hidden, heads.saturating_mul(dim)];
+        let y = self.linear(x, &format!("{prefix}.{which}_proj"), wide, bias)?;
+        let shape = [self.step.batch, self.step.tokens, heads, dim];
+        let y = self.b.reshape(y, &shape)?;
+        match self.config.qk_norm() && which != 'v' {
+            true => self.norm(y, &format!("{prefix}.{which}_norm.weight"), dim),
+            false => Ok(y),
+        }
+    }
+
+    fn attention(&mut self, x: ValueId, layer: u64, angles: [ValueId; 2]) -> Result<ValueId> {
+        let config = self.config;
+        let Step {
+            batch,
+            tokens,
+            past,
+        } = self.step;
+        let (hidden, dim) = (config.hidden_size, config.dim());
+        let (heads, kv_heads) = (config.num_attention_heads, config.kv_heads());
+        let prefix = format!("model.layers.{layer}.self_attn");
+        self.b.at(&prefix);
+        let normal = format!("model.layers.{layer}.input_layernorm.weight");
+        let normal = self.norm(x, &normal, hidden)?;
+        let q = self.heads(normal, &prefix, 'q', heads)?;
+        let k = self.heads(normal, &prefix, 'k', kv_heads)?;
+        let v = self.heads(normal, &prefix, 'v', kv_heads)?;
+        let q = blocks::rope(&mut self.b, q, angles)?;
+        let k = blocks::rope(&mut self.b, k, angles)?;
+        let mut seen = [k, v];
+        for (all, name) in seen.iter_mut().zip(["key", "value"]) {
+            let new = *all;
+            if past > 0 {
+                let shape = [batch, past, kv_heads, dim];
+                let name = format!("past_{name}.{layer}");
+                let old = self.b.input(&name, Dtype::Bf16, &shape)?;
+                *all = self.b.concat(&[old, new], 1)?;
+            }
+            self.b.output(new, &format!("{name}.{layer}"))?;
+        }
+        let op = Attention {
+            dtype: Dtype::Bf16,
+            scale: 1.0 / (dim as f32).sqrt(),
+            causal: Some(past as i64),
+            window: config.window(),
+            softcap: None,
+            mask: false,
+            sinks: false,
+            lengths: false,
+        };
+        let o = self.b.attention(op, &[q, seen[0], seen[1]])?;
+        let wide = heads.saturating_mul(dim);
+        let o = self.b.reshape(o, &[batch, tokens, wide])?;
+        let o = self.linear(
+            o,
+            &format!("{prefix}.o_proj"),
+            [wide, hidden],
+            config.biases().1,
+        )?;
+        self.add(x, o)
+    }
+
+    fn ffn(&mut self, x: ValueId, layer: u64) -> Result<ValueId> {
+        let (hidden, wide) = (self.config.hidden_size, self.config.intermediate_size);
+        let bias = self.config.mlp_bias;
+        let prefix = format!("model.layers.{layer}.mlp");
+        self.b.at(&prefix);
+        let normal = format!("model.layers.{layer}.post_attention_layernorm.weight");
+        let normal = self.norm(x, &normal, hidden)?;
+        let gate = self.linear(normal, &format!("{prefix}.gate_proj"), [hidden, wide], bias)?;
+        let up = self.linear(normal, &format!("{prefix}.up_proj"), [hidden, wide], bias)?;
+        let y = self.b.elementwise(&[gate, up], Dtype::Bf16, |rows, x| {
+            let gate = rows.unary(Unary::Swish, x[0]);
+            rows.binary(Binary::Mul, gate, x[1])
+        })?;
+        let y = self.linear(y, &format!("{prefix}.down_proj"), [wide, hidden], bias)?;
+        self.add(x, y)
+    }
+}
