@@ -470,8 +470,8 @@ mod tests {
 
     #[test]
     fn rounding_agrees_with_the_codes() {
-        use super::super::number::{Rounding, Value as Number};
         use super::codes::Overflow;
+        use crate::reference::number::{Rounding, Value as Number};
         use num_rational::BigRational;
         let numbers = (-4000i32..4000).map(|i| f64::from(i) * 0.37 * 2f64.powi(i % 37 - 18));
         for dtype in Dtype::ALL {

@@ -11,9 +11,6 @@ pub mod config;
 pub mod decoder;
 pub mod weights;
 
-#[cfg(test)]
-mod tests;
-
 use super::{ImportError, Imported};
 use config::Config;
 use std::collections::BTreeMap;

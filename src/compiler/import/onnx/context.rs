@@ -45,6 +45,19 @@ impl Val {
         }
     }
 
+    /// A value without elements; the chip has no such tensors.
+    pub fn empty(elem: Elem, shape: &[u64]) -> Val {
+        let nothing = match elem.is_int() {
+            true => Numbers::Int(vec![]),
+            false => Numbers::Float(vec![]),
+        };
+        Val {
+            elem,
+            shape: shape.to_vec(),
+            place: Where::Host(Rc::new(nothing)),
+        }
+    }
+
     pub fn elements(&self) -> u64 {
         elements(&self.shape)
     }
@@ -154,17 +167,7 @@ impl Context {
     pub fn view(&mut self, x: &Val, view: View) -> Result<Val> {
         let size = elements(&view.shape);
         if size == 0 {
-            // Nothing is anywhere; the chip has no tensors without elements.
-            let nothing = if x.elem.is_int() {
-                Numbers::Int(vec![])
-            } else {
-                Numbers::Float(vec![])
-            };
-            return Ok(Val {
-                elem: x.elem,
-                shape: view.shape,
-                place: Where::Host(Rc::new(nothing)),
-            });
+            return Ok(Val::empty(x.elem, &view.shape));
         }
         if size <= FOLD_LIMIT
             && let Some(numbers) = x.host()?

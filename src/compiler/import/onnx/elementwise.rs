@@ -1,8 +1,8 @@
 //! Operations of ONNX on single elements.
 //!
 //! Models: arithmetic, comparisons, logic, activations, Where, Clip, Cast and CastLike, Pow, the variadic Min, Max, Sum and Mean.
-//! On the chip each is a row-wise program in FP32, so integers are exact to 2^24; on the host integers are 64 bits. Leaves out:
-//! division and remainder of integers on the chip, bit operations. Invariant: the host computes integers and single numbers that
+//! On the chip each is a row-wise program in FP32, so integers are exact to 2^24; on the host integers are 64 bits. Leaves out: bit
+//! operations. Invariant: the host computes integers and single numbers that
 //! follow from shapes, never tensors of floats.
 
 use super::context::{Call, Context, Val, Where, dtype};
@@ -76,9 +76,6 @@ fn apply(
         return Ok(val);
     }
     let ints = inputs[0].elem.is_int();
-    if matches!(op, "Div" | "Mod") && (ints || op == "Mod") {
-        return context.unsupported(format!("{op} of {:?} on the chip", inputs[0].elem));
-    }
     if op == "Pow"
         && let Some(val) = power(&inputs[0], &inputs[1], context)?
     {
@@ -88,14 +85,14 @@ fn apply(
     for val in inputs {
         ids.push(context.chip(val)?);
     }
-    let id = context
-        .builder
-        .elementwise(&ids, elem.dtype(), |rows, x| steps(call, op, rows, x))?;
+    let id = context.builder.elementwise(&ids, elem.dtype(), |rows, x| {
+        steps(call, (op, ints), rows, x)
+    })?;
     Ok(context.val(id, elem))
 }
 
-/// The operation as steps on the chip.
-fn steps(call: &Call<'_>, op: &str, rows: &mut Rowwise, x: &[StepId]) -> StepId {
+/// The operation as steps on the chip; `ints`: on integers.
+fn steps(call: &Call<'_>, (op, ints): (&str, bool), rows: &mut Rowwise, x: &[StepId]) -> StepId {
     let compare = |c| Binary::Compare(c);
     let simple = match op {
         "Neg" => Some(Unary::Neg),
@@ -124,7 +121,7 @@ fn steps(call: &Call<'_>, op: &str, rows: &mut Rowwise, x: &[StepId]) -> StepId 
         "Add" | "Sum" | "Mean" => Some(Binary::Add),
         "Sub" => Some(Binary::Sub),
         "Mul" | "And" => Some(Binary::Mul),
-        "Div" => Some(Binary::Div),
+        "Div" if !ints => Some(Binary::Div),
         "Max" | "Or" => Some(Binary::Max),
         "Min" => Some(Binary::Min),
         "Equal" => Some(compare(Compare::Eq)),
@@ -223,9 +220,50 @@ fn longer(call: &Call<'_>, op: &str, rows: &mut Rowwise, x: &[StepId]) -> StepId
             let more = rows.binary(Binary::Add, size, one);
             rows.binary(Binary::Div, a, more)
         }
+        "Div" => quotient(rows, a, x[1]).0,
+        "Mod" => {
+            // The remainder has the sign of the dividend; without fmod that of the divisor.
+            let rest = quotient(rows, a, x[1]).1;
+            if call.int("fmod", 0) != 0 {
+                return rest;
+            }
+            let product = rows.binary(Binary::Mul, rest, x[1]);
+            let differs = rows.binary(Binary::Compare(Compare::Lt), product, zero);
+            let moved = rows.binary(Binary::Add, rest, x[1]);
+            select(rows, differs, moved, rest)
+        }
         // The last of `kind`: any real power, of negative bases the whole ones.
         _ => general_power(rows, a, x[1]),
     }
+}
+
+/// Quotient of whole numbers, cut off, and remainder. The chip's quotient may be off by a little: the remainder, exact by a fused
+/// step, says so.
+fn quotient(rows: &mut Rowwise, a: StepId, b: StepId) -> (StepId, StepId) {
+    let select = |rows: &mut Rowwise, c, a, b| rows.step(Step::Ternary(Ternary::Select, c, a, b));
+    let (zero, one) = (rows.constant(0.0), rows.constant(1.0));
+    let (size_a, size_b) = (rows.unary(Unary::Abs, a), rows.unary(Unary::Abs, b));
+    let near = rows.binary(Binary::Div, size_a, size_b);
+    let floor = rows.unary(Unary::Floor, near);
+    let minus = rows.unary(Unary::Neg, floor);
+    let rest = rows.step(Step::Ternary(Ternary::Fma, minus, size_b, size_a));
+    // One too many leaves less than nothing, one too few the divisor or more.
+    let over = rows.binary(Binary::Compare(Compare::Lt), rest, zero);
+    let under = rows.binary(Binary::Compare(Compare::Ge), rest, size_b);
+    let step = rows.binary(Binary::Sub, under, over);
+    let size = rows.binary(Binary::Add, floor, step);
+    let back = rows.unary(Unary::Neg, step);
+    let rest = rows.step(Step::Ternary(Ternary::Fma, back, size_b, rest));
+    let minus_one = rows.constant(-1.0);
+    let negative = rows.binary(Binary::Compare(Compare::Lt), a, zero);
+    let sign_a = select(rows, negative, minus_one, one);
+    let negative = rows.binary(Binary::Compare(Compare::Lt), b, zero);
+    let sign_b = select(rows, negative, minus_one, one);
+    let sign = rows.binary(Binary::Mul, sign_a, sign_b);
+    (
+        rows.binary(Binary::Mul, size, sign),
+        rows.binary(Binary::Mul, rest, sign_a),
+    )
 }
 
 /// max(x, 0) + log(1 + exp(-|x|)), which does not overflow.

@@ -189,7 +189,7 @@ fn inputs(
         let dims = dims.ok_or_else(|| fail("an input of unknown rank".to_owned()))?;
         let mut shape = Vec::with_capacity(dims.dim.len());
         for (axis, dim) in dims.dim.iter().enumerate() {
-            if let Some(value) = dim.dim_value.filter(|v| *v > 0) {
+            if let Some(value) = dim.dim_value.filter(|v| *v >= 0) {
                 shape.push(value as u64);
                 continue;
             }
@@ -215,8 +215,14 @@ fn inputs(
             used[at] = true;
             shape.push(extents[at].1);
         }
-        let id = context.builder.input(&info.name, elem.dtype(), &shape)?;
-        let val = context.val(id, elem);
+        // What has no elements is not given to any run; its type and shape still count.
+        let val = match shape.contains(&0) {
+            true => Val::empty(elem, &shape),
+            false => {
+                let id = context.builder.input(&info.name, elem.dtype(), &shape)?;
+                context.val(id, elem)
+            }
+        };
         context.values.insert(info.name.clone(), val);
     }
     if let Some(at) = used.iter().position(|used| !used) {

@@ -114,9 +114,14 @@ fn extents_that_the_model_leaves_open_must_be_given() {
         "{error}"
     );
     refused(
-        |g| g.input[0] = info("x", 1, &["0", "2"]),
+        |g| g.input[0] = info("x", 1, &["-1", "2"]),
         true,
         &["--shape x.0=N"],
+    );
+    refused(
+        |g| g.input[0] = info("x", 1, &["0", "2"]),
+        false,
+        &["node 0", "[0, 2]"],
     );
 }
 

@@ -1,12 +1,14 @@
-//! Directories that are wrong, and a model that agrees with itself.
+//! Directories of the Hugging Face hub: what is wrong with them, and models that agree with themselves.
 
-use super::*;
-use crate::chip::Chip;
-use crate::compiler::graph::Graph;
-use crate::num;
-use crate::reference::graph::evaluate;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use tilewright::chip::Chip;
+use tilewright::compiler::graph::Graph;
+use tilewright::compiler::import::hf::config::Config;
+use tilewright::compiler::import::hf::{Step, named, read};
+use tilewright::num;
+use tilewright::reference::graph::evaluate;
 
 /// A directory of its own, removed at the end.
 struct Dir(PathBuf);
