@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod mem;
+mod models;
 mod results;
 
 use serde_json::Value;

@@ -224,7 +224,7 @@ impl Config {
             ));
         }
         let dim = self.dim();
-        if !(2..=1 << 16).contains(&dim) || dim % 2 != 0 {
+        if !(2..=1 << 16).contains(&dim) || !dim.is_multiple_of(2) {
             return Err(format!("head_dim is {dim}; it must be even, 2 to 65536"));
         }
         if !self.num_attention_heads.is_multiple_of(self.kv_heads()) {

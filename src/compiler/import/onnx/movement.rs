@@ -115,7 +115,7 @@ fn constant_of_shape(call: &Call<'_>, context: &mut Context) -> Result<Val> {
             place: Where::Host(Rc::new(Numbers::Float(vec![0.0]))),
         },
     };
-    if scalar.host()?.is_none_or(|n| n.len() != 1) {
+    if scalar.host()?.is_none_or(|n| n.count() != 1) {
         return context.unsupported("a value of other than one element");
     }
     context.expand(&scalar, &shape)
@@ -137,7 +137,7 @@ fn range(call: &Call<'_>, context: &Context) -> Result<Val> {
     let elem = call.input(context, 0)?.elem;
     for at in 0..3 {
         match call.input(context, at)?.host()?.as_deref() {
-            Some(numbers) if numbers.len() == 1 => parts.push(numbers.clone()),
+            Some(numbers) if numbers.count() == 1 => parts.push(numbers.clone()),
             _ => return context.unsupported("bounds depend on the inputs of the graph"),
         }
     }
@@ -185,7 +185,7 @@ fn range(call: &Call<'_>, context: &Context) -> Result<Val> {
     };
     Ok(Val {
         elem,
-        shape: vec![numbers.len() as u64],
+        shape: vec![numbers.count() as u64],
         place: Where::Host(Rc::new(numbers)),
     })
 }

@@ -129,7 +129,7 @@ pub enum Numbers {
 
 impl Numbers {
     /// How many.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         match self {
             Numbers::Int(v) => v.len(),
             Numbers::Float(v) => v.len(),
@@ -357,11 +357,11 @@ fn typed(tensor: &proto::Tensor, elem: Elem, count: u64) -> Result<Numbers, Stri
         }
         _ => Numbers::Int(ints(&tensor.int32_data)),
     };
-    match numbers.len() as u64 == count {
+    match numbers.count() as u64 == count {
         true => Ok(numbers),
         false => Err(format!(
             "{count} elements wanted, {} are there",
-            numbers.len()
+            numbers.count()
         )),
     }
 }
