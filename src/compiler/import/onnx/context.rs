@@ -128,6 +128,17 @@ impl Context {
         .into())
     }
 
+    /// A constant of truth values, U8 as BOOL is kept: at most 2^26, for which `at` is asked in order.
+    pub fn truth(&mut self, shape: &[u64], at: impl Fn(u64) -> bool) -> Result<ValueId> {
+        let count = elements(shape);
+        if count > 1 << 26 {
+            return self.unsupported(format!("a mask of {shape:?}, over 2^26 elements"));
+        }
+        let bytes = (0..count).map(|i| u8::from(at(i))).collect();
+        let data = Data::Bytes(bytes);
+        Ok(self.builder.constant("%mask", Dtype::U8, shape, data)?)
+    }
+
     /// The value in the graph; constants are added on their first use.
     pub fn chip(&mut self, val: &Val) -> Result<ValueId> {
         let dtype = val.elem.dtype();

@@ -508,10 +508,9 @@ fn pad(call: &Call<'_>, context: &mut Context) -> Result<Val> {
         let (before, after) = (pads[at], pads[at + axes.len()]);
         // Negative: cut off.
         let extent = kept.shape[*axis];
-        let cut = (-before).max(0) as u64;
-        let left = extent
-            .saturating_sub(cut)
-            .saturating_sub((-after).max(0) as u64);
+        let cut = before.min(0).unsigned_abs();
+        let behind = after.min(0).unsigned_abs();
+        let left = extent.saturating_sub(cut).saturating_sub(behind);
         kept = context.slice(&kept, *axis, cut, left)?;
         border[*axis] = (before.max(0) as u64, after.max(0) as u64);
     }
@@ -612,14 +611,8 @@ fn trilu(call: &Call<'_>, context: &mut Context) -> Result<Val> {
             ..x
         });
     }
-    let mask = Val {
-        elem: Elem::Bool,
-        shape: vec![rows, columns],
-        place: Where::Host(Rc::new(Numbers::Int(
-            (0..size).map(|i| i64::from(keeps(i))).collect(),
-        ))),
-    };
-    let (x_id, mask_id) = (context.chip(&x)?, context.chip(&mask)?);
+    let mask_id = context.truth(&[rows, columns], keeps)?;
+    let x_id = context.chip(&x)?;
     let dtype = x.elem.dtype();
     let id = context
         .builder

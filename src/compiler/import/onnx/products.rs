@@ -6,7 +6,7 @@
 
 use super::context::{Call, Context, Val, Where, dtype};
 use super::movement::concat;
-use super::tensor::{Elem, Numbers};
+use super::tensor::Numbers;
 use crate::compiler::graph::{Attention, ValueId, View};
 use crate::compiler::import::ImportError;
 use crate::compiler::import::blocks::rotation;
@@ -233,16 +233,8 @@ fn spelled_out(
     let bool_mask = mask.is_some_and(|m| m.elem.is_int());
     let causal = match op.causal {
         Some(offset) => {
-            if queries.saturating_mul(keys) > 1 << 26 {
-                return context.unsupported("scores of more than 2^26 elements a head");
-            }
             let sees = |i: u64| (i % keys) as i64 <= (i / keys) as i64 + offset;
-            let seen = (0..queries * keys).map(|i| i64::from(sees(i))).collect();
-            let seen = Val {
-                elem: Elem::Bool,
-                ..Val::ints(&[queries, keys], seen)
-            };
-            operands.push(context.chip(&seen)?);
+            operands.push(context.truth(&[queries, keys], sees)?);
             true
         }
         None => false,
