@@ -5,7 +5,6 @@
 //! program size does not grow with the problem; the image is what the assembler makes of the text.
 //!
 //! Reading order: [`op`] (operations, bounds), [`formats`] (operands of a product), [`limits`] (what chips must have), [`tiling`] and [`plan`] (the search), [`matmul`], [`attention`] (the schedules), [`emit`].
-//! Whole models: [`graph`] (what they are between file and program), [`import`] (ONNX, Hugging Face).
 
 pub mod attention;
 pub mod emit;
