@@ -21,10 +21,9 @@ use super::constraints::{Command, Table, Time};
 use super::device::{CLOSED, Device, Geometry};
 use super::maintenance::Maintenance;
 use super::mapping::Place;
-use super::queue::{BankSet, Entry, Kind, NONE, Queues, new_entry};
+use super::queue::{BankSet, Entry, Key, Kind, NONE, Order, Queues};
 use super::schedule::access;
 use crate::chip::{HbmDevice, Refresh};
-use rustc_hash::FxHashSet;
 
 /// No event in sight.
 pub const FAR: Time = Time::MAX;
@@ -140,6 +139,52 @@ pub(super) struct Active {
     pub order: u64,
 }
 
+/// Banks that wish for one command, by kind.
+#[derive(Clone, Debug)]
+pub(super) struct Wishes {
+    /// By kind and pseudo channel.
+    orders: [Vec<Order>; 2],
+    /// Each bank's key in its order, or none.
+    keys: [Vec<Key>; 2],
+    pc_shift: u32,
+}
+
+impl Wishes {
+    fn new(geometry: &Geometry) -> Wishes {
+        let orders = vec![Order::default(); geometry.pcs as usize];
+        let keys = vec![Key::NONE; geometry.bank_numbers() as usize];
+        Wishes {
+            orders: [orders.clone(), orders],
+            keys: [keys.clone(), keys],
+            pc_shift: geometry.pc_shift(),
+        }
+    }
+
+    /// The banks of a pseudo channel, those of the oldest requests first.
+    #[inline]
+    pub fn of(&self, kind: Kind, pc: u32) -> &Order {
+        &self.orders[kind as usize][pc as usize]
+    }
+
+    /// Whether no bank wishes it.
+    #[inline]
+    pub fn is_empty(&self, kind: Kind) -> bool {
+        self.orders[kind as usize].iter().all(Order::is_empty)
+    }
+
+    /// The request for which a bank wishes it now; whether it did not wish it before.
+    #[inline]
+    fn set(&mut self, kind: Kind, bank: u32, key: Key) -> bool {
+        let known = &mut self.keys[kind as usize][bank as usize];
+        if *known == key {
+            return false;
+        }
+        let old = std::mem::replace(known, key);
+        self.orders[kind as usize][(bank >> self.pc_shift) as usize].replace(old, key);
+        old == Key::NONE
+    }
+}
+
 /// One channel's controller and device.
 #[derive(Clone, Debug)]
 pub struct Controller {
@@ -149,12 +194,10 @@ pub struct Controller {
     pub(super) active: Vec<Option<Active>>,
     pub(super) active_set: BankSet,
     pub(super) activations: u64,
-    /// By kind: banks with a hit, with an activate to make, with a precharge to make.
-    pub(super) hits: [BankSet; 2],
-    pub(super) acts: [BankSet; 2],
-    pub(super) pres: [BankSet; 2],
-    /// Lines of waiting writes.
-    pub(super) buffered: FxHashSet<u64>,
+    /// Banks with a hit, with an activate to make, with a precharge to make.
+    pub(super) hits: Wishes,
+    pub(super) acts: Wishes,
+    pub(super) pres: Wishes,
     write_mode: bool,
     /// Writing starts with more writes than this, and stops with fewer than that.
     high_mark: u32,
@@ -173,21 +216,19 @@ impl Controller {
         let device = Device::new(d);
         let geometry = device.geometry;
         let banks = geometry.bank_numbers();
-        let set = || BankSet::new(&geometry);
         let check = match config.ecc {
             Ecc::None => 0,
             Ecc::Sideband { check_ck } => 2 * Time::from(check_ck),
         };
         Controller {
             config,
-            queues: Queues::new(banks),
+            queues: Queues::new(&geometry),
             active: vec![None; banks as usize],
-            active_set: set(),
+            active_set: BankSet::new(&geometry),
             activations: 0,
-            hits: [set(), set()],
-            acts: [set(), set()],
-            pres: [set(), set()],
-            buffered: FxHashSet::default(),
+            hits: Wishes::new(&geometry),
+            acts: Wishes::new(&geometry),
+            pres: Wishes::new(&geometry),
             write_mode: false,
             // Of whole numbers, those above x are above its floor, those below x are below its ceiling. Below a mark of zero
             // is none waiting, or writing would never stop.
@@ -216,10 +257,19 @@ impl Controller {
         }
     }
 
-    /// Whether a request of this line needs no room: a buffered write answers or absorbs it.
+    /// Whether a request of this place needs no room: a buffered write answers or absorbs it.
     #[inline]
-    pub fn absorbs(&self, line: u64) -> bool {
-        self.queues.len[1] > 0 && self.buffered.contains(&line)
+    pub fn absorbs(&self, place: &Place) -> bool {
+        self.queues.len[1] > 0 && {
+            let bank = self.bank(place);
+            self.queues.is_buffered(bank, place.row, place.column)
+        }
+    }
+
+    #[inline]
+    fn bank(&self, place: &Place) -> u32 {
+        self.geometry()
+            .bank(place.pc, place.sid, place.group, place.bank)
     }
 
     /// Takes a request at `now`, before [`Controller::step`] of that time; false if its queue is full.
@@ -228,12 +278,11 @@ impl Controller {
         &mut self,
         now: Time,
         tag: u64,
-        line: u64,
         place: &Place,
         write: bool,
         sink: &mut S,
     ) -> bool {
-        if self.absorbs(line) {
+        if self.absorbs(place) {
             match write {
                 false => {
                     self.totals.forwarded += 1;
@@ -250,16 +299,12 @@ impl Controller {
             return false;
         }
         let kind = if write { Kind::Write } else { Kind::Read };
-        if write {
-            self.buffered.insert(line);
-        }
-        let bank = self
-            .geometry()
-            .bank(place.pc, place.sid, place.group, place.bank);
-        let entry = new_entry(tag, line, place.row, place.column, now);
+        let bank = self.bank(place);
         let open = self.device.open_row(bank);
-        self.queues.push(kind, bank, open, entry);
-        self.update_list(kind, bank, now);
+        let at = (place.row, place.column);
+        if self.queues.push(kind, bank, open, at, (tag, now)) {
+            self.update_list(kind, bank, now);
+        }
         true
     }
 
@@ -341,28 +386,35 @@ impl Controller {
     #[inline]
     pub(super) fn update_list(&mut self, kind: Kind, bank: u32, now: Time) {
         let list = self.queues.list(kind, bank);
-        let (mut hit, mut act, mut pre) = (false, false, false);
+        let key = |group| match group {
+            NONE => Key::NONE,
+            group => Key::new(self.queues.group(group).seq, bank),
+        };
+        let (mut hit, mut act, mut pre) = (Key::NONE, Key::NONE, Key::NONE);
         if self.maintenance.is_held(bank) {
         } else if self.device.open_row(bank) == CLOSED {
-            act = list.head != NONE;
+            act = key(list.first);
         } else {
-            hit = list.first_hit != NONE;
-            pre = list.first_miss != NONE
+            hit = key(list.hit);
+            let accepted = |group| self.queues.group(group).accepted;
+            if list.miss != NONE
                 && self.active[bank as usize].is_none()
-                && (!hit
+                && (list.hit == NONE
                     || self.config.scheduler == Scheduler::FrFcfs
-                    || list.miss_age.accepted < list.hit_age.accepted);
+                    || accepted(list.miss) < accepted(list.hit))
+            {
+                pre = key(list.miss);
+            }
         }
-        let k = kind as usize;
-        if self.hits[k].set(bank, hit) {
+        if self.hits.set(kind, bank, hit) {
             let ready = self.device.bank_ready_at(access(kind), bank);
             self.column_wake = self.column_wake.min(ready.max(now));
         }
-        if self.acts[k].set(bank, act) {
+        if self.acts.set(kind, bank, act) {
             let ready = self.device.bank_ready_at(Command::Act, bank);
             self.row_wake = self.row_wake.min(ready.max(now));
         }
-        if self.pres[k].set(bank, pre) {
+        if self.pres.set(kind, bank, pre) {
             let ready = self.device.precharge_ready_at(bank);
             self.row_wake = self.row_wake.min(ready.max(now));
         }

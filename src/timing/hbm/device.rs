@@ -115,12 +115,62 @@ struct Window {
 
 /// The command whose earliest times stand for this one's: the table gives both the same.
 #[inline]
-fn slot(command: Command) -> Command {
+fn plain(command: Command) -> Command {
     match command {
         Command::RdA => Command::Rd,
         Command::WrA => Command::Wr,
         Command::Rfm => Command::RefBank,
         plain => plain,
+    }
+}
+
+/// Earliest starts of the commands in one node of one scope, by [`slot`]: a cache line.
+type Starts = [Time; 8];
+
+/// Place of a command in [`Starts`].
+#[inline]
+const fn slot(command: Command) -> usize {
+    match command {
+        Command::Act => 0,
+        Command::Pre => 1,
+        Command::PreAll => 2,
+        Command::Rd | Command::RdA => 3,
+        Command::Wr | Command::WrA => 4,
+        Command::RefAll => 5,
+        Command::RefBank | Command::Rfm => 6,
+    }
+}
+
+/// What a read or a write pushes in every table that has the rules of JESD238; others stay with [`Device::pushes`]. A rule of 0
+/// half CK says nothing.
+#[derive(Clone, Copy, Debug, Default)]
+struct ColumnPushes {
+    bus: Time,
+    pc_same: Time,
+    pc_other: Time,
+    pc_close: Time,
+    other_sid: Time,
+    group_same: Time,
+    group_other: Time,
+    bank_close: Time,
+}
+
+impl ColumnPushes {
+    /// Where a rule belongs, if it is one of these.
+    fn of(&mut self, command: Command, rule: &Constraint) -> Option<&mut Time> {
+        let same = rule.after == command;
+        match (rule.scope, rule.after) {
+            _ if rule.window > 1 => None,
+            (Scope::Channel, Command::Rd | Command::Wr) => Some(&mut self.bus),
+            (Scope::PseudoChannel, Command::Rd | Command::Wr) if same => Some(&mut self.pc_same),
+            (Scope::PseudoChannel, Command::Rd | Command::Wr) => Some(&mut self.pc_other),
+            (Scope::PseudoChannel, Command::PreAll) => Some(&mut self.pc_close),
+            (Scope::OtherSid, _) if same => Some(&mut self.other_sid),
+            (Scope::BankGroup, Command::Rd | Command::Wr) if same => Some(&mut self.group_same),
+            (Scope::BankGroup, Command::Rd | Command::Wr) => Some(&mut self.group_other),
+            (Scope::Bank, Command::Pre) => Some(&mut self.bank_close),
+            _ => None,
+        }
     }
 }
 
@@ -149,14 +199,16 @@ const NEVER: Time = Time::MAX;
 pub struct Device {
     pub geometry: Geometry,
     pushes: [Vec<Push>; Command::COUNT],
+    /// Of reads and of writes.
+    columns: [ColumnPushes; 2],
     windows: Vec<Window>,
     /// When the row bus and the column bus are free.
     buses: [Time; 2],
-    /// Earliest start by command and node at the other scopes.
-    pc: [Vec<Time>; Command::COUNT],
-    sid: [Vec<Time>; Command::COUNT],
-    group: [Vec<Time>; Command::COUNT],
-    bank: [Vec<Time>; Command::COUNT],
+    /// Earliest starts by node at the other scopes.
+    pc: Vec<Starts>,
+    sid: Vec<Starts>,
+    group: Vec<Starts>,
+    bank: Vec<Starts>,
     /// Open row of each bank, or [`CLOSED`].
     open: Vec<u32>,
     /// Open banks of each pseudo channel.
@@ -170,17 +222,27 @@ impl Device {
     /// All banks closed, every command legal.
     pub fn new(d: &HbmDevice) -> Device {
         let geometry = Geometry::new(d);
-        let nodes = |count: u32| std::array::from_fn(|_| vec![0; count as usize]);
+        let nodes = |count: u32| vec![[0; 8]; count as usize];
         let (pcs, banks) = (geometry.pcs, geometry.bank_numbers());
         let group_shift = geometry.banks_per_group.trailing_zeros();
         let sid_shift = geometry.banks_per_sid().trailing_zeros();
         let mut pushes: [Vec<Push>; Command::COUNT] = std::array::from_fn(|_| Vec::new());
+        let mut columns = [ColumnPushes::default(); 2];
         let mut windows = Vec::new();
         let table = Table::new(d).constraints;
         for (index, rule) in table.iter().enumerate() {
-            if slot(rule.after) != rule.after
+            if plain(rule.after) != rule.after
                 || table.iter().enumerate().any(|o| implies(o, (index, rule)))
             {
+                continue;
+            }
+            let column = match rule.before {
+                Command::Rd => Some(&mut columns[0]),
+                Command::Wr => Some(&mut columns[1]),
+                _ => None,
+            };
+            if let Some(time) = column.and_then(|c| c.of(rule.before, rule)) {
+                *time = (*time).max(rule.half_ck.into());
                 continue;
             }
             let window = (rule.window > 1).then(|| {
@@ -200,7 +262,7 @@ impl Device {
             });
             pushes[rule.before as usize].push(Push {
                 scope: rule.scope,
-                after: rule.after as u8,
+                after: slot(rule.after) as u8,
                 half_ck: rule.half_ck.into(),
                 window,
             });
@@ -208,6 +270,7 @@ impl Device {
         Device {
             geometry,
             pushes,
+            columns,
             windows,
             buses: [0; 2],
             pc: nodes(pcs),
@@ -248,25 +311,23 @@ impl Device {
     /// Earliest start of a command as far as the channel and the pseudo channel say.
     #[inline]
     pub fn pc_ready_at(&self, command: Command, pc: u32) -> Time {
-        let c = slot(command) as usize;
-        self.buses[usize::from(command.is_column())].max(self.pc[c][pc as usize])
+        self.buses[usize::from(command.is_column())].max(self.pc[pc as usize][slot(command)])
     }
 
     /// Earliest start of a command as far as stack ID, group and bank say.
     #[inline]
     pub fn bank_ready_at(&self, command: Command, bank: u32) -> Time {
-        let c = slot(command) as usize;
-        let of = |nodes: &[Time], at: u32| nodes[at as usize];
-        of(&self.sid[c], bank >> self.sid_shift)
-            .max(of(&self.group[c], bank >> self.group_shift))
-            .max(of(&self.bank[c], bank))
+        let of = |nodes: &[Starts], at: u32| nodes[at as usize][slot(command)];
+        of(&self.sid, bank >> self.sid_shift)
+            .max(of(&self.group, bank >> self.group_shift))
+            .max(of(&self.bank, bank))
     }
 
     /// Earliest start of a precharge of a bank, as far as the bank says; no rule of it is wider than a bank and narrower than a
     /// pseudo channel.
     #[inline]
     pub fn precharge_ready_at(&self, bank: u32) -> Time {
-        self.bank[Command::Pre as usize][bank as usize]
+        self.bank[bank as usize][slot(Command::Pre)]
     }
 
     /// Earliest start of a command at a bank.
@@ -288,6 +349,11 @@ impl Device {
             command.name(),
             self.ready_at(command, bank) - now
         );
+        match command {
+            Command::Rd => self.push_column(0, bank, now),
+            Command::Wr => self.push_column(1, bank, now),
+            _ => {}
+        }
         let pc = bank >> self.pc_shift;
         let (sid, group) = (bank >> self.sid_shift, bank >> self.group_shift);
         for push in &self.pushes[command as usize] {
@@ -315,15 +381,15 @@ impl Device {
             let push_to = |time: &mut Time| *time = (*time).max(at);
             match push.scope {
                 Scope::Channel => push_to(&mut self.buses[usize::from(command.is_column())]),
-                Scope::PseudoChannel => push_to(&mut self.pc[after][node]),
-                Scope::Sid => push_to(&mut self.sid[after][node]),
-                Scope::BankGroup => push_to(&mut self.group[after][node]),
-                Scope::Bank => push_to(&mut self.bank[after][node]),
+                Scope::PseudoChannel => push_to(&mut self.pc[node][after]),
+                Scope::Sid => push_to(&mut self.sid[node][after]),
+                Scope::BankGroup => push_to(&mut self.group[node][after]),
+                Scope::Bank => push_to(&mut self.bank[node][after]),
                 Scope::OtherSid => {
                     let first = (pc << (self.pc_shift - self.sid_shift)) as usize;
                     for other in first..first + self.geometry.sids as usize {
                         if other != node {
-                            push_to(&mut self.sid[after][other]);
+                            push_to(&mut self.sid[other][after]);
                         }
                     }
                 }
@@ -346,6 +412,37 @@ impl Device {
                 self.open_count[pc as usize] = 0;
             }
             _ => {}
+        }
+    }
+
+    /// What follows from a read (0) or a write (1) by the rules that every table has.
+    #[inline]
+    fn push_column(&mut self, kind: usize, bank: u32, now: Time) {
+        const SLOTS: [usize; 2] = [slot(Command::Rd), slot(Command::Wr)];
+        let (same, other) = (SLOTS[kind], SLOTS[1 - kind]);
+        let rules = self.columns[kind];
+        let later = |time: &mut Time, by: Time| *time = (*time).max(now + by);
+        later(&mut self.buses[1], rules.bus);
+        let at_pc = (bank >> self.pc_shift) as usize;
+        let pc = &mut self.pc[at_pc];
+        later(&mut pc[same], rules.pc_same);
+        later(&mut pc[other], rules.pc_other);
+        later(&mut pc[slot(Command::PreAll)], rules.pc_close);
+        let group = &mut self.group[(bank >> self.group_shift) as usize];
+        later(&mut group[same], rules.group_same);
+        later(&mut group[other], rules.group_other);
+        later(
+            &mut self.bank[bank as usize][slot(Command::Pre)],
+            rules.bank_close,
+        );
+        if rules.other_sid > 0 {
+            let sid = (bank >> self.sid_shift) as usize;
+            let first = at_pc << (self.pc_shift - self.sid_shift);
+            for other in first..first + self.geometry.sids as usize {
+                if other != sid {
+                    later(&mut self.sid[other][same], rules.other_sid);
+                }
+            }
         }
     }
 }

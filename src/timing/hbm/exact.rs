@@ -365,21 +365,27 @@ impl Channel {
     }
 
     /// Whether bursts from `first` to `end` may meet a buffered write, now or once what waits has entered.
-    fn may_meet(&self, kind: usize, first: u64, end: u64) -> bool {
+    fn may_meet(&self, kind: usize, first: u64, end: u64, mapping: &Mapping) -> bool {
         let overlaps = |kind: usize| {
             let mut waiting = self.waiting[kind].iter();
             waiting.any(|w| w.burst < end && first < w.burst + u64::from(w.left))
         };
-        (first..end).any(|burst| self.controller.absorbs(burst))
+        (first..end).any(|burst| self.controller.absorbs(&mapping.place(burst)))
             || overlaps(1)
             || kind == 1 && overlaps(0)
     }
 
     /// Queues bursts that may enter from `arrival` on; the half CK in which first and last of them will, if that is known.
-    fn push(&mut self, kind: usize, mut waiting: Waiting, tag: u64) -> Option<(Time, Time)> {
+    fn push(
+        &mut self,
+        kind: usize,
+        mut waiting: Waiting,
+        tag: u64,
+        mapping: &Mapping,
+    ) -> Option<(Time, Time)> {
         let arrival = waiting.arrival;
         let bursts = u64::from(waiting.left);
-        self.hazard |= self.may_meet(kind, waiting.burst, waiting.burst + bursts);
+        self.hazard |= self.may_meet(kind, waiting.burst, waiting.burst + bursts, mapping);
         if self.waiting_bursts == [0, 0] {
             self.entry = Some(0);
         }
@@ -409,7 +415,8 @@ impl Channel {
     /// Whether the first that waits in a direction finds room.
     #[inline]
     fn can_enter(&self, kind: usize, waiting: &Waiting) -> bool {
-        self.controller.has_room(kind == 1) || self.hazard && self.controller.absorbs(waiting.burst)
+        self.controller.has_room(kind == 1)
+            || self.hazard && self.controller.absorbs(&waiting.place)
     }
 
     /// Lets a burst enter the controller: of those that can, that of the oldest run.
@@ -429,7 +436,7 @@ impl Channel {
         let Some(w) = self.waiting[kind].front_mut() else {
             return false;
         };
-        let (run, burst, place) = (w.run, w.burst, w.place);
+        let (run, place) = (w.run, w.place);
         w.left -= 1;
         if w.left == 0 {
             self.waiting[kind].pop_front();
@@ -445,7 +452,7 @@ impl Channel {
         let before = self.controller.queues.len[kind];
         let (tag, write) = (u64::from(run), kind == 1);
         let sink = &mut self.runs;
-        let taken = self.controller.accept(now, tag, burst, &place, write, sink);
+        let taken = self.controller.accept(now, tag, &place, write, sink);
         debug_assert!(taken, "room was checked");
         if self.controller.queues.len[kind] > before {
             self.runs.account.entered(place.pc, now);
@@ -639,7 +646,7 @@ impl HbmModel for Exact {
             // Nobody waited for it: it may lie far behind.
             channel.advance(arrival - 1, self.block, &self.mapping);
         }
-        if let Some((first, last)) = channel.push(kind, waiting, run.tag) {
+        if let Some((first, last)) = channel.push(kind, waiting, run.tag, &self.mapping) {
             return Schedule {
                 first: self.time(first),
                 last: self.time(last),

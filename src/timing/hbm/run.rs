@@ -10,8 +10,8 @@ use super::constraints::Time;
 use super::controller::{Controller, FAR, Issued, Sink, Totals};
 use super::histogram::Histogram;
 use super::legality::{Checker, Violation};
-use super::mapping::Mapping;
-use super::patterns::{Access, Source};
+use super::mapping::{Mapping, Place};
+use super::patterns::Source;
 use super::trace_file::TraceFileError;
 use crate::chip::HbmDevice;
 
@@ -141,14 +141,23 @@ struct Port {
     source: Source,
     /// Which requests of the source are this port's; all if none.
     only: Option<bool>,
-    head: Option<(Time, Access)>,
+    head: Option<Head>,
     /// Index in the source of the next request.
     index: u64,
     limit: u64,
 }
 
+/// The first request of a port.
+#[derive(Clone, Copy)]
+struct Head {
+    arrival: Time,
+    write: bool,
+    place: Place,
+}
+
 /// All ports.
-struct Feed {
+struct Feed<'a> {
+    mapping: &'a Mapping,
     ports: Vec<Port>,
     injection: Injection,
     /// At rate 0: when the next request arrives; none while one is under way.
@@ -158,7 +167,12 @@ struct Feed {
 impl Port {
     /// Makes `head` the next request, with its time of arrival.
     #[inline]
-    fn fill(&mut self, injection: Injection, ready: Time) -> Result<(), TraceFileError> {
+    fn fill(
+        &mut self,
+        injection: Injection,
+        ready: Time,
+        mapping: &Mapping,
+    ) -> Result<(), TraceFileError> {
         while self.head.is_none() && self.index < self.limit {
             let Some(access) = self.source.next_access()? else {
                 self.limit = self.index;
@@ -173,14 +187,18 @@ impl Port {
             };
             self.index += 1;
             if self.only.is_none_or(|write| write == access.write) {
-                self.head = Some((arrival, access));
+                self.head = Some(Head {
+                    arrival,
+                    write: access.write,
+                    place: mapping.place(access.line),
+                });
             }
         }
         Ok(())
     }
 }
 
-impl Feed {
+impl Feed<'_> {
     /// Makes every port's head its next request.
     #[inline]
     fn fill(&mut self) -> Result<(), TraceFileError> {
@@ -189,7 +207,7 @@ impl Feed {
         };
         for port in &mut self.ports {
             if port.head.is_none() {
-                port.fill(injection, ready)?;
+                port.fill(injection, ready, self.mapping)?;
             }
         }
         Ok(())
@@ -197,27 +215,25 @@ impl Feed {
 
     /// Takes the request that comes first in the source, of those that have arrived and can be accepted.
     #[inline]
-    fn take(&mut self, now: Time, controller: &Controller) -> Option<(Time, Access)> {
+    fn take(&mut self, now: Time, controller: &Controller) -> Option<Head> {
         let mut first: Option<&mut Port> = None;
         for port in &mut self.ports {
-            if let Some((arrival, access)) = &port.head
-                && *arrival <= now
-                && (controller.has_room(access.write) || controller.absorbs(access.line))
+            if let Some(head) = &port.head
+                && head.arrival <= now
+                && (controller.has_room(head.write) || controller.absorbs(&head.place))
                 && first.as_ref().is_none_or(|other| port.index < other.index)
             {
                 first = Some(port);
             }
         }
         let port = first?;
-        let (arrival, access) = port.head.take()?;
+        let mut head = port.head.take()?;
         match self.injection {
-            Injection::Saturating => Some((now, access)),
-            Injection::Single => {
-                self.ready = None;
-                Some((arrival, access))
-            }
-            _ => Some((arrival, access)),
+            Injection::Saturating => head.arrival = now,
+            Injection::Single => self.ready = None,
+            _ => {}
         }
+        Some(head)
     }
 
     /// When a request arrives or could be accepted, after `now`.
@@ -225,10 +241,10 @@ impl Feed {
     fn next(&self, now: Time, controller: &Controller) -> Time {
         let mut next = FAR;
         for port in &self.ports {
-            if let Some((arrival, access)) = &port.head
-                && (controller.has_room(access.write) || controller.absorbs(access.line))
+            if let Some(head) = &port.head
+                && (controller.has_room(head.write) || controller.absorbs(&head.place))
             {
-                next = next.min((*arrival).max(now + 1));
+                next = next.min(head.arrival.max(now + 1));
             }
         }
         next
@@ -255,6 +271,7 @@ impl Run<'_> {
             limit: self.requests,
         };
         let mut feed = Feed {
+            mapping: self.mapping,
             // One at a time, or all of a kind, is one line anyway.
             ports: match split.filter(|s| s.is_mixed() && self.injection != Injection::Single) {
                 None => vec![port(source, None)],
@@ -277,15 +294,18 @@ impl Run<'_> {
         loop {
             for _ in 0..PER_HALF_CK {
                 feed.fill()?;
-                let Some((arrival, access)) = feed.take(now, &controller) else {
+                let Some(head) = feed.take(now, &controller) else {
                     break;
                 };
                 if recorder.served == accepted {
                     progress_at = now;
                 }
-                let place = self.mapping.place(access.line);
-                let Access { line, write, .. } = access;
-                let taken = controller.accept(now, arrival, line, &place, write, &mut recorder);
+                let Head {
+                    arrival,
+                    write,
+                    place,
+                } = head;
+                let taken = controller.accept(now, arrival, &place, write, &mut recorder);
                 debug_assert!(taken, "room was checked");
                 accepted += 1;
                 idle_since = FAR;
