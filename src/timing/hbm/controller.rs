@@ -137,6 +137,7 @@ pub(super) struct Active {
     pub kind: Kind,
     /// Order of activation, which breaks ties of acceptance.
     pub order: u64,
+    pub bank: u32,
 }
 
 /// Banks that wish for one command, by kind.
@@ -160,10 +161,10 @@ impl Wishes {
         }
     }
 
-    /// The banks of a pseudo channel, those of the oldest requests first.
+    /// By pseudo channel, the banks of the oldest requests first.
     #[inline]
-    pub fn of(&self, kind: Kind, pc: u32) -> &Order {
-        &self.orders[kind as usize][pc as usize]
+    pub fn of(&self, kind: Kind) -> &[Order] {
+        &self.orders[kind as usize]
     }
 
     /// Whether no bank wishes it.
@@ -174,7 +175,7 @@ impl Wishes {
 
     /// The request for which a bank wishes it now; whether it did not wish it before.
     #[inline]
-    fn set(&mut self, kind: Kind, bank: u32, key: Key) -> bool {
+    pub fn set(&mut self, kind: Kind, bank: u32, key: Key) -> bool {
         let known = &mut self.keys[kind as usize][bank as usize];
         if *known == key {
             return false;
@@ -191,8 +192,11 @@ pub struct Controller {
     pub(super) config: Config,
     pub(super) device: Device,
     pub(super) queues: Queues,
-    pub(super) active: Vec<Option<Active>>,
+    pub(super) active: Vec<Active>,
+    /// Their banks.
     pub(super) active_set: BankSet,
+    /// None of them can be served before.
+    pub(super) active_wake: Time,
     pub(super) activations: u64,
     /// Banks with a hit, with an activate to make, with a precharge to make.
     pub(super) hits: Wishes,
@@ -215,7 +219,6 @@ impl Controller {
     pub fn new(d: &HbmDevice, config: Config) -> Controller {
         let device = Device::new(d);
         let geometry = device.geometry;
-        let banks = geometry.bank_numbers();
         let check = match config.ecc {
             Ecc::None => 0,
             Ecc::Sideband { check_ck } => 2 * Time::from(check_ck),
@@ -223,8 +226,9 @@ impl Controller {
         Controller {
             config,
             queues: Queues::new(&geometry),
-            active: vec![None; banks as usize],
+            active: Vec::new(),
             active_set: BankSet::new(&geometry),
+            active_wake: FAR,
             activations: 0,
             hits: Wishes::new(&geometry),
             acts: Wishes::new(&geometry),
@@ -310,7 +314,7 @@ impl Controller {
 
     /// Whether nothing waits and no row is open for anyone. Reads may still have data on its way.
     pub fn is_idle(&self) -> bool {
-        self.queues.len == [0, 0] && (0..self.geometry().pcs).all(|pc| self.active_set.is_empty(pc))
+        self.queues.len == [0, 0] && self.active.is_empty()
     }
 
     /// The next half CK after `now` at which a step may do something, unless a request is accepted before.
@@ -398,7 +402,7 @@ impl Controller {
             hit = key(list.hit);
             let accepted = |group| self.queues.group(group).accepted;
             if list.miss != NONE
-                && self.active[bank as usize].is_none()
+                && !self.active_set.contains(bank)
                 && (list.hit == NONE
                     || self.config.scheduler == Scheduler::FrFcfs
                     || accepted(list.miss) < accepted(list.hit))
@@ -424,7 +428,7 @@ impl Controller {
     pub(super) fn has_active(&self, command: Command, bank: u32) -> bool {
         match command {
             Command::PreAll => !self.active_set.is_empty(bank >> self.geometry().pc_shift()),
-            _ => self.active[bank as usize].is_some(),
+            _ => self.active_set.contains(bank),
         }
     }
 }

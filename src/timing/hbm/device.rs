@@ -417,7 +417,7 @@ impl Device {
 
     /// What follows from a read (0) or a write (1) by the rules that every table has.
     #[inline]
-    fn push_column(&mut self, kind: usize, bank: u32, now: Time) {
+    pub fn push_column(&mut self, kind: usize, bank: u32, now: Time) {
         const SLOTS: [usize; 2] = [slot(Command::Rd), slot(Command::Wr)];
         let (same, other) = (SLOTS[kind], SLOTS[1 - kind]);
         let rules = self.columns[kind];

@@ -138,6 +138,15 @@ pub struct Mapping {
     xors: Vec<Xor>,
 }
 
+/// Where a line was, for the next one: of the same line but for its low bits the high digits stay.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Near {
+    /// What is left of the line above the low bits, plus 1; 0 of none.
+    rest: u64,
+    /// Fields as the high digits have them.
+    fields: [u32; 6],
+}
+
 /// Named mappings and their digits.
 pub const NAMED: &[(&str, &str)] = &[
     ("M1", "pc,bg,co,ba,sid,ro"),
@@ -271,16 +280,21 @@ impl Mapping {
     /// Where a line is. Lines past the device wrap in the highest digit and are the caller's to refuse.
     #[inline]
     pub fn place(&self, line: u64) -> Place {
-        let mut fields = [0u32; 6];
+        self.place_near(line, &mut Near::default())
+    }
+
+    /// The same, sooner for a line near the last one.
+    #[inline]
+    pub fn place_near(&self, line: u64, near: &mut Near) -> Place {
+        let rest = line >> self.bits_width;
+        if near.rest != rest + 1 {
+            near.rest = rest + 1;
+            near.fields = self.high_fields(rest);
+        }
+        let mut fields = near.fields;
         for bits in &self.bits {
             let value = (line >> bits.shift) & bits.mask;
             fields[bits.field as usize] |= (value as u32) << bits.at_bit;
-        }
-        let mut rest = line >> self.bits_width;
-        for digit in &self.digits {
-            let value = rest % digit.size;
-            rest /= digit.size;
-            fields[digit.field as usize] |= (value as u32) << digit.at_bit;
         }
         for xor in &self.xors {
             let source = fields[xor.source as usize];
@@ -295,6 +309,17 @@ impl Mapping {
             row,
             column,
         }
+    }
+
+    /// The fields as the digits above the low bits have them.
+    fn high_fields(&self, mut rest: u64) -> [u32; 6] {
+        let mut fields = [0u32; 6];
+        for digit in &self.digits {
+            let value = rest % digit.size;
+            rest /= digit.size;
+            fields[digit.field as usize] |= (value as u32) << digit.at_bit;
+        }
+        fields
     }
 }
 

@@ -398,6 +398,12 @@ impl BankSet {
         member && !was
     }
 
+    /// Whether a bank is in it.
+    #[inline]
+    pub fn contains(&self, bank: u32) -> bool {
+        self.words[(bank / 64) as usize] & 1 << (bank % 64) != 0
+    }
+
     /// Takes a bank out; whether it was in.
     #[inline]
     pub fn remove(&mut self, bank: u32) -> bool {

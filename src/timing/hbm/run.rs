@@ -10,7 +10,7 @@ use super::constraints::Time;
 use super::controller::{Controller, FAR, Issued, Sink, Totals};
 use super::histogram::Histogram;
 use super::legality::{Checker, Violation};
-use super::mapping::{Mapping, Place};
+use super::mapping::{Mapping, Near, Place};
 use super::patterns::Source;
 use super::trace_file::TraceFileError;
 use crate::chip::HbmDevice;
@@ -137,14 +137,20 @@ impl Sink for Recorder {
 }
 
 /// A line of requests in front of the controller.
-struct Port {
+struct Port<'a> {
+    mapping: &'a Mapping,
     source: Source,
     /// Which requests of the source are this port's; all if none.
     only: Option<bool>,
+    injection: Injection,
     head: Option<Head>,
     /// Index in the source of the next request.
     index: u64,
     limit: u64,
+    /// At rate 0: when the next request arrives; none while one is under way.
+    ready: Option<Time>,
+    error: Option<TraceFileError>,
+    near: Near,
 }
 
 /// The first request of a port.
@@ -155,30 +161,28 @@ struct Head {
     place: Place,
 }
 
-/// All ports.
-struct Feed<'a> {
-    mapping: &'a Mapping,
-    ports: Vec<Port>,
-    injection: Injection,
-    /// At rate 0: when the next request arrives; none while one is under way.
-    ready: Option<Time>,
-}
-
-impl Port {
-    /// Makes `head` the next request, with its time of arrival.
+impl Port<'_> {
+    /// Makes `head` the next request, if there is one.
     #[inline]
-    fn fill(
-        &mut self,
-        injection: Injection,
-        ready: Time,
-        mapping: &Mapping,
-    ) -> Result<(), TraceFileError> {
-        while self.head.is_none() && self.index < self.limit {
-            let Some(access) = self.source.next_access()? else {
-                self.limit = self.index;
-                return Ok(());
+    fn fill(&mut self) {
+        self.head = None;
+        let Some(ready) = self.ready else {
+            return;
+        };
+        while self.index < self.limit {
+            let access = match self.source.next_access() {
+                Ok(Some(access)) => access,
+                Ok(None) => {
+                    self.limit = self.index;
+                    return;
+                }
+                Err(error) => {
+                    self.limit = self.index;
+                    self.error = Some(error);
+                    return;
+                }
             };
-            let arrival = match injection {
+            let arrival = match self.injection {
                 // Set when it is accepted.
                 Injection::Saturating => 0,
                 Injection::Rate(rate) => (2.0 * self.index as f64 / rate) as Time,
@@ -190,64 +194,68 @@ impl Port {
                 self.head = Some(Head {
                     arrival,
                     write: access.write,
-                    place: mapping.place(access.line),
+                    place: self.mapping.place_near(access.line, &mut self.near),
                 });
+                return;
             }
         }
-        Ok(())
-    }
-}
-
-impl Feed<'_> {
-    /// Makes every port's head its next request.
-    #[inline]
-    fn fill(&mut self) -> Result<(), TraceFileError> {
-        let (Some(ready), injection) = (self.ready, self.injection) else {
-            return Ok(());
-        };
-        for port in &mut self.ports {
-            if port.head.is_none() {
-                port.fill(injection, ready, self.mapping)?;
-            }
-        }
-        Ok(())
     }
 
-    /// Takes the request that comes first in the source, of those that have arrived and can be accepted.
+    /// Whether the first request can be accepted, as soon as it has arrived.
     #[inline]
-    fn take(&mut self, now: Time, controller: &Controller) -> Option<Head> {
-        let mut first: Option<&mut Port> = None;
-        for port in &mut self.ports {
-            if let Some(head) = &port.head
-                && head.arrival <= now
-                && (controller.has_room(head.write) || controller.absorbs(&head.place))
-                && first.as_ref().is_none_or(|other| port.index < other.index)
-            {
-                first = Some(port);
-            }
-        }
-        let port = first?;
-        let mut head = port.head.take()?;
+    fn open_head(&self, controller: &Controller) -> Option<&Head> {
+        let head = self.head.as_ref()?;
+        (controller.has_room(head.write) || controller.absorbs(&head.place)).then_some(head)
+    }
+
+    /// Takes the first request.
+    #[inline]
+    fn take(&mut self, now: Time) -> Option<Head> {
+        let mut head = self.head?;
         match self.injection {
             Injection::Saturating => head.arrival = now,
             Injection::Single => self.ready = None,
             _ => {}
         }
+        self.fill();
         Some(head)
+    }
+}
+
+/// All ports.
+struct Feed<'a> {
+    ports: Vec<Port<'a>>,
+}
+
+impl Feed<'_> {
+    /// Takes the request that comes first in the source, of those that have arrived and can be accepted.
+    #[inline]
+    fn take(&mut self, now: Time, controller: &Controller) -> Option<Head> {
+        let can_enter = |port: &Port| {
+            port.open_head(controller)
+                .is_some_and(|head| head.arrival <= now)
+        };
+        if let [port] = &mut self.ports[..] {
+            return if can_enter(port) {
+                port.take(now)
+            } else {
+                None
+            };
+        }
+        let open = self.ports.iter_mut().filter(|port| can_enter(port));
+        open.min_by_key(|port| port.index)?.take(now)
     }
 
     /// When a request arrives or could be accepted, after `now`.
     #[inline]
     fn next(&self, now: Time, controller: &Controller) -> Time {
-        let mut next = FAR;
-        for port in &self.ports {
-            if let Some(head) = &port.head
-                && (controller.has_room(head.write) || controller.absorbs(&head.place))
-            {
-                next = next.min(head.arrival.max(now + 1));
-            }
-        }
-        next
+        let open = self
+            .ports
+            .iter()
+            .filter_map(|port| port.open_head(controller));
+        open.map(|head| head.arrival.max(now + 1))
+            .min()
+            .unwrap_or(FAR)
     }
 
     fn is_dry(&self) -> bool {
@@ -264,22 +272,25 @@ impl Run<'_> {
         split: Option<Source>,
     ) -> Result<Outcome, RunError> {
         let port = |source, only| Port {
+            mapping: self.mapping,
             source,
             only,
+            injection: self.injection,
             head: None,
             index: 0,
             limit: self.requests,
+            ready: Some(0),
+            error: None,
+            near: Near::default(),
         };
         let mut feed = Feed {
-            mapping: self.mapping,
             // One at a time, or all of a kind, is one line anyway.
             ports: match split.filter(|s| s.is_mixed() && self.injection != Injection::Single) {
                 None => vec![port(source, None)],
                 Some(second) => vec![port(source, Some(false)), port(second, Some(true))],
             },
-            injection: self.injection,
-            ready: Some(0),
         };
+        feed.ports.iter_mut().for_each(Port::fill);
         let mut recorder = Recorder {
             outcome: Outcome::default(),
             last: 0,
@@ -293,7 +304,6 @@ impl Run<'_> {
         let mut idle_since = 0;
         loop {
             for _ in 0..PER_HALF_CK {
-                feed.fill()?;
                 let Some(head) = feed.take(now, &controller) else {
                     break;
                 };
@@ -311,17 +321,17 @@ impl Run<'_> {
                 idle_since = FAR;
             }
             controller.step(now, &mut recorder);
-            if let Some(violation) = recorder.violation.take() {
-                return Err(RunError::Illegal(violation));
+            if recorder.violation.is_some() {
+                break;
             }
             if recorder.served > progress {
                 (progress, progress_at) = (recorder.served, now);
             }
             if recorder.served == accepted {
-                if feed.ready.is_none() {
-                    feed.ready = Some(recorder.last + GAP);
+                for port in feed.ports.iter_mut().filter(|port| port.ready.is_none()) {
+                    port.ready = Some(recorder.last + GAP);
+                    port.fill();
                 }
-                feed.fill()?;
                 if feed.is_dry() {
                     break;
                 }
@@ -331,7 +341,6 @@ impl Run<'_> {
             } else if now - progress_at > PATIENCE {
                 return Err(stalled(progress_at));
             }
-            feed.fill()?;
             let arrival = feed.next(now, &controller);
             if !self.dense && idle_since != FAR {
                 controller.skip_rounds(idle_since, now, arrival);
@@ -341,6 +350,12 @@ impl Run<'_> {
                 return Err(stalled(progress_at));
             }
             now = if self.dense { now + 1 } else { next };
+        }
+        if let Some(violation) = recorder.violation {
+            return Err(RunError::Illegal(violation));
+        }
+        if let Some(error) = feed.ports.into_iter().find_map(|port| port.error) {
+            return Err(error.into());
         }
         let mut outcome = recorder.outcome;
         outcome.requests = accepted;

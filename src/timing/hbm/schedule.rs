@@ -11,48 +11,11 @@ use super::queue::{Entry, Key, Kind, NONE};
 
 impl Controller {
     pub(super) fn column_slot<S: Sink>(&mut self, now: Time, sink: &mut S) {
-        let pcs = self.geometry().pcs;
-        let mut wake = FAR;
-        let mut best = (FAR, FAR, NONE);
-        let mut candidates = 0;
-        for pc in 0..pcs {
-            if self.active_set.is_empty(pc) {
-                continue;
-            }
-            let ready = |command| self.device.pc_ready_at(command, pc);
-            let first = ready(Command::Rd).min(ready(Command::Wr));
-            if first > now {
-                wake = wake.min(first);
-                continue;
-            }
-            let (device, active) = (&self.device, &self.active);
-            self.active_set.for_each(pc, |bank| {
-                if let Some(a) = &active[bank as usize] {
-                    let ready = device.ready_at(access(a.kind), bank);
-                    if ready <= now {
-                        candidates += 1;
-                        best = best.min((a.entry.accepted, a.order, bank));
-                    } else {
-                        wake = wake.min(ready);
-                    }
-                }
-            });
-        }
-        if best.2 != NONE {
-            let bank = best.2;
-            if let Some(Active { entry, kind, .. }) = self.active[bank as usize].take() {
-                self.active_set.set(bank, false);
-                let row = self.device.open_row(bank);
-                self.access(now, kind, bank, row, &entry, true, sink);
-                if !self.maintenance.is_empty() {
-                    // A precharge may have waited for it.
-                    self.row_wake = self.row_wake.min(now);
-                }
-                let alone = candidates == 1 && self.hits.is_empty(self.favoured());
-                self.column_wake = if alone { wake } else { now + 1 };
-            }
+        if now >= self.active_wake && self.active_access(now, sink) {
+            self.column_wake = now + 1;
             return;
         }
+        let mut wake = self.active_wake;
         if self.maintenance.blocking == 0 {
             let kind = self.favoured();
             match self.oldest_ready_hit(kind, now) {
@@ -68,17 +31,50 @@ impl Controller {
         self.column_wake = wake;
     }
 
+    /// Serves the oldest request whose row was opened for it and can be accessed now; or sees from when one can.
+    fn active_access<S: Sink>(&mut self, now: Time, sink: &mut S) -> bool {
+        let (mut best, mut wake) = (None, FAR);
+        for (at, a) in self.active.iter().enumerate() {
+            let ready = self.device.ready_at(access(a.kind), a.bank);
+            if ready > now {
+                wake = wake.min(ready);
+            } else {
+                let age = (a.entry.accepted, a.order);
+                if best.is_none_or(|(oldest, _)| age < oldest) {
+                    best = Some((age, at));
+                }
+            }
+        }
+        let Some((_, at)) = best else {
+            self.active_wake = wake;
+            return false;
+        };
+        let Active {
+            entry, kind, bank, ..
+        } = self.active.swap_remove(at);
+        self.active_set.set(bank, false);
+        if self.active.is_empty() {
+            self.active_wake = FAR;
+        }
+        let row = self.device.open_row(bank);
+        self.access(now, kind, bank, row, &entry, true, sink);
+        if !self.maintenance.is_empty() {
+            // A precharge may have waited for it.
+            self.row_wake = self.row_wake.min(now);
+        }
+        true
+    }
+
     /// The bank of the oldest hit that can be accessed now, or from when one can.
     #[inline]
     fn oldest_ready_hit(&self, kind: Kind, now: Time) -> Result<u32, Time> {
         let command = access(kind);
         let (mut best, mut wake) = (Key::LAST, FAR);
-        for pc in 0..self.geometry().pcs {
-            let hits = self.hits.of(kind, pc);
+        for (pc, hits) in self.hits.of(kind).iter().enumerate() {
             if hits.is_empty() {
                 continue;
             }
-            let ready = self.device.pc_ready_at(command, pc);
+            let ready = self.device.pc_ready_at(command, pc as u32);
             if ready > now {
                 wake = wake.min(ready);
                 continue;
@@ -101,10 +97,19 @@ impl Controller {
     /// Issues the oldest hit of a bank.
     #[inline]
     fn access_hit<S: Sink>(&mut self, now: Time, kind: Kind, bank: u32, sink: &mut S) {
-        let first = self.queues.list(kind, bank).hit;
+        let list = *self.queues.list(kind, bank);
         let open = self.device.open_row(bank);
-        let (entry, _) = self.queues.pop(kind, bank, open, first);
-        self.access(now, kind, bank, open, &entry, false, sink);
+        let (entry, gone) = self.queues.pop(kind, bank, open, list.hit);
+        let stays = self.config.row_policy == RowPolicy::Open;
+        if gone || list.miss != NONE || !stays {
+            return self.access(now, kind, bank, open, &entry, false, sink);
+        }
+        // The rest of the group is all that changes.
+        self.hits
+            .set(kind, bank, Key::new(self.queues.group(list.hit).seq, bank));
+        self.totals.row_hits += u64::from(!entry.counted);
+        self.device.push_column(kind as usize, bank, now);
+        self.report(now, kind, access(kind), bank, open, &entry, sink);
     }
 
     /// Issues the access of an entry that is out of its list.
@@ -139,6 +144,21 @@ impl Controller {
         } else {
             self.update_list(kind, bank, now);
         }
+        self.report(now, kind, command, bank, row, entry, sink);
+    }
+
+    /// Tells the sink of an access.
+    #[inline]
+    fn report<S: Sink>(
+        &self,
+        now: Time,
+        kind: Kind,
+        command: Command,
+        bank: u32,
+        row: u32,
+        entry: &Entry,
+        sink: &mut S,
+    ) {
         sink.command(Issued {
             at: now,
             command,
@@ -166,7 +186,7 @@ impl Controller {
         let mut best = Key::LAST;
         let mut closes = false;
         for pc in 0..self.geometry().pcs {
-            let acts = self.acts.of(kind, pc);
+            let acts = &self.acts.of(kind)[pc as usize];
             if !acts.is_empty() {
                 let ready = self.device.pc_ready_at(Command::Act, pc);
                 if ready > now || !rising {
@@ -184,7 +204,7 @@ impl Controller {
                     }
                 }
             }
-            let pres = self.pres.of(kind, pc);
+            let pres = &self.pres.of(kind)[pc as usize];
             if !pres.is_empty() {
                 let ready = self.device.pc_ready_at(Command::Pre, pc);
                 if ready > now {
@@ -222,10 +242,10 @@ impl Controller {
         // Others that could have gone now go as soon as this one lets them.
         for pc in 0..self.geometry().pcs {
             let ready = |command| self.device.pc_ready_at(command, pc).max(now + 1);
-            if !self.acts.of(kind, pc).is_empty() {
+            if !self.acts.of(kind)[pc as usize].is_empty() {
                 self.row_wake = self.row_wake.min(even(ready(Command::Act)));
             }
-            if !self.pres.of(kind, pc).is_empty() {
+            if !self.pres.of(kind)[pc as usize].is_empty() {
                 self.row_wake = self.row_wake.min(ready(Command::Pre));
             }
         }
@@ -244,9 +264,15 @@ impl Controller {
         self.queues.reopen(bank, row);
         let order = self.activations;
         self.activations += 1;
-        self.active[bank as usize] = Some(Active { entry, kind, order });
+        self.active.push(Active {
+            entry,
+            kind,
+            order,
+            bank,
+        });
         self.active_set.set(bank, true);
         let ready = self.device.bank_ready_at(access(kind), bank);
+        self.active_wake = self.active_wake.min(ready);
         self.column_wake = self.column_wake.min(ready);
         self.update_bank(bank, now);
         self.count_activate(bank, now);
