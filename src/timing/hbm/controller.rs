@@ -175,7 +175,7 @@ impl Wishes {
 
     /// The request for which a bank wishes it now; whether it did not wish it before.
     #[inline]
-    pub fn set(&mut self, kind: Kind, bank: u32, key: Key) -> bool {
+    fn set(&mut self, kind: Kind, bank: u32, key: Key) -> bool {
         let known = &mut self.keys[kind as usize][bank as usize];
         if *known == key {
             return false;
@@ -183,6 +183,13 @@ impl Wishes {
         let old = std::mem::replace(known, key);
         self.orders[kind as usize][(bank >> self.pc_shift) as usize].replace(old, key);
         old == Key::NONE
+    }
+
+    /// The bank at a place of an order puts forward a younger request.
+    #[inline]
+    pub fn younger(&mut self, kind: Kind, pc: usize, at: usize, key: Key) {
+        self.keys[kind as usize][key.bank() as usize] = key;
+        self.orders[kind as usize][pc].younger(at, key);
     }
 }
 
@@ -211,6 +218,8 @@ pub struct Controller {
     /// No column or row command can be issued before these.
     pub(super) column_wake: Time,
     pub(super) row_wake: Time,
+    /// Since when there is nothing to do, or [`FAR`].
+    pub(super) idle_since: Time,
     pub totals: Totals,
 }
 
@@ -242,6 +251,7 @@ impl Controller {
             maintenance: Maintenance::new(d, &geometry, &config),
             column_wake: FAR,
             row_wake: FAR,
+            idle_since: FAR,
             totals: Totals::default(),
             device,
         }
@@ -333,18 +343,17 @@ impl Controller {
         if now >= self.maintenance.wake {
             self.maintain(now);
         }
-        let rising = now & 1 == 0;
         if self.maintenance.blocking == 0 {
             self.update_mode(now);
         }
-        if rising && now >= self.column_wake {
+        if now & 1 == 0 && now >= self.column_wake {
             self.column_slot(now, sink);
             if self.maintenance.blocking == 0 {
                 self.update_mode(now);
             }
         }
         if now >= self.row_wake {
-            self.row_slot(now, rising, sink);
+            self.row_slot(now, now & 1 == 0, sink);
             if self.maintenance.blocking == 0 && self.wanted_mode() != self.write_mode {
                 self.column_wake = self.column_wake.min(now + 1);
                 self.row_wake = self.row_wake.min(now + 1);
@@ -352,8 +361,9 @@ impl Controller {
         }
     }
 
+    /// Whether writes are to be in favour now.
     #[inline]
-    fn wanted_mode(&self) -> bool {
+    pub(super) fn wanted_mode(&self) -> bool {
         let [reads, writes] = self.queues.len;
         match self.write_mode {
             false => writes > self.high_mark || reads == 0,

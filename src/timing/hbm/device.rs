@@ -144,7 +144,7 @@ const fn slot(command: Command) -> usize {
 /// What a read or a write pushes in every table that has the rules of JESD238; others stay with [`Device::pushes`]. A rule of 0
 /// half CK says nothing.
 #[derive(Clone, Copy, Debug, Default)]
-struct ColumnPushes {
+struct ColumnPace {
     bus: Time,
     pc_same: Time,
     pc_other: Time,
@@ -155,17 +155,19 @@ struct ColumnPushes {
     bank_close: Time,
 }
 
-impl ColumnPushes {
+impl ColumnPace {
     /// Where a rule belongs, if it is one of these.
     fn of(&mut self, command: Command, rule: &Constraint) -> Option<&mut Time> {
         let same = rule.after == command;
+        // Of the last burst alone: those before it in another stack ID are then long past.
+        let short = u64::from(rule.half_ck) <= 2 * self.pc_same;
         match (rule.scope, rule.after) {
             _ if rule.window > 1 => None,
             (Scope::Channel, Command::Rd | Command::Wr) => Some(&mut self.bus),
             (Scope::PseudoChannel, Command::Rd | Command::Wr) if same => Some(&mut self.pc_same),
             (Scope::PseudoChannel, Command::Rd | Command::Wr) => Some(&mut self.pc_other),
             (Scope::PseudoChannel, Command::PreAll) => Some(&mut self.pc_close),
-            (Scope::OtherSid, _) if same => Some(&mut self.other_sid),
+            (Scope::OtherSid, _) if same && short => Some(&mut self.other_sid),
             (Scope::BankGroup, Command::Rd | Command::Wr) if same => Some(&mut self.group_same),
             (Scope::BankGroup, Command::Rd | Command::Wr) => Some(&mut self.group_other),
             (Scope::Bank, Command::Pre) => Some(&mut self.bank_close),
@@ -200,7 +202,11 @@ pub struct Device {
     pub geometry: Geometry,
     pushes: [Vec<Push>; Command::COUNT],
     /// Of reads and of writes.
-    columns: [ColumnPushes; 2],
+    columns: [ColumnPace; 2],
+    /// By pseudo channel and kind: stack ID of the last burst, and from when one of another may follow.
+    other_sid: Vec<[(u32, Time); 2]>,
+    /// Whether a rule of stack IDs is left to `sid`.
+    has_sid_rules: bool,
     windows: Vec<Window>,
     /// When the row bus and the column bus are free.
     buses: [Time; 2],
@@ -227,7 +233,7 @@ impl Device {
         let group_shift = geometry.banks_per_group.trailing_zeros();
         let sid_shift = geometry.banks_per_sid().trailing_zeros();
         let mut pushes: [Vec<Push>; Command::COUNT] = std::array::from_fn(|_| Vec::new());
-        let mut columns = [ColumnPushes::default(); 2];
+        let mut columns = [ColumnPace::default(); 2];
         let mut windows = Vec::new();
         let table = Table::new(d).constraints;
         for (index, rule) in table.iter().enumerate() {
@@ -241,6 +247,7 @@ impl Device {
                 Command::Wr => Some(&mut columns[1]),
                 _ => None,
             };
+            // Rules of a pseudo channel stand before those of its stack IDs.
             if let Some(time) = column.and_then(|c| c.of(rule.before, rule)) {
                 *time = (*time).max(rule.half_ck.into());
                 continue;
@@ -267,10 +274,13 @@ impl Device {
                 window,
             });
         }
+        let of_sid = |push: &Push| matches!(push.scope, Scope::Sid | Scope::OtherSid);
         Device {
             geometry,
-            pushes,
             columns,
+            other_sid: vec![[(0, 0); 2]; pcs as usize],
+            has_sid_rules: pushes.iter().flatten().any(of_sid),
+            pushes,
             windows,
             buses: [0; 2],
             pc: nodes(pcs),
@@ -317,10 +327,38 @@ impl Device {
     /// Earliest start of a command as far as stack ID, group and bank say.
     #[inline]
     pub fn bank_ready_at(&self, command: Command, bank: u32) -> Time {
-        let of = |nodes: &[Starts], at: u32| nodes[at as usize][slot(command)];
-        of(&self.sid, bank >> self.sid_shift)
-            .max(of(&self.group, bank >> self.group_shift))
-            .max(of(&self.bank, bank))
+        match command {
+            Command::Rd | Command::RdA => self.column_ready_at::<0>(bank),
+            Command::Wr | Command::WrA => self.column_ready_at::<1>(bank),
+            _ => self.node_ready_at(slot(command), bank),
+        }
+    }
+
+    #[inline]
+    fn node_ready_at(&self, slot: usize, bank: u32) -> Time {
+        let group = &self.group[(bank >> self.group_shift) as usize];
+        let ready = self.bank[bank as usize][slot].max(group[slot]);
+        match self.has_sid_rules {
+            true => ready.max(self.sid[(bank >> self.sid_shift) as usize][slot]),
+            false => ready,
+        }
+    }
+
+    /// The same of a read (0) or a write (1).
+    #[inline]
+    pub fn column_ready_at<const K: usize>(&self, bank: u32) -> Time {
+        let ready = self.node_ready_at(COLUMNS[K], bank);
+        let (last, free) = self.other_sid[(bank >> self.pc_shift) as usize][K];
+        match last == bank >> self.sid_shift {
+            true => ready,
+            false => ready.max(free),
+        }
+    }
+
+    /// Earliest start of a read (0) or a write (1) as far as the channel and the pseudo channel say.
+    #[inline]
+    pub fn pc_column_ready_at<const K: usize>(&self, pc: usize) -> Time {
+        self.buses[1].max(self.pc[pc][COLUMNS[K]])
     }
 
     /// Earliest start of a precharge of a bank, as far as the bank says; no rule of it is wider than a bank and narrower than a
@@ -350,10 +388,34 @@ impl Device {
             self.ready_at(command, bank) - now
         );
         match command {
-            Command::Rd => self.push_column(0, bank, now),
-            Command::Wr => self.push_column(1, bank, now),
+            Command::Rd => self.push_column::<0>(bank, now),
+            Command::Wr => self.push_column::<1>(bank, now),
             _ => {}
         }
+        self.push_rest(command, bank, now);
+        let pc = bank >> self.pc_shift;
+        match command {
+            Command::Act => {
+                self.open[bank as usize] = row;
+                self.open_count[pc as usize] += 1;
+            }
+            // A precharge of a closed bank is legal and changes nothing.
+            Command::Pre | Command::RdA | Command::WrA if self.open[bank as usize] != CLOSED => {
+                self.open[bank as usize] = CLOSED;
+                self.open_count[pc as usize] -= 1;
+            }
+            Command::PreAll => {
+                for bank in self.geometry.banks_of(pc) {
+                    self.open[bank as usize] = CLOSED;
+                }
+                self.open_count[pc as usize] = 0;
+            }
+            _ => {}
+        }
+    }
+
+    /// What follows from a command by the other rules.
+    fn push_rest(&mut self, command: Command, bank: u32, now: Time) {
         let pc = bank >> self.pc_shift;
         let (sid, group) = (bank >> self.sid_shift, bank >> self.group_shift);
         for push in &self.pushes[command as usize] {
@@ -395,54 +457,43 @@ impl Device {
                 }
             }
         }
-        match command {
-            Command::Act => {
-                self.open[bank as usize] = row;
-                self.open_count[pc as usize] += 1;
-            }
-            // A precharge of a closed bank is legal and changes nothing.
-            Command::Pre | Command::RdA | Command::WrA if self.open[bank as usize] != CLOSED => {
-                self.open[bank as usize] = CLOSED;
-                self.open_count[pc as usize] -= 1;
-            }
-            Command::PreAll => {
-                for bank in self.geometry.banks_of(pc) {
-                    self.open[bank as usize] = CLOSED;
-                }
-                self.open_count[pc as usize] = 0;
-            }
-            _ => {}
+    }
+
+    /// Issues a read (0) or a write (1), as [`Device::issue`] does.
+    #[inline]
+    pub fn access<const K: usize>(&mut self, bank: u32, now: Time) {
+        self.push_column::<K>(bank, now);
+        if !self.pushes[COMMANDS[K] as usize].is_empty() {
+            self.push_rest(COMMANDS[K], bank, now);
         }
     }
 
     /// What follows from a read (0) or a write (1) by the rules that every table has.
     #[inline]
-    pub fn push_column(&mut self, kind: usize, bank: u32, now: Time) {
-        const SLOTS: [usize; 2] = [slot(Command::Rd), slot(Command::Wr)];
-        let (same, other) = (SLOTS[kind], SLOTS[1 - kind]);
-        let rules = self.columns[kind];
-        let later = |time: &mut Time, by: Time| *time = (*time).max(now + by);
-        later(&mut self.buses[1], rules.bus);
-        let at_pc = (bank >> self.pc_shift) as usize;
-        let pc = &mut self.pc[at_pc];
-        later(&mut pc[same], rules.pc_same);
-        later(&mut pc[other], rules.pc_other);
-        later(&mut pc[slot(Command::PreAll)], rules.pc_close);
+    fn push_column<const K: usize>(&mut self, bank: u32, now: Time) {
+        let (same, other) = (COLUMNS[K], COLUMNS[1 - K]);
+        let pace = &self.columns[K];
+        let at_pc = bank >> self.pc_shift;
+        later(&mut self.buses[1], now + pace.bus);
+        let pc = &mut self.pc[at_pc as usize];
+        later(&mut pc[same], now + pace.pc_same);
+        later(&mut pc[other], now + pace.pc_other);
+        later(&mut pc[slot(Command::PreAll)], now + pace.pc_close);
         let group = &mut self.group[(bank >> self.group_shift) as usize];
-        later(&mut group[same], rules.group_same);
-        later(&mut group[other], rules.group_other);
-        later(
-            &mut self.bank[bank as usize][slot(Command::Pre)],
-            rules.bank_close,
-        );
-        if rules.other_sid > 0 {
-            let sid = (bank >> self.sid_shift) as usize;
-            let first = at_pc << (self.pc_shift - self.sid_shift);
-            for other in first..first + self.geometry.sids as usize {
-                if other != sid {
-                    later(&mut self.sid[other][same], rules.other_sid);
-                }
-            }
-        }
+        later(&mut group[same], now + pace.group_same);
+        later(&mut group[other], now + pace.group_other);
+        let close = &mut self.bank[bank as usize][slot(Command::Pre)];
+        later(close, now + pace.bank_close);
+        self.other_sid[at_pc as usize][K] = (bank >> self.sid_shift, now + pace.other_sid);
     }
+}
+
+/// Reads and writes.
+const COMMANDS: [Command; 2] = [Command::Rd, Command::Wr];
+/// Their slots.
+const COLUMNS: [usize; 2] = [slot(Command::Rd), slot(Command::Wr)];
+
+#[inline]
+fn later(time: &mut Time, at: Time) {
+    *time = (*time).max(at);
 }

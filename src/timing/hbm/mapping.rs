@@ -118,6 +118,28 @@ struct Bits {
     at_bit: u32,
 }
 
+/// A digit as it is counted: its bits in the field, its largest value and one, all in place.
+#[derive(Clone, Copy, Debug)]
+struct Counter {
+    field: Field,
+    mask: u32,
+    last: u32,
+    one: u32,
+}
+
+impl Counter {
+    fn new(digit: &Digit) -> Counter {
+        let bits = (digit.size - 1).checked_ilog2().map_or(0, |high| high + 1);
+        let place = |value: u64| (value as u32) << digit.at_bit;
+        Counter {
+            field: digit.field,
+            mask: place((1 << bits) - 1),
+            last: place(digit.size - 1),
+            one: place(1),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Xor {
     target: Field,
@@ -135,16 +157,27 @@ pub struct Mapping {
     bits_width: u32,
     /// The others.
     digits: Vec<Digit>,
+    /// All digits, to count on.
+    counters: Vec<Counter>,
     xors: Vec<Xor>,
 }
 
-/// Where a line was, for the next one: of the same line but for its low bits the high digits stay.
-#[derive(Clone, Copy, Debug, Default)]
+/// Where the last line was, so that the next one is found by counting on.
+#[derive(Clone, Copy, Debug)]
 pub struct Near {
-    /// What is left of the line above the low bits, plus 1; 0 of none.
-    rest: u64,
-    /// Fields as the high digits have them.
+    line: u64,
+    /// Fields before the xor terms.
     fields: [u32; 6],
+}
+
+impl Default for Near {
+    fn default() -> Near {
+        Near {
+            // No line is the next.
+            line: u64::MAX - 1,
+            fields: [0; 6],
+        }
+    }
 }
 
 /// Named mappings and their digits.
@@ -248,6 +281,7 @@ impl Mapping {
                 });
             }
         }
+        let counters = digits.iter().map(Counter::new).collect();
         let split = digits
             .iter()
             .position(|digit| !digit.size.is_power_of_two())
@@ -268,6 +302,7 @@ impl Mapping {
             bits: low.collect(),
             bits_width: width,
             digits,
+            counters,
             xors,
         })
     }
@@ -280,22 +315,54 @@ impl Mapping {
     /// Where a line is. Lines past the device wrap in the highest digit and are the caller's to refuse.
     #[inline]
     pub fn place(&self, line: u64) -> Place {
-        self.place_near(line, &mut Near::default())
+        self.mixed(self.fields(line))
     }
 
-    /// The same, sooner for a line near the last one.
+    /// The same, sooner for the line after the last one.
     #[inline]
     pub fn place_near(&self, line: u64, near: &mut Near) -> Place {
-        let rest = line >> self.bits_width;
-        if near.rest != rest + 1 {
-            near.rest = rest + 1;
-            near.fields = self.high_fields(rest);
+        if line == near.line + 1 {
+            self.count(&mut near.fields);
+        } else {
+            near.fields = self.fields(line);
         }
-        let mut fields = near.fields;
+        near.line = line;
+        self.mixed(near.fields)
+    }
+
+    /// The digits of a line.
+    #[inline]
+    fn fields(&self, line: u64) -> [u32; 6] {
+        let mut fields = [0u32; 6];
         for bits in &self.bits {
             let value = (line >> bits.shift) & bits.mask;
             fields[bits.field as usize] |= (value as u32) << bits.at_bit;
         }
+        let mut rest = line >> self.bits_width;
+        for digit in &self.digits {
+            let value = rest % digit.size;
+            rest /= digit.size;
+            fields[digit.field as usize] |= (value as u32) << digit.at_bit;
+        }
+        fields
+    }
+
+    /// Adds one to the digits, from the lowest on.
+    #[inline]
+    fn count(&self, fields: &mut [u32; 6]) {
+        for counter in &self.counters {
+            let field = &mut fields[counter.field as usize];
+            if *field & counter.mask != counter.last {
+                *field += counter.one;
+                return;
+            }
+            *field &= !counter.mask;
+        }
+    }
+
+    /// The place of the digits, the xor terms done.
+    #[inline]
+    fn mixed(&self, mut fields: [u32; 6]) -> Place {
         for xor in &self.xors {
             let source = fields[xor.source as usize];
             fields[xor.target as usize] ^= (source >> xor.low) & xor.mask;
@@ -309,17 +376,6 @@ impl Mapping {
             row,
             column,
         }
-    }
-
-    /// The fields as the digits above the low bits have them.
-    fn high_fields(&self, mut rest: u64) -> [u32; 6] {
-        let mut fields = [0u32; 6];
-        for digit in &self.digits {
-            let value = rest % digit.size;
-            rest /= digit.size;
-            fields[digit.field as usize] |= (value as u32) << digit.at_bit;
-        }
-        fields
     }
 }
 

@@ -75,9 +75,11 @@ const EMPTY: List = List {
 #[derive(Clone, Debug)]
 pub struct Queues {
     entries: Vec<Entry>,
-    free_entries: Vec<u32>,
+    /// The first free entry; each names the next.
+    free_entry: u32,
     groups: Vec<Group>,
-    free_groups: Vec<u32>,
+    /// The first free group.
+    free_group: u32,
     /// By kind, then bank.
     lists: [Vec<List>; 2],
     /// Waiting entries by kind.
@@ -93,9 +95,9 @@ impl Queues {
         let banks = geometry.bank_numbers() as usize;
         Queues {
             entries: Vec::new(),
-            free_entries: Vec::new(),
+            free_entry: NONE,
             groups: Vec::new(),
-            free_groups: Vec::new(),
+            free_group: NONE,
             lists: [vec![EMPTY; banks], vec![EMPTY; banks]],
             len: [0; 2],
             next_seq: 0,
@@ -179,7 +181,18 @@ impl Queues {
             counted: false,
             next: NONE,
         };
-        let index = put(&mut self.entries, &mut self.free_entries, entry);
+        let index = self.free_entry;
+        let index = match self.entries.get_mut(index as usize) {
+            Some(free) => {
+                self.free_entry = free.next;
+                *free = entry;
+                index
+            }
+            None => {
+                self.entries.push(entry);
+                self.entries.len() as u32 - 1
+            }
+        };
         let list = &mut self.lists[kind as usize][bank as usize];
         if list.last != NONE {
             let group = &mut self.groups[list.last as usize];
@@ -200,7 +213,18 @@ impl Queues {
             next: NONE,
             prev: list.last,
         };
-        let index = put(&mut self.groups, &mut self.free_groups, group);
+        let index = self.free_group;
+        let index = match self.groups.get_mut(index as usize) {
+            Some(free) => {
+                self.free_group = free.next;
+                *free = group;
+                index
+            }
+            None => {
+                self.groups.push(group);
+                self.groups.len() as u32 - 1
+            }
+        };
         match list.last {
             NONE => list.first = index,
             last => self.groups[last as usize].next = index,
@@ -218,15 +242,18 @@ impl Queues {
         true
     }
 
-    /// Takes the oldest request out of a group of a bank, whose open row is `open`; the request, and whether the group is gone.
+    /// Takes the oldest request out of a group of a bank, whose open row is `open`; the request, and the order of acceptance of the
+    /// next of the group, which is gone if there is none.
     #[inline]
-    pub fn pop(&mut self, kind: Kind, bank: u32, open: u32, index: u32) -> (Entry, bool) {
+    pub fn pop(&mut self, kind: Kind, bank: u32, open: u32, index: u32) -> (Entry, Option<u64>) {
         self.len[kind as usize] -= 1;
         let exact = self.column_shift == 0;
         let group = &mut self.groups[index as usize];
         let head = group.head;
-        self.free_entries.push(head);
-        let entry = self.entries[head as usize];
+        let place = &mut self.entries[head as usize];
+        let entry = *place;
+        place.next = self.free_entry;
+        self.free_entry = head;
         if entry.next != NONE {
             group.head = entry.next;
             if exact {
@@ -234,10 +261,12 @@ impl Queues {
             }
             let next = &self.entries[entry.next as usize];
             (group.seq, group.accepted) = (next.seq, next.accepted);
-            return (entry, false);
+            return (entry, Some(next.seq));
         }
-        let group = *group;
-        self.free_groups.push(index);
+        let gone = *group;
+        group.next = self.free_group;
+        self.free_group = index;
+        let group = gone;
         let list = &mut self.lists[kind as usize][bank as usize];
         match group.prev {
             NONE => list.first = group.next,
@@ -253,7 +282,7 @@ impl Queues {
         if list.miss == index {
             list.miss = find(&self.groups, group.next, |row| row != open);
         }
-        (entry, true)
+        (entry, None)
     }
 
     /// The bank's open row changed: finds the oldest hit and miss of both kinds.
@@ -268,21 +297,6 @@ impl Queues {
                     find(&self.groups, list.first, |row| row != open),
                 ),
             };
-        }
-    }
-}
-
-/// Puts a value into a slab.
-#[inline]
-fn put<T>(slab: &mut Vec<T>, free: &mut Vec<u32>, value: T) -> u32 {
-    match free.pop() {
-        Some(index) => {
-            slab[index as usize] = value;
-            index
-        }
-        None => {
-            slab.push(value);
-            slab.len() as u32 - 1
         }
     }
 }
@@ -359,13 +373,23 @@ impl Order {
             keys.remove(at);
             return;
         }
-        while at + 1 < keys.len() && keys[at + 1] < new {
-            keys[at] = keys[at + 1];
-            at += 1;
+        if new > old {
+            return self.younger(at, new);
         }
         while at > 0 && keys[at - 1] > new {
             keys[at] = keys[at - 1];
             at -= 1;
+        }
+        keys[at] = new;
+    }
+
+    /// Puts a younger key in the place of the one at `at`.
+    #[inline]
+    pub fn younger(&mut self, mut at: usize, new: Key) {
+        let keys = &mut self.keys[..];
+        while at + 1 < keys.len() && keys[at + 1] < new {
+            keys[at] = keys[at + 1];
+            at += 1;
         }
         keys[at] = new;
     }
@@ -461,10 +485,10 @@ mod tests {
         let seq = |queues: &Queues, group| queues.group(group).seq;
         let list = *queues.list(Kind::Read, 0);
         assert_eq!((seq(&queues, list.hit), seq(&queues, list.miss)), (1, 0));
-        for (expected, gone) in [(1, false), (2, true), (5, true)] {
+        for (expected, next) in [(1, Some(2)), (2, None), (5, None)] {
             let hit = queues.list(Kind::Read, 0).hit;
-            let (entry, is_gone) = queues.pop(Kind::Read, 0, 5, hit);
-            assert_eq!((entry.seq, is_gone), (expected, gone));
+            let (entry, rest) = queues.pop(Kind::Read, 0, 5, hit);
+            assert_eq!((entry.seq, rest), (expected, next));
         }
         assert_eq!(queues.list(Kind::Read, 0).hit, NONE);
         queues.push(Kind::Read, 0, 5, (5, 0), (0, 0));

@@ -6,17 +6,16 @@
 //! split admission gives reads and writes a port each. Leaves out: several channels. Invariants: memory does not grow with the number of
 //! requests; a run in which nothing is served for 2^20 CK ends with an error.
 
+use super::advance::{self, Head, PORTS};
 use super::constraints::Time;
 use super::controller::{Controller, FAR, Issued, Sink, Totals};
 use super::histogram::Histogram;
 use super::legality::{Checker, Violation};
-use super::mapping::{Mapping, Near, Place};
+use super::mapping::{Mapping, Near};
 use super::patterns::Source;
 use super::trace_file::TraceFileError;
 use crate::chip::HbmDevice;
 
-/// Requests that one half CK takes in.
-const PER_HALF_CK: u32 = 4;
 /// Half CK between the return of a read and the next, at rate 0.
 const GAP: Time = 300;
 /// Half CK without a command after which a run is given up.
@@ -100,166 +99,141 @@ pub struct Run<'a> {
     pub requests: u64,
 }
 
-struct Recorder {
+/// A line of requests in front of the controller.
+struct Port {
+    source: Source,
+    /// Which requests of the source are this port's; all if none.
+    only: Option<bool>,
+    /// Index in the source of the next request.
+    index: u64,
+    limit: u64,
+    near: Near,
+}
+
+/// All ports, and what is measured.
+struct Feed<'a> {
+    mapping: &'a Mapping,
+    injection: Injection,
+    ports: Vec<Port>,
+    /// Of each port.
+    heads: [Head; PORTS],
+    error: Option<TraceFileError>,
     outcome: Outcome,
     /// Latest end of a read or start of a write.
     last: Time,
+    accepted: u64,
     served: u64,
+    /// When the last was served, or the first came after all were.
+    progress: Time,
     checker: Option<Checker>,
     violation: Option<Violation>,
 }
 
-impl Sink for Recorder {
+impl Feed<'_> {
+    /// Makes a port's head the next request, if there is one.
+    #[inline]
+    fn fill(&mut self, port: usize) {
+        let p = &mut self.ports[port];
+        while p.index < p.limit {
+            let access = match p.source.next_access() {
+                Ok(Some(access)) => access,
+                end => {
+                    p.limit = p.index;
+                    self.error = end.err();
+                    break;
+                }
+            };
+            let arrival = match self.injection {
+                Injection::Saturating => 0,
+                Injection::Rate(rate) => (2.0 * p.index as f64 / rate) as Time,
+                Injection::Single if p.index == 0 => 0,
+                Injection::Single => self.last + GAP,
+                Injection::Timed => access.at.unwrap_or(0),
+            };
+            p.index += 1;
+            if p.only.is_none_or(|write| write == access.write) {
+                self.heads[port] = Head {
+                    arrival,
+                    order: p.index,
+                    tag: arrival,
+                    place: self.mapping.place_near(access.line, &mut p.near),
+                    write: access.write,
+                };
+                return;
+            }
+        }
+        self.heads[port] = Head::NONE;
+    }
+
+    /// Counts what was served; one at a time, the next comes now.
+    #[inline]
+    fn serve(&mut self, at: Time) {
+        self.served += 1;
+        self.last = self.last.max(at);
+        if self.injection == Injection::Single && self.served == self.accepted {
+            self.fill(0);
+        }
+    }
+
+    /// When a request is under way or comes next; none if all is done.
+    fn begun(&self) -> Option<Time> {
+        if self.served < self.accepted {
+            return Some(self.progress);
+        }
+        let arrival = self.heads.iter().map(|head| head.arrival).min();
+        arrival.filter(|&arrival| arrival < FAR)
+    }
+}
+
+impl advance::Feed for Feed<'_> {
+    #[inline]
+    fn heads(&self) -> &[Head; PORTS] {
+        &self.heads
+    }
+
+    #[inline]
+    fn entered(&mut self, port: usize, now: Time, _waits: bool) {
+        if self.served == self.accepted {
+            self.progress = now;
+        }
+        self.accepted += 1;
+        if self.injection != Injection::Single || self.served == self.accepted {
+            self.fill(port);
+        } else {
+            self.heads[port] = Head::NONE;
+        }
+    }
+}
+
+impl Sink for Feed<'_> {
     #[inline]
     fn read_done(&mut self, tag: u64, accepted: Time, end: Time) {
         self.outcome.latency.add(end - accepted + 1);
-        self.outcome.source_latency.add(end - tag);
+        let arrival = match self.injection {
+            Injection::Saturating => accepted,
+            _ => tag,
+        };
+        self.outcome.source_latency.add(end - arrival);
         self.outcome.reads += 1;
-        self.served += 1;
-        self.last = self.last.max(end);
+        self.serve(end);
     }
 
     #[inline]
     fn write_done(&mut self, _tag: u64, _accepted: Time, at: Time) {
         self.outcome.writes += 1;
-        self.served += 1;
-        self.last = self.last.max(at);
+        self.serve(at);
     }
 
     #[inline]
     fn command(&mut self, issued: Issued) {
+        if issued.command.is_column() {
+            self.progress = issued.at;
+        }
         if let Some(checker) = &mut self.checker
             && self.violation.is_none()
         {
             self.violation = checker.see(&issued).err();
         }
-    }
-}
-
-/// A line of requests in front of the controller.
-struct Port<'a> {
-    mapping: &'a Mapping,
-    source: Source,
-    /// Which requests of the source are this port's; all if none.
-    only: Option<bool>,
-    injection: Injection,
-    head: Option<Head>,
-    /// Index in the source of the next request.
-    index: u64,
-    limit: u64,
-    /// At rate 0: when the next request arrives; none while one is under way.
-    ready: Option<Time>,
-    error: Option<TraceFileError>,
-    near: Near,
-}
-
-/// The first request of a port.
-#[derive(Clone, Copy)]
-struct Head {
-    arrival: Time,
-    write: bool,
-    place: Place,
-}
-
-impl Port<'_> {
-    /// Makes `head` the next request, if there is one.
-    #[inline]
-    fn fill(&mut self) {
-        self.head = None;
-        let Some(ready) = self.ready else {
-            return;
-        };
-        while self.index < self.limit {
-            let access = match self.source.next_access() {
-                Ok(Some(access)) => access,
-                Ok(None) => {
-                    self.limit = self.index;
-                    return;
-                }
-                Err(error) => {
-                    self.limit = self.index;
-                    self.error = Some(error);
-                    return;
-                }
-            };
-            let arrival = match self.injection {
-                // Set when it is accepted.
-                Injection::Saturating => 0,
-                Injection::Rate(rate) => (2.0 * self.index as f64 / rate) as Time,
-                Injection::Single => ready,
-                Injection::Timed => access.at.unwrap_or(0),
-            };
-            self.index += 1;
-            if self.only.is_none_or(|write| write == access.write) {
-                self.head = Some(Head {
-                    arrival,
-                    write: access.write,
-                    place: self.mapping.place_near(access.line, &mut self.near),
-                });
-                return;
-            }
-        }
-    }
-
-    /// Whether the first request can be accepted, as soon as it has arrived.
-    #[inline]
-    fn open_head(&self, controller: &Controller) -> Option<&Head> {
-        let head = self.head.as_ref()?;
-        (controller.has_room(head.write) || controller.absorbs(&head.place)).then_some(head)
-    }
-
-    /// Takes the first request.
-    #[inline]
-    fn take(&mut self, now: Time) -> Option<Head> {
-        let mut head = self.head?;
-        match self.injection {
-            Injection::Saturating => head.arrival = now,
-            Injection::Single => self.ready = None,
-            _ => {}
-        }
-        self.fill();
-        Some(head)
-    }
-}
-
-/// All ports.
-struct Feed<'a> {
-    ports: Vec<Port<'a>>,
-}
-
-impl Feed<'_> {
-    /// Takes the request that comes first in the source, of those that have arrived and can be accepted.
-    #[inline]
-    fn take(&mut self, now: Time, controller: &Controller) -> Option<Head> {
-        let can_enter = |port: &Port| {
-            port.open_head(controller)
-                .is_some_and(|head| head.arrival <= now)
-        };
-        if let [port] = &mut self.ports[..] {
-            return if can_enter(port) {
-                port.take(now)
-            } else {
-                None
-            };
-        }
-        let open = self.ports.iter_mut().filter(|port| can_enter(port));
-        open.min_by_key(|port| port.index)?.take(now)
-    }
-
-    /// When a request arrives or could be accepted, after `now`.
-    #[inline]
-    fn next(&self, now: Time, controller: &Controller) -> Time {
-        let open = self
-            .ports
-            .iter()
-            .filter_map(|port| port.open_head(controller));
-        open.map(|head| head.arrival.max(now + 1))
-            .min()
-            .unwrap_or(FAR)
-    }
-
-    fn is_dry(&self) -> bool {
-        self.ports.iter().all(|port| port.head.is_none())
     }
 }
 
@@ -272,102 +246,56 @@ impl Run<'_> {
         split: Option<Source>,
     ) -> Result<Outcome, RunError> {
         let port = |source, only| Port {
-            mapping: self.mapping,
             source,
             only,
-            injection: self.injection,
-            head: None,
             index: 0,
             limit: self.requests,
-            ready: Some(0),
-            error: None,
             near: Near::default(),
         };
         let mut feed = Feed {
+            mapping: self.mapping,
+            injection: self.injection,
             // One at a time, or all of a kind, is one line anyway.
             ports: match split.filter(|s| s.is_mixed() && self.injection != Injection::Single) {
                 None => vec![port(source, None)],
                 Some(second) => vec![port(source, Some(false)), port(second, Some(true))],
             },
-        };
-        feed.ports.iter_mut().for_each(Port::fill);
-        let mut recorder = Recorder {
+            heads: [Head::NONE; PORTS],
+            error: None,
             outcome: Outcome::default(),
             last: 0,
+            accepted: 0,
             served: 0,
+            progress: 0,
             checker: self.check.then(|| Checker::new(self.device)),
             violation: None,
         };
-        let (mut now, mut accepted) = (0, 0u64);
-        // Requests served, and when the last was or the first of the next came.
-        let (mut progress, mut progress_at) = (0, 0);
-        let mut idle_since = 0;
-        loop {
-            for _ in 0..PER_HALF_CK {
-                let Some(head) = feed.take(now, &controller) else {
-                    break;
-                };
-                if recorder.served == accepted {
-                    progress_at = now;
-                }
-                let Head {
-                    arrival,
-                    write,
-                    place,
-                } = head;
-                let taken = controller.accept(now, arrival, &place, write, &mut recorder);
-                debug_assert!(taken, "room was checked");
-                accepted += 1;
-                idle_since = FAR;
+        (0..feed.ports.len()).for_each(|port| feed.fill(port));
+        let mut now = 0;
+        while let Some(begun) = feed.begun() {
+            let served = feed.served;
+            let until = begun.max(now).saturating_add(PATIENCE);
+            now = controller.advance(now, until, &mut feed, self.dense);
+            if let Some(violation) = feed.violation {
+                return Err(RunError::Illegal(violation));
             }
-            controller.step(now, &mut recorder);
-            if recorder.violation.is_some() {
-                break;
+            if feed.served == served {
+                return Err(RunError::Stalled {
+                    since_ck: feed.progress / 2,
+                });
             }
-            if recorder.served > progress {
-                (progress, progress_at) = (recorder.served, now);
-            }
-            if recorder.served == accepted {
-                for port in feed.ports.iter_mut().filter(|port| port.ready.is_none()) {
-                    port.ready = Some(recorder.last + GAP);
-                    port.fill();
-                }
-                if feed.is_dry() {
-                    break;
-                }
-                if idle_since == FAR {
-                    idle_since = now;
-                }
-            } else if now - progress_at > PATIENCE {
-                return Err(stalled(progress_at));
-            }
-            let arrival = feed.next(now, &controller);
-            if !self.dense && idle_since != FAR {
-                controller.skip_rounds(idle_since, now, arrival);
-            }
-            let next = controller.next_event(now).min(arrival);
-            if next == FAR {
-                return Err(stalled(progress_at));
-            }
-            now = if self.dense { now + 1 } else { next };
         }
-        if let Some(violation) = recorder.violation {
-            return Err(RunError::Illegal(violation));
-        }
-        if let Some(error) = feed.ports.into_iter().find_map(|port| port.error) {
+        if let Some(error) = feed.error {
             return Err(error.into());
         }
-        let mut outcome = recorder.outcome;
-        outcome.requests = accepted;
-        outcome.half_ck = if accepted > 0 { recorder.last + 1 } else { 0 };
+        let mut outcome = feed.outcome;
+        outcome.requests = feed.accepted;
+        outcome.half_ck = match feed.accepted {
+            0 => 0,
+            _ => feed.last + 1,
+        };
         outcome.totals = controller.totals;
-        outcome.checked_commands = recorder.checker.map(|checker| checker.seen());
+        outcome.checked_commands = feed.checker.map(|checker| checker.seen());
         Ok(outcome)
-    }
-}
-
-fn stalled(since: Time) -> RunError {
-    RunError::Stalled {
-        since_ck: since / 2,
     }
 }

@@ -17,16 +17,10 @@ impl Controller {
         }
         let mut wake = self.active_wake;
         if self.maintenance.blocking == 0 {
-            let kind = self.favoured();
-            match self.oldest_ready_hit(kind, now) {
-                Ok(bank) => {
-                    self.access_hit(now, kind, bank, sink);
-                    if !self.hits.is_empty(kind) {
-                        wake = now + 1;
-                    }
-                }
-                Err(ready) => wake = wake.min(ready),
-            }
+            wake = wake.min(match self.favoured() {
+                Kind::Read => self.hit::<0, S>(now, sink),
+                Kind::Write => self.hit::<1, S>(now, sink),
+            });
         }
         self.column_wake = wake;
     }
@@ -65,51 +59,57 @@ impl Controller {
         true
     }
 
-    /// The bank of the oldest hit that can be accessed now, or from when one can.
+    /// Serves the oldest hit of reads (0) or writes (1) that can go now; from when another may.
     #[inline]
-    fn oldest_ready_hit(&self, kind: Kind, now: Time) -> Result<u32, Time> {
-        let command = access(kind);
+    fn hit<const K: usize, S: Sink>(&mut self, now: Time, sink: &mut S) -> Time {
+        let kind = [Kind::Read, Kind::Write][K];
         let (mut best, mut wake) = (Key::LAST, FAR);
+        let mut place = (0, 0);
         for (pc, hits) in self.hits.of(kind).iter().enumerate() {
             if hits.is_empty() {
                 continue;
             }
-            let ready = self.device.pc_ready_at(command, pc as u32);
+            let ready = self.device.pc_column_ready_at::<K>(pc);
             if ready > now {
                 wake = wake.min(ready);
                 continue;
             }
-            for &key in hits.keys() {
-                let ready = self.device.bank_ready_at(command, key.bank());
+            for (at, &key) in hits.keys().iter().enumerate() {
+                let ready = self.device.column_ready_at::<K>(key.bank());
                 if ready <= now {
-                    best = best.min(key);
+                    if key < best {
+                        (best, place) = (key, (pc, at));
+                    }
                     break;
                 }
                 wake = wake.min(ready);
             }
         }
-        match best {
-            Key::LAST => Err(wake),
-            key => Ok(key.bank()),
+        if best == Key::LAST {
+            return wake;
         }
-    }
-
-    /// Issues the oldest hit of a bank.
-    #[inline]
-    fn access_hit<S: Sink>(&mut self, now: Time, kind: Kind, bank: u32, sink: &mut S) {
+        let bank = best.bank();
         let list = *self.queues.list(kind, bank);
         let open = self.device.open_row(bank);
-        let (entry, gone) = self.queues.pop(kind, bank, open, list.hit);
-        let stays = self.config.row_policy == RowPolicy::Open;
-        if gone || list.miss != NONE || !stays {
-            return self.access(now, kind, bank, open, &entry, false, sink);
+        let (entry, rest) = self.queues.pop(kind, bank, open, list.hit);
+        match rest {
+            Some(seq) if list.miss == NONE && self.config.row_policy == RowPolicy::Open => {
+                // The rest of the group is all that changes.
+                let (pc, at) = place;
+                self.hits.younger(kind, pc, at, Key::new(seq, bank));
+                self.totals.row_hits += u64::from(!entry.counted);
+                self.device.access::<K>(bank, now);
+                self.report(now, kind, access(kind), bank, open, &entry, sink);
+                now + 1
+            }
+            _ => {
+                self.access(now, kind, bank, open, &entry, false, sink);
+                match self.hits.is_empty(kind) {
+                    true => FAR,
+                    false => now + 1,
+                }
+            }
         }
-        // The rest of the group is all that changes.
-        self.hits
-            .set(kind, bank, Key::new(self.queues.group(list.hit).seq, bank));
-        self.totals.row_hits += u64::from(!entry.counted);
-        self.device.push_column(kind as usize, bank, now);
-        self.report(now, kind, access(kind), bank, open, &entry, sink);
     }
 
     /// Issues the access of an entry that is out of its list.
