@@ -7,22 +7,26 @@
 use super::constraints::Time;
 use super::controller::{Controller, FAR, Sink};
 use super::mapping::Place;
+use super::queue::Kind;
 
 /// Requests that enter per half CK.
 const PER_HALF_CK: u32 = 4;
 /// Ports of a feed.
 pub const PORTS: usize = 2;
 
-/// The request that a port hands over next.
+/// The requests that a port hands over next: a run of columns of one row.
 #[derive(Clone, Copy, Debug)]
 pub struct Head {
-    /// The half CK from which it may enter; [`FAR`] if there is none.
+    /// The half CK from which they may enter; [`FAR`] if there is none.
     pub arrival: Time,
     /// Of two that may enter the lower does.
     pub order: u64,
-    /// The caller's name for it.
+    /// The caller's name for them.
     pub tag: u64,
+    /// Where the first is; each other is in the next column.
     pub place: Place,
+    /// How many there are.
+    pub run: u32,
     pub write: bool,
 }
 
@@ -40,6 +44,7 @@ impl Head {
             row: 0,
             column: 0,
         },
+        run: 0,
         write: false,
     };
 }
@@ -49,8 +54,9 @@ pub trait Feed: Sink {
     /// What each port hands over next; [`Head::NONE`] of a port that there is not.
     fn heads(&self) -> &[Head; PORTS];
 
-    /// The head of a port has entered at `now`; another takes its place. `waits` says whether it took room in a queue.
-    fn entered(&mut self, port: usize, now: Time, waits: bool);
+    /// The first `count` requests of a port's head have entered at `now`; the rest of it, or another, takes its place. `waits` says
+    /// whether they took room in a queue.
+    fn entered(&mut self, port: usize, now: Time, count: u32, waits: bool);
 }
 
 impl Controller {
@@ -61,28 +67,35 @@ impl Controller {
     pub fn advance<F: Feed>(&mut self, from: Time, until: Time, feed: &mut F, dense: bool) -> Time {
         let mut now = from;
         let mut can = [false; PORTS];
-        for (port, head) in feed.heads().iter().enumerate() {
-            can[port] = self.admits(head);
+        for (can, head) in can.iter_mut().zip(feed.heads()) {
+            *can = self.admits(head);
         }
+        let mut entry = from;
         while now <= until {
-            for _ in 0..PER_HALF_CK {
-                if !self.enter(now, feed, &mut can) {
-                    break;
+            if entry <= now {
+                let mut left = PER_HALF_CK;
+                while left > 0
+                    && let Some(port) = may_enter(now, feed.heads(), can)
+                {
+                    left -= self.enter(now, left, feed, port);
+                    for (can, head) in can.iter_mut().zip(feed.heads()) {
+                        *can = self.admits(head);
+                    }
                 }
             }
             self.step(now, feed);
-            let entry = self.next_entry(now, feed.heads(), &mut can);
+            entry = self.next_entry(now, feed.heads(), &mut can);
             let idle = self.is_idle();
             if !idle {
                 self.idle_since = FAR;
             } else if !dense {
                 self.skip_rounds(now, entry.min(until + 1));
             }
-            if dense {
-                now += 1;
+            now = if dense {
+                now + 1
             } else {
-                now = self.next_event(now).min(entry);
-            }
+                self.next_event(now).min(entry)
+            };
             if idle && entry == FAR {
                 // Only refresh goes on.
                 break;
@@ -111,25 +124,33 @@ impl Controller {
         self.has_room(head.write) || self.absorbs(&head.place)
     }
 
-    /// Lets a request enter, if one may.
-    #[inline]
-    fn enter<F: Feed>(&mut self, now: Time, feed: &mut F, can: &mut [bool; PORTS]) -> bool {
-        let [a, b] = feed.heads();
-        let may = [can[0] && a.arrival <= now, can[1] && b.arrival <= now];
-        let port = match may {
-            [false, false] => return false,
-            [true, true] => usize::from(b.order < a.order),
-            [_, second] => usize::from(second),
-        };
+    /// Lets up to `most` requests of a port's head enter; how many did.
+    #[inline(never)]
+    fn enter<F: Feed>(&mut self, now: Time, most: u32, feed: &mut F, port: usize) -> u32 {
         let head = &feed.heads()[port];
         let (tag, write, place) = (head.tag, head.write, head.place);
         let len = self.queues.len;
-        let taken = self.accept(now, tag, &place, write, feed);
-        debug_assert!(taken, "room was checked");
-        feed.entered(port, now, self.queues.len != len);
-        for (can, head) in can.iter_mut().zip(feed.heads()) {
-            *can = self.admits(head);
-        }
-        true
+        let count = if self.queues.len[1] > 0 || write {
+            // A write already buffered may concern any of them.
+            let taken = self.accept(now, tag, &place, write, feed);
+            debug_assert!(taken, "room was checked");
+            1
+        } else {
+            let count = head.run.min(most).min(self.config.read_queue - len[0]);
+            self.accept_run(now, tag, &place, Kind::Read, count);
+            count
+        };
+        feed.entered(port, now, count, self.queues.len != len);
+        count
+    }
+}
+
+/// The port of which a request may enter.
+#[inline]
+fn may_enter(now: Time, [a, b]: &[Head; PORTS], can: [bool; PORTS]) -> Option<usize> {
+    match (can[0] && a.arrival <= now, can[1] && b.arrival <= now) {
+        (false, false) => None,
+        (true, true) => Some(usize::from(b.order < a.order)),
+        (_, second) => Some(usize::from(second)),
     }
 }

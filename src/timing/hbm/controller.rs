@@ -313,13 +313,29 @@ impl Controller {
             return false;
         }
         let kind = if write { Kind::Write } else { Kind::Read };
+        self.accept_run(now, tag, place, kind, 1);
+        true
+    }
+
+    /// Takes requests of consecutive columns, for which there is room and no buffered write.
+    #[inline]
+    pub(super) fn accept_run(
+        &mut self,
+        now: Time,
+        tag: u64,
+        place: &Place,
+        kind: Kind,
+        count: u32,
+    ) {
         let bank = self.bank(place);
         let open = self.device.open_row(bank);
-        let at = (place.row, place.column);
-        if self.queues.push(kind, bank, open, at, (tag, now)) {
+        let columns = place.column..place.column + count;
+        if self
+            .queues
+            .push(kind, bank, open, place.row, columns, (tag, now))
+        {
             self.update_list(kind, bank, now);
         }
-        true
     }
 
     /// Whether nothing waits and no row is open for anyone. Reads may still have data on its way.

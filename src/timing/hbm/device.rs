@@ -205,8 +205,8 @@ pub struct Device {
     columns: [ColumnPace; 2],
     /// By pseudo channel and kind: stack ID of the last burst, and from when one of another may follow.
     other_sid: Vec<[(u32, Time); 2]>,
-    /// Whether a rule of stack IDs is left to `sid`.
-    has_sid_rules: bool,
+    /// Whether anything stands in `sid`.
+    has_sid_times: bool,
     windows: Vec<Window>,
     /// When the row bus and the column bus are free.
     buses: [Time; 2],
@@ -274,12 +274,11 @@ impl Device {
                 window,
             });
         }
-        let of_sid = |push: &Push| matches!(push.scope, Scope::Sid | Scope::OtherSid);
         Device {
             geometry,
             columns,
             other_sid: vec![[(0, 0); 2]; pcs as usize],
-            has_sid_rules: pushes.iter().flatten().any(of_sid),
+            has_sid_times: false,
             pushes,
             windows,
             buses: [0; 2],
@@ -338,7 +337,7 @@ impl Device {
     fn node_ready_at(&self, slot: usize, bank: u32) -> Time {
         let group = &self.group[(bank >> self.group_shift) as usize];
         let ready = self.bank[bank as usize][slot].max(group[slot]);
-        match self.has_sid_rules {
+        match self.has_sid_times {
             true => ready.max(self.sid[(bank >> self.sid_shift) as usize][slot]),
             false => ready,
         }
@@ -444,10 +443,14 @@ impl Device {
             match push.scope {
                 Scope::Channel => push_to(&mut self.buses[usize::from(command.is_column())]),
                 Scope::PseudoChannel => push_to(&mut self.pc[node][after]),
-                Scope::Sid => push_to(&mut self.sid[node][after]),
+                Scope::Sid => {
+                    self.has_sid_times = true;
+                    push_to(&mut self.sid[node][after]);
+                }
                 Scope::BankGroup => push_to(&mut self.group[node][after]),
                 Scope::Bank => push_to(&mut self.bank[node][after]),
                 Scope::OtherSid => {
+                    self.has_sid_times = true;
                     let first = (pc << (self.pc_shift - self.sid_shift)) as usize;
                     for other in first..first + self.geometry.sids as usize {
                         if other != node {

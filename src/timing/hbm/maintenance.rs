@@ -136,6 +136,7 @@ impl Maintenance {
 impl Controller {
     /// With nothing to serve before `until`: jumps over whole rounds of refresh, which all pass alike once one has passed in an
     /// idle channel. What is left of the time holds another whole round, so that the channel is at `until` as if none was skipped.
+    #[inline(never)]
     pub(super) fn skip_rounds(&mut self, now: Time, until: Time) {
         self.idle_since = self.idle_since.min(now);
         let Geometry { pcs, sids, .. } = *self.geometry();
@@ -172,6 +173,7 @@ impl Controller {
     }
 
     /// Hands what is due to the queue.
+    #[inline(never)]
     pub(super) fn maintain(&mut self, now: Time) {
         let Geometry { pcs, sids, .. } = *self.geometry();
         let geometry = *self.geometry();

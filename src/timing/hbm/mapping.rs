@@ -165,16 +165,17 @@ pub struct Mapping {
 /// Where the last line was, so that the next one is found by counting on.
 #[derive(Clone, Copy, Debug)]
 pub struct Near {
-    line: u64,
-    /// Fields before the xor terms.
+    /// The line after the last.
+    next: u64,
+    /// Fields of the last, before the xor terms.
     fields: [u32; 6],
 }
 
 impl Default for Near {
     fn default() -> Near {
         Near {
-            // No line is the next.
-            line: u64::MAX - 1,
+            // No line is this far.
+            next: u64::MAX,
             fields: [0; 6],
         }
     }
@@ -318,16 +319,27 @@ impl Mapping {
         self.mixed(self.fields(line))
     }
 
-    /// The same, sooner for the line after the last one.
+    /// The same of the first of `run` lines that differ in their columns only, sooner if it is the line after the last run.
     #[inline]
-    pub fn place_near(&self, line: u64, near: &mut Near) -> Place {
-        if line == near.line + 1 {
+    pub fn place_near(&self, line: u64, run: u32, near: &mut Near) -> Place {
+        if line == near.next {
             self.count(&mut near.fields);
         } else {
             near.fields = self.fields(line);
         }
-        near.line = line;
-        self.mixed(near.fields)
+        let place = self.mixed(near.fields);
+        near.next = line + u64::from(run);
+        near.fields[Field::Column as usize] += run - 1;
+        place
+    }
+
+    /// How many lines after this one are in the next columns of its row.
+    #[inline]
+    pub fn columns_after(&self, line: u64) -> u64 {
+        match self.bits.first() {
+            Some(low) if low.field == Field::Column => low.mask - (line & low.mask),
+            _ => 0,
+        }
     }
 
     /// The digits of a line.

@@ -8,6 +8,7 @@
 
 use super::constraints::Time;
 use super::device::{CLOSED, Geometry};
+use std::ops::Range;
 
 /// No entry, no group.
 pub const NONE: u32 = u32::MAX;
@@ -159,87 +160,91 @@ impl Queues {
         false
     }
 
-    /// Appends a request to the list of its bank, whose open row is `open`; whether it began a group.
+    /// Appends requests of one row to the list of its bank, whose open row is `open`; whether they began a group.
     #[inline]
     pub fn push(
         &mut self,
         kind: Kind,
         bank: u32,
         open: u32,
-        (row, column): (u32, u32),
+        row: u32,
+        columns: Range<u32>,
         (tag, accepted): (u64, Time),
     ) -> bool {
-        let seq = self.next_seq;
-        self.next_seq += 1;
-        self.len[kind as usize] += 1;
-        let bit = self.bit(column);
-        let entry = Entry {
-            seq,
-            accepted,
-            tag,
-            column: column as u16,
-            counted: false,
-            next: NONE,
-        };
-        let index = self.free_entry;
-        let index = match self.entries.get_mut(index as usize) {
-            Some(free) => {
-                self.free_entry = free.next;
-                *free = entry;
-                index
-            }
-            None => {
-                self.entries.push(entry);
-                self.entries.len() as u32 - 1
-            }
-        };
         let list = &mut self.lists[kind as usize][bank as usize];
-        if list.last != NONE {
-            let group = &mut self.groups[list.last as usize];
-            if group.row == row {
-                self.entries[group.tail as usize].next = index;
-                group.tail = index;
-                group.columns |= bit;
-                return false;
-            }
-        }
-        let group = Group {
-            seq,
-            accepted,
-            columns: bit,
-            row,
-            head: index,
-            tail: index,
-            next: NONE,
-            prev: list.last,
-        };
-        let index = self.free_group;
-        let index = match self.groups.get_mut(index as usize) {
-            Some(free) => {
-                self.free_group = free.next;
-                *free = group;
-                index
-            }
-            None => {
-                self.groups.push(group);
-                self.groups.len() as u32 - 1
-            }
-        };
-        match list.last {
-            NONE => list.first = index,
-            last => self.groups[last as usize].next = index,
-        }
-        list.last = index;
-        if open != CLOSED {
-            let oldest = match row == open {
-                true => &mut list.hit,
-                false => &mut list.miss,
+        let last = list.last;
+        let begins = last == NONE || self.groups[last as usize].row != row;
+        let seq = self.next_seq;
+        if begins {
+            let group = Group {
+                seq,
+                accepted,
+                columns: 0,
+                row,
+                head: NONE,
+                tail: NONE,
+                next: NONE,
+                prev: last,
             };
-            if *oldest == NONE {
-                *oldest = index;
+            let index = self.free_group;
+            let index = match self.groups.get_mut(index as usize) {
+                Some(free) => {
+                    self.free_group = free.next;
+                    *free = group;
+                    index
+                }
+                None => {
+                    self.groups.push(group);
+                    self.groups.len() as u32 - 1
+                }
+            };
+            match last {
+                NONE => list.first = index,
+                last => self.groups[last as usize].next = index,
+            }
+            list.last = index;
+            if open != CLOSED {
+                let oldest = match row == open {
+                    true => &mut list.hit,
+                    false => &mut list.miss,
+                };
+                if *oldest == NONE {
+                    *oldest = index;
+                }
             }
         }
-        true
+        let group = &mut self.groups[list.last as usize];
+        self.len[kind as usize] += columns.end - columns.start;
+        for column in columns {
+            let entry = Entry {
+                seq: self.next_seq,
+                accepted,
+                tag,
+                column: column as u16,
+                counted: false,
+                next: NONE,
+            };
+            self.next_seq += 1;
+            let index = self.free_entry;
+            let index = match self.entries.get_mut(index as usize) {
+                Some(free) => {
+                    self.free_entry = free.next;
+                    *free = entry;
+                    index
+                }
+                None => {
+                    self.entries.push(entry);
+                    self.entries.len() as u32 - 1
+                }
+            };
+            match group.tail {
+                NONE => group.head = index,
+                tail => self.entries[tail as usize].next = index,
+            }
+            group.tail = index;
+            group.columns |= 1 << (column >> self.column_shift);
+        }
+        begins
     }
 
     /// Takes the oldest request out of a group of a bank, whose open row is `open`; the request, and the order of acceptance of the
@@ -477,7 +482,14 @@ mod tests {
     fn lists_know_their_oldest_hit_and_miss() {
         let mut queues = Queues::new(&SHAPE);
         for (seq, row) in [3, 5, 5, 3, 7, 5].into_iter().enumerate() {
-            let new = queues.push(Kind::Read, 0, CLOSED, (row, seq as u32), (0, 0));
+            let new = queues.push(
+                Kind::Read,
+                0,
+                CLOSED,
+                row,
+                seq as u32..seq as u32 + 1,
+                (0, 0),
+            );
             assert_eq!(new, seq != 2, "a run of one row is one group");
         }
         assert_eq!(queues.list(Kind::Read, 0).hit, NONE);
@@ -491,7 +503,7 @@ mod tests {
             assert_eq!((entry.seq, rest), (expected, next));
         }
         assert_eq!(queues.list(Kind::Read, 0).hit, NONE);
-        queues.push(Kind::Read, 0, 5, (5, 0), (0, 0));
+        queues.push(Kind::Read, 0, 5, 5, 0..1, (0, 0));
         let list = *queues.list(Kind::Read, 0);
         assert_eq!(seq(&queues, list.hit), 6);
         assert_eq!(queues.len, [4, 0]);
@@ -502,7 +514,7 @@ mod tests {
         for columns in [32, 256] {
             let mut queues = Queues::new(&Geometry { columns, ..SHAPE });
             for (row, column) in [(3, 1), (3, 31), (4, 2)] {
-                queues.push(Kind::Write, 9, 3, (row, column), (0, 0));
+                queues.push(Kind::Write, 9, 3, row, column..column + 1, (0, 0));
             }
             let waits = |queues: &Queues, row, column| queues.is_buffered(9, row, column);
             assert!(waits(&queues, 3, 1) && waits(&queues, 3, 31) && waits(&queues, 4, 2));

@@ -151,12 +151,20 @@ impl Feed<'_> {
                 Injection::Timed => access.at.unwrap_or(0),
             };
             p.index += 1;
+            // What follows comes at the same time and in the same row.
+            let mut run = 1;
+            if self.injection == Injection::Saturating && p.only.is_none() {
+                let most = (p.limit - p.index).min(self.mapping.columns_after(access.line));
+                run += p.source.follow(most) as u32;
+                p.index += u64::from(run) - 1;
+            }
             if p.only.is_none_or(|write| write == access.write) {
                 self.heads[port] = Head {
                     arrival,
                     order: p.index,
                     tag: arrival,
-                    place: self.mapping.place_near(access.line, &mut p.near),
+                    place: self.mapping.place_near(access.line, run, &mut p.near),
+                    run,
                     write: access.write,
                 };
                 return;
@@ -192,11 +200,17 @@ impl advance::Feed for Feed<'_> {
     }
 
     #[inline]
-    fn entered(&mut self, port: usize, now: Time, _waits: bool) {
+    fn entered(&mut self, port: usize, now: Time, count: u32, _waits: bool) {
         if self.served == self.accepted {
             self.progress = now;
         }
-        self.accepted += 1;
+        self.accepted += u64::from(count);
+        let head = &mut self.heads[port];
+        if head.run > count {
+            head.run -= count;
+            head.place.column += count;
+            return;
+        }
         if self.injection != Injection::Single || self.served == self.accepted {
             self.fill(port);
         } else {

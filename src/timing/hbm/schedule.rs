@@ -26,6 +26,7 @@ impl Controller {
     }
 
     /// Serves the oldest request whose row was opened for it and can be accessed now; or sees from when one can.
+    #[inline(never)]
     fn active_access<S: Sink>(&mut self, now: Time, sink: &mut S) -> bool {
         let (mut best, mut wake) = (None, FAR);
         for (at, a) in self.active.iter().enumerate() {
@@ -60,7 +61,7 @@ impl Controller {
     }
 
     /// Serves the oldest hit of reads (0) or writes (1) that can go now; from when another may.
-    #[inline]
+    #[inline(never)]
     fn hit<const K: usize, S: Sink>(&mut self, now: Time, sink: &mut S) -> Time {
         let kind = [Kind::Read, Kind::Write][K];
         let (mut best, mut wake) = (Key::LAST, FAR);
@@ -113,6 +114,7 @@ impl Controller {
     }
 
     /// Issues the access of an entry that is out of its list.
+    #[inline(never)]
     fn access<S: Sink>(
         &mut self,
         now: Time,
@@ -172,6 +174,7 @@ impl Controller {
         }
     }
 
+    #[inline(never)]
     pub(super) fn row_slot<S: Sink>(&mut self, now: Time, rising: bool, sink: &mut S) {
         let mut wake = FAR;
         if self.maintenance_slot(now, rising, &mut wake, sink) {
