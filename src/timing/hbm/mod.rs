@@ -13,6 +13,7 @@
 //! `maintenance` (who goes next), [`legality`] (a checker that knows the rules only), [`mapping`], [`patterns`] and [`trace_file`]
 //! (where requests come from), [`run`] (one channel on its own), [`reference`] (the simulator that it agrees with, row by row).
 
+mod account;
 #[cfg(test)]
 mod constraint_tests;
 pub mod constraints;
