@@ -8,27 +8,32 @@
 //! bank groups; bank group and bank are xored with all bits of the row, folded.
 //! Leaves out: data; refresh management; the order of reads and writes to one line beyond what the controller's queues see.
 //!
-//! A channel is advanced late and in one go: what it does depends on runs submitted before, and a read is known to be complete `CL + BL` ahead.
-//! So a channel is due only when the earliest completion that it could owe comes. Invariants: results do not depend on when or how often
-//! it is advanced; no schedule is announced after its end; nothing is allocated in the steady state.
+//! Channels do not see each other: all with work are advanced together, in one go per *epoch*, on as many threads as the host has for it
+//! (rayon's pool, which `--threads` sizes). An epoch is a whole number of CK and no longer than [`way_back`], the time that data needs
+//! after its end to be anywhere; half a CK if that is less than a CK. Epochs follow each other while a run is under way; idle time has none.
+//! Invariants: results depend neither on the length of an epoch nor on when or how often a channel is advanced nor on threads; ends
+//! are announced in the first revision at or after them, by (end, channel, order in the channel); nothing is allocated in the steady
+//! state. A channel with work that serves nothing for [`PATIENCE`] is not waited for any more.
 
 use super::account::BusAccount;
-use super::constraints::{Table, Time};
+use super::constraints::Time;
 use super::controller::{Config, Controller, FAR, Issued, RowPolicy, Scheduler, Sink};
 use super::device::Geometry;
 use super::mapping::{Mapping, Place};
-use super::{ChannelTotals, Direction, HbmModel, LINE_BYTES, Run, Schedule};
+use super::{ChannelTotals, Direction, HbmModel, LINE_BYTES, Run, Schedule, way_back};
 use crate::chip::{Chip, HbmDevice};
 use crate::sim::Ps;
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use rayon::prelude::*;
+use std::collections::VecDeque;
 
 /// Bursts that enter a controller per half CK.
 const PER_HALF_CK: u64 = 4;
 /// Half CK without a completion after which a channel is given up: what waits for it is then reported as a deadlock.
 const PATIENCE: Time = 1 << 21;
-/// No run: its schedule was final when it was submitted.
+/// No run: not submitted yet.
 const NO_RUN: u32 = u32::MAX;
+/// Runs under way from which on threads share an epoch: below, waking them costs more than they do.
+const SHARED: u64 = 64;
 
 /// All channels.
 #[derive(Clone, Debug)]
@@ -39,8 +44,14 @@ pub struct Exact {
     /// Bursts of a block, which differ in their column only: a power of two.
     block: u64,
     tck: u64,
-    /// Half CK of the next look at a channel, and the channel; stale where the channel says otherwise.
-    due: BinaryHeap<Reverse<(Time, u32)>>,
+    /// Half CK of an epoch.
+    epoch: Time,
+    /// The last half CK of the current epoch, if a run is under way.
+    end: Option<Time>,
+    /// Runs submitted and not announced.
+    under_way: u64,
+    /// Runs to be announced, by channel.
+    ended: Vec<OpenRun>,
 }
 
 /// Bursts of a run in front of the controller.
@@ -81,14 +92,8 @@ struct Channel {
     next: Time,
     /// Since when the channel has nothing to do, or [`FAR`].
     idle_since: Time,
-    /// The next place for a burst to enter, in bursts since time 0, while all that wait find room.
-    entry: Option<u64>,
     /// Something that waits may be answered by a buffered write, which takes no time and no room.
     hazard: bool,
-    /// When the channel must be looked at.
-    wake: Time,
-    /// From a read's command to the end of its data.
-    read_latency: Time,
     bytes: [u64; 2],
 }
 
@@ -99,7 +104,7 @@ struct Runs {
     free: Vec<u32>,
     /// Open runs by direction.
     open_count: [u32; 2],
-    /// Complete and not yet announced.
+    /// Complete and not yet announced, in the order in which that came to be known.
     closed: Vec<OpenRun>,
     /// When a run was last completed or begun.
     progress: Time,
@@ -194,19 +199,9 @@ impl Channel {
             submitted: 0,
             next: 0,
             idle_since: 0,
-            entry: None,
             hazard: false,
-            wake: FAR,
-            read_latency: Table::read_latency(d),
             bytes: [0; 2],
         }
-    }
-
-    /// Room in a queue, as of the last time that the channel was advanced.
-    fn room(&self, kind: usize) -> u64 {
-        let config = &self.controller.config;
-        let size = [config.read_queue, config.write_queue][kind];
-        u64::from(size - self.controller.queues.len[kind])
     }
 
     /// Whether bursts from `first` to `end` may meet a buffered write, now or once what waits has entered.
@@ -220,35 +215,18 @@ impl Channel {
             || kind == 1 && overlaps(0)
     }
 
-    /// Queues bursts that may enter from `arrival` on; the half CK in which first and last of them will, if that is known.
-    fn push(&mut self, kind: usize, mut waiting: Waiting, tag: u64) -> Option<(Time, Time)> {
+    /// Queues bursts that may enter from `arrival` on.
+    fn push(&mut self, kind: usize, mut waiting: Waiting, tag: u64) {
         let arrival = waiting.arrival;
         let bursts = u64::from(waiting.left);
         self.hazard |= self.may_meet(kind, waiting.burst, waiting.burst + bursts);
-        if self.waiting_bursts == [0, 0] {
-            self.entry = Some(0);
-        }
         self.waiting_bursts[kind] += bursts;
-        // As long as there is room for all that waits they enter one after the other.
-        let fits = (0..2).all(|kind| self.waiting_bursts[kind] <= self.room(kind));
-        let first = self
-            .entry
-            .filter(|_| fits)
-            .map(|entry| entry.max(arrival * PER_HALF_CK));
-        self.entry = first.map(|first| first + bursts);
-        let known = first
-            .filter(|_| kind == 1)
-            .map(|first| (first / PER_HALF_CK, (first + bursts - 1) / PER_HALF_CK));
-        waiting.run = match known {
-            Some(_) => NO_RUN,
-            None => self.runs.begin(kind, tag, waiting.left, arrival),
-        };
+        waiting.run = self.runs.begin(kind, tag, waiting.left, arrival);
         waiting.order = self.submitted;
         self.submitted += 1;
         self.waiting[kind].push_back(waiting);
         self.next = self.next.min(arrival);
         self.idle_since = FAR;
-        known
     }
 
     /// Whether the first that waits in a direction finds room.
@@ -336,36 +314,15 @@ impl Channel {
         }
     }
 
-    /// The earliest half CK at which a run may be complete whose completion is not known yet.
-    fn bound(&self) -> Time {
-        let [reads, writes] = self.runs.open_count;
-        let stuck = self.next.saturating_sub(self.runs.progress) > PATIENCE;
-        if reads + writes == 0 || self.next == FAR || stuck {
-            return FAR;
-        }
-        if self.hazard {
-            return self.next;
-        }
-        let mut bound = FAR;
-        if reads > 0 {
-            // Rounded down, for many channels to be looked at together.
-            let grain = 1 << (self.read_latency / 8).max(1).ilog2();
-            bound = (self.next + self.read_latency) & !(grain - 1u64);
-        }
-        if writes > 0
-            && let Some(head) = self.waiting[1].front()
-        {
-            // A column command and an activate in one CK make room for a burst each, which the next half CK fills.
-            let left = u64::from(head.left);
-            let enter = head.arrival.max(self.next) + (left - 1) / PER_HALF_CK;
-            let short = left.saturating_sub(self.room(1));
-            let room = match short {
-                0 => 0,
-                short => self.next + (short - 1) / 2 * 2 + 1,
-            };
-            bound = bound.min(enter.max(room));
-        }
-        bound
+    /// Whether there is anything to do but to refresh.
+    fn has_work(&self) -> bool {
+        self.idle_since == FAR || self.runs.open_count != [0, 0]
+    }
+
+    /// Whether a run may still be complete one day, seen from half CK `now`.
+    fn is_alive(&self, now: Time) -> bool {
+        let stuck = self.next == FAR || now.saturating_sub(self.runs.progress) > PATIENCE;
+        !self.runs.closed.is_empty() || self.runs.open_count != [0, 0] && !stuck
     }
 }
 
@@ -396,7 +353,10 @@ impl Exact {
             burst_bytes,
             block,
             tck: u64::from(d.tck_ps),
-            due: BinaryHeap::new(),
+            epoch: (way_back(chip).0 / u64::from(d.tck_ps) * 2).max(1),
+            end: None,
+            under_way: 0,
+            ended: Vec::new(),
         }
     }
 
@@ -415,23 +375,24 @@ impl Exact {
         &self.mapping
     }
 
-    /// Notes when a channel must be looked at next.
-    fn watch(&mut self, channel: u32, wake: Time) {
-        let c = &mut self.channels[channel as usize];
-        if c.wake != wake {
-            c.wake = wake;
-            if wake != FAR {
-                self.due.push(Reverse((wake, channel)));
-            }
-        }
+    /// Makes epochs shorter: `ck`, if that is less than they are. Changes no result.
+    pub fn with_epoch(mut self, ck: u32) -> Exact {
+        self.epoch = self.epoch.min(2 * Time::from(ck)).max(1);
+        self
     }
 
-    /// Drops what no channel asks for any more from the front.
-    fn clean(&mut self) {
-        while let Some(&Reverse((wake, channel))) = self.due.peek()
-            && self.channels[channel as usize].wake != wake
-        {
-            self.due.pop();
+    /// Does in all channels with work what happens up to half CK `until`.
+    fn advance(&mut self, until: Time) {
+        let (block, mapping) = (self.block, &self.mapping);
+        let work = |channel: &mut Channel| {
+            if channel.has_work() {
+                channel.advance(until, block, mapping);
+            }
+        };
+        if self.under_way >= SHARED && rayon::current_num_threads() > 1 {
+            self.channels.par_iter_mut().for_each(work);
+        } else {
+            self.channels.iter_mut().for_each(work);
         }
     }
 }
@@ -480,19 +441,13 @@ impl HbmModel for Exact {
         };
         let channel = &mut self.channels[run.channel as usize];
         channel.bytes[kind] += u64::from(run.lines) * LINE_BYTES;
-        if channel.wake == FAR {
-            // Nobody waited for it: it may lie far behind.
+        if channel.next.saturating_add(self.epoch) < arrival {
+            // Nothing was under way for long: idle time is not to be stepped through with work.
             channel.advance(arrival - 1, self.block, &self.mapping);
         }
-        if let Some((first, last)) = channel.push(kind, waiting, run.tag) {
-            return Schedule {
-                first: self.time(first),
-                last: self.time(last),
-            };
-        }
-        let wake = channel.wake.min(channel.bound().max(arrival));
-        self.watch(run.channel, wake);
-        self.clean();
+        channel.push(kind, waiting, run.tag);
+        self.under_way += 1;
+        self.end.get_or_insert(arrival - 1 + self.epoch);
         Schedule {
             first: self.time(arrival),
             last: Schedule::OPEN,
@@ -500,31 +455,33 @@ impl HbmModel for Exact {
     }
 
     fn next_revision(&self) -> Option<Ps> {
-        self.due.peek().map(|Reverse((wake, _))| self.time(*wake))
+        self.end.map(|end| self.time(end))
     }
 
     fn revise(&mut self, now: Ps, revised: &mut Vec<(u64, Schedule)>) {
         let until = self.half(now);
-        while let Some(&Reverse((wake, index))) = self.due.peek()
-            && wake <= until
-        {
-            self.due.pop();
-            if self.channels[index as usize].wake != wake {
-                continue;
-            }
-            let channel = &mut self.channels[index as usize];
-            channel.wake = FAR;
-            channel.advance(until, self.block, &self.mapping);
-            let mut closed = std::mem::take(&mut channel.runs.closed);
-            let bound = channel.bound();
-            for run in closed.drain(..) {
-                let (first, last) = (self.time(run.first), self.time(run.last));
-                revised.push((run.tag, Schedule { first, last }));
-            }
-            self.channels[index as usize].runs.closed = closed;
-            self.watch(index, bound);
+        self.advance(until);
+        let mut ended = std::mem::take(&mut self.ended);
+        let mut alive = false;
+        for channel in &mut self.channels {
+            channel.runs.closed.retain(|run| {
+                let over = run.last <= until;
+                if over {
+                    ended.push(*run);
+                }
+                !over
+            });
+            alive |= channel.is_alive(until);
         }
-        self.clean();
+        // Stable: the order of channels, and within them, stays.
+        ended.sort_by_key(|run| run.last);
+        self.under_way -= ended.len() as u64;
+        self.end = alive.then_some(until + self.epoch);
+        revised.extend(ended.drain(..).map(|run| {
+            let (first, last) = (self.time(run.first), self.time(run.last));
+            (run.tag, Schedule { first, last })
+        }));
+        self.ended = ended;
     }
 
     fn totals(&mut self, end: Ps) -> Vec<ChannelTotals> {
