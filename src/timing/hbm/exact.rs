@@ -30,7 +30,7 @@ use std::collections::VecDeque;
 const PER_HALF_CK: u64 = 4;
 /// Half CK without a completion after which a channel is given up: what waits for it is then reported as a deadlock.
 const PATIENCE: Time = 1 << 21;
-/// No run: not submitted yet.
+/// No run. Every burst has one now.
 const NO_RUN: u32 = u32::MAX;
 /// Runs under way from which on threads share an epoch: below, waking them costs more than they do.
 const SHARED: u64 = 64;
@@ -44,14 +44,29 @@ pub struct Exact {
     /// Bursts of a block, which differ in their column only: a power of two.
     block: u64,
     tck: u64,
+    /// The time of the last submission, and its half CK.
+    now: (Ps, Time),
     /// Half CK of an epoch.
     epoch: Time,
     /// The last half CK of the current epoch, if a run is under way.
     end: Option<Time>,
     /// Runs submitted and not announced.
     under_way: u64,
-    /// Runs to be announced, by channel.
+    /// Runs to be announced, by channel, and how many end at each half CK.
     ended: Vec<OpenRun>,
+    ends: Vec<u32>,
+}
+
+/// A run as submitted. It costs the caller no more than this; the channel takes it when it is advanced.
+#[derive(Clone, Copy, Debug)]
+struct Arriving {
+    tag: u64,
+    /// First burst, and how many.
+    burst: u64,
+    bursts: u32,
+    kind: u32,
+    /// The half CK from which they may enter.
+    arrival: Time,
 }
 
 /// Bursts of a run in front of the controller.
@@ -80,6 +95,8 @@ struct OpenRun {
 
 #[derive(Clone, Debug)]
 struct Channel {
+    /// Submitted since the channel was advanced.
+    arriving: Vec<Arriving>,
     controller: Controller,
     runs: Runs,
     /// By direction: reads, writes.
@@ -193,6 +210,7 @@ impl Channel {
                 burst: 2 * Time::from(d.bl_ck),
                 account: BusAccount::new(d, &geometry, config.refresh),
             },
+            arriving: Vec::new(),
             controller,
             waiting: [VecDeque::new(), VecDeque::new()],
             waiting_bursts: [0; 2],
@@ -215,18 +233,30 @@ impl Channel {
             || kind == 1 && overlaps(0)
     }
 
-    /// Queues bursts that may enter from `arrival` on.
-    fn push(&mut self, kind: usize, mut waiting: Waiting, tag: u64) {
-        let arrival = waiting.arrival;
-        let bursts = u64::from(waiting.left);
-        self.hazard |= self.may_meet(kind, waiting.burst, waiting.burst + bursts);
-        self.waiting_bursts[kind] += bursts;
-        waiting.run = self.runs.begin(kind, tag, waiting.left, arrival);
-        waiting.order = self.submitted;
-        self.submitted += 1;
-        self.waiting[kind].push_back(waiting);
-        self.next = self.next.min(arrival);
-        self.idle_since = FAR;
+    /// Queues what was submitted since the last time.
+    fn take(&mut self, block: u64, mapping: &Mapping) {
+        let mut arriving = std::mem::take(&mut self.arriving);
+        for run in arriving.drain(..) {
+            let (kind, bursts) = (run.kind as usize, u64::from(run.bursts));
+            if self.waiting_bursts == [0, 0] {
+                // Idle time is skipped, but not with work in sight.
+                self.advance(run.arrival - 1, block, mapping);
+            }
+            self.hazard |= self.may_meet(kind, run.burst, run.burst + bursts);
+            self.waiting_bursts[kind] += bursts;
+            self.waiting[kind].push_back(Waiting {
+                run: self.runs.begin(kind, run.tag, run.bursts, run.arrival),
+                order: self.submitted,
+                arrival: run.arrival,
+                burst: run.burst,
+                place: mapping.place(run.burst),
+                left: run.bursts,
+            });
+            self.submitted += 1;
+            self.next = self.next.min(run.arrival);
+            self.idle_since = FAR;
+        }
+        self.arriving = arriving;
     }
 
     /// Whether the first that waits in a direction finds room.
@@ -316,7 +346,7 @@ impl Channel {
 
     /// Whether there is anything to do but to refresh.
     fn has_work(&self) -> bool {
-        self.idle_since == FAR || self.runs.open_count != [0, 0]
+        self.idle_since == FAR || !self.arriving.is_empty()
     }
 
     /// Whether a run may still be complete one day, seen from half CK `now`.
@@ -353,10 +383,12 @@ impl Exact {
             burst_bytes,
             block,
             tck: u64::from(d.tck_ps),
+            now: (Ps::ZERO, 0),
             epoch: (way_back(chip).0 / u64::from(d.tck_ps) * 2).max(1),
             end: None,
             under_way: 0,
             ended: Vec::new(),
+            ends: Vec::new(),
         }
     }
 
@@ -386,6 +418,7 @@ impl Exact {
         let (block, mapping) = (self.block, &self.mapping);
         let work = |channel: &mut Channel| {
             if channel.has_work() {
+                channel.take(block, mapping);
                 channel.advance(until, block, mapping);
             }
         };
@@ -425,27 +458,56 @@ fn mapping(geometry: Geometry, block_bits: u32) -> Mapping {
     Mapping::parse(&text, geometry).unwrap_or_else(|e| panic!("{text}: {e}"))
 }
 
+/// Sorts runs by their end; those of one end stay as they are. Ends of an epoch are many on few half CK: these are counted.
+fn in_order(runs: &mut Vec<OpenRun>, ends: &mut Vec<u32>) {
+    let last = |run: &OpenRun| run.last;
+    let (Some(first), Some(end)) = (runs.iter().map(last).min(), runs.iter().map(last).max())
+    else {
+        return;
+    };
+    if end - first > 4 * runs.len() as u64 {
+        return runs.sort_by_key(last);
+    }
+    ends.clear();
+    ends.resize((end - first) as usize + 2, 0);
+    for run in &*runs {
+        ends[(run.last - first) as usize + 1] += 1;
+    }
+    for i in 1..ends.len() {
+        ends[i] += ends[i - 1];
+    }
+    // The sorted runs come after the others, which then go.
+    let count = runs.len();
+    runs.extend_from_within(..);
+    for i in 0..count {
+        let place = &mut ends[(runs[i].last - first) as usize];
+        let to = count + *place as usize;
+        *place += 1;
+        runs[to] = runs[i];
+    }
+    runs.drain(..count);
+}
+
 impl HbmModel for Exact {
     fn submit(&mut self, now: Ps, run: Run) -> Schedule {
-        let arrival = self.half(now) + 1;
-        let first = run.line * LINE_BYTES / self.burst_bytes;
-        let end = ((run.line + u64::from(run.lines)) * LINE_BYTES).div_ceil(self.burst_bytes);
+        if self.now.0 != now {
+            self.now = (now, self.half(now));
+        }
+        let arrival = self.now.1 + 1;
+        // A burst's bytes are a power of two.
+        let shift = self.burst_bytes.trailing_zeros();
+        let end = (run.line + u64::from(run.lines)) * LINE_BYTES + self.burst_bytes - 1;
+        let (first, end) = (run.line * LINE_BYTES >> shift, end >> shift);
         let kind = index(run.direction);
-        let waiting = Waiting {
-            run: NO_RUN,
-            order: 0,
-            arrival,
-            burst: first,
-            place: self.mapping.place(first),
-            left: (end - first) as u32,
-        };
         let channel = &mut self.channels[run.channel as usize];
         channel.bytes[kind] += u64::from(run.lines) * LINE_BYTES;
-        if channel.next.saturating_add(self.epoch) < arrival {
-            // Nothing was under way for long: idle time is not to be stepped through with work.
-            channel.advance(arrival - 1, self.block, &self.mapping);
-        }
-        channel.push(kind, waiting, run.tag);
+        channel.arriving.push(Arriving {
+            tag: run.tag,
+            burst: first,
+            bursts: (end - first) as u32,
+            kind: kind as u32,
+            arrival,
+        });
         self.under_way += 1;
         self.end.get_or_insert(arrival - 1 + self.epoch);
         Schedule {
@@ -473,8 +535,7 @@ impl HbmModel for Exact {
             });
             alive |= channel.is_alive(until);
         }
-        // Stable: the order of channels, and within them, stays.
-        ended.sort_by_key(|run| run.last);
+        in_order(&mut ended, &mut self.ends);
         self.under_way -= ended.len() as u64;
         self.end = alive.then_some(until + self.epoch);
         revised.extend(ended.drain(..).map(|run| {
@@ -488,6 +549,7 @@ impl HbmModel for Exact {
         let until = self.half(end);
         let (block, mapping, tck) = (self.block, &self.mapping, self.tck);
         let totals = self.channels.iter_mut().map(|channel| {
+            channel.take(block, mapping);
             channel.advance(until, block, mapping);
             ChannelTotals {
                 read_bytes: channel.bytes[0],
