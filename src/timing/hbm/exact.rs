@@ -497,7 +497,7 @@ impl HbmModel for Exact {
         // A burst's bytes are a power of two.
         let shift = self.burst_bytes.trailing_zeros();
         let end = (run.line + u64::from(run.lines)) * LINE_BYTES + self.burst_bytes - 1;
-        let (first, end) = (run.line * LINE_BYTES >> shift, end >> shift);
+        let (first, end) = ((run.line * LINE_BYTES) >> shift, end >> shift);
         let kind = index(run.direction);
         let channel = &mut self.channels[run.channel as usize];
         channel.bytes[kind] += u64::from(run.lines) * LINE_BYTES;
