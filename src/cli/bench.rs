@@ -63,6 +63,7 @@ enum OpArgs {
         #[command(flatten)]
         common: Common,
     },
+    #[command(after_long_help = stream::EXAMPLES)]
     Stream {
         #[command(flatten)]
         stream: stream::Args,

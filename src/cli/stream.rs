@@ -7,7 +7,7 @@ use super::simulate::{self, DEFAULT_MAX_CYCLES};
 use super::{CliError, Context, model};
 use crate::chip::units::{self, Unit};
 use crate::chip::{Chip, cost};
-use crate::compiler::stream::{Split, Stream, Way};
+use crate::compiler::stream::{MAX_STREAMS, Split, Stream, Way};
 use crate::compiler::{self, CompileError, Op};
 use crate::timing::{self, TimedOptions};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -16,23 +16,28 @@ use serde_json::json;
 use std::fmt::Write;
 use std::sync::Arc;
 
+/// Shown under `--help`.
+pub const EXAMPLES: &str = "\
+Examples:
+  tilewright bench stream --op read --bytes 1GiB --no-data --set hbm.model=exact
+  tilewright bench stream --op copy --bytes \"4 MiB\" --chunk 4KiB --streams 8 --check
+  tilewright bench stream --table
+";
+
 /// Chunks, streams and mappings of the table. The mappings: a block in one row, bank group and bank xored with the row; the same without
 /// the xors; a whole row, then pseudo channels; neighbouring bursts in different bank groups.
 const CHUNK_SIZES: [u64; 5] = [256, 1 << 10, 4 << 10, 16 << 10, 64 << 10];
 const STREAMS: [u64; 4] = [1, 2, 4, 8];
 const MAPPINGS: [&str; 4] = ["blocks", "M7", "M2", "M1"];
 /// Streams of the table of mappings.
-const MAPPING_STREAMS: u64 = 4;
+const MAPPING_STREAMS: u64 = 8;
 /// Bytes that cross HBM's pins per tile: rounds of all its buffers, within bounds that keep start and end small and the table short.
 const ROUNDS: u64 = 256;
-const TILE_BYTES: (u64, u64) = (64 << 10, 2 << 20);
+const TILE_BYTES: (u64, u64) = (64 << 10, 3 << 20);
 
 /// Every tile streams between HBM and its SRAM: what bandwidth is reached
 ///
-/// A tile moves chunks, a transfer each, and keeps a number of buffers in flight. A copy goes from HBM to HBM. Examples:
-///
-///   tilewright bench stream --op read --bytes "1 GiB" --no-data --set hbm.model=exact
-///   tilewright bench stream --op copy --bytes 4MiB --chunk 4KiB --streams 8 --check
+/// A tile moves chunks, a transfer each, and keeps a number of buffers in flight. A copy goes from HBM to HBM and crosses its pins twice.
 #[derive(clap::Args)]
 pub struct Args {
     /// read: HBM to SRAM; write: SRAM to HBM; copy: both
@@ -44,13 +49,8 @@ pub struct Args {
     /// Bytes of one transfer: a multiple of 32
     #[arg(long, value_name = "BYTES", allow_negative_numbers = true, default_value = "16KiB", value_parser = bytes)]
     chunk: u64,
-    /// Buffers that each tile keeps in flight
-    #[arg(
-        long,
-        value_name = "N",
-        allow_negative_numbers = true,
-        default_value_t = 4
-    )]
+    /// Buffers that each tile keeps in flight, 1 to 16
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 8, value_parser = streams)]
     streams: u64,
     /// Whether consecutive chunks belong to consecutive tiles, or a range of chunks to each
     #[arg(long, value_name = "SPLIT", default_value = "interleaved", value_parser = PossibleValuesParser::new(["interleaved", "ranges"]).map(split))]
@@ -70,6 +70,12 @@ fn split(name: String) -> Split {
         "ranges" => Split::Ranges,
         _ => Split::Interleaved,
     }
+}
+
+/// A number of buffers; what is out of range is told with its name by the operation.
+fn streams(text: &str) -> Result<u64, String> {
+    let parsed = text.parse::<u64>();
+    parsed.map_err(|_| format!("it must be 1 to {MAX_STREAMS}"))
 }
 
 /// A size of a flag.
@@ -242,6 +248,69 @@ fn rows(out: &mut String, cells: impl Fn(Way, u64) -> String) {
                 units::display(Unit::Bytes, chunk),
                 cells(way, chunk)
             );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/timing/hbm/bandwidth.md");
+
+    /// The cell of a row of the page, by the heading of its table and of its column.
+    fn committed<'a>(page: &'a str, label: &str, column: &str, way: Way, chunk: u64) -> &'a str {
+        let cut = |line: &'a str| line.split('|').map(str::trim).collect::<Vec<_>>();
+        let table = page.lines().skip_while(|l| !l.contains(label));
+        let heading = cut(table.clone().next().unwrap());
+        let column = heading.iter().position(|c| *c == column).unwrap();
+        let chunk = units::display(Unit::Bytes, chunk);
+        let row = table
+            .map(cut)
+            .find(|row| row.len() > 2 && row[1] == way.name() && row[2] == chunk);
+        row.unwrap()[column]
+    }
+
+    /// Cells of the page, run again: the whole is `bench stream --table`.
+    #[test]
+    fn the_page_is_what_the_table_prints() {
+        let page = std::fs::read_to_string(PAGE).unwrap();
+        let chip = Chip::preset("maia-200").unwrap();
+        for (label, column, cell) in [
+            (
+                "chunk, streams:",
+                "8 a tile",
+                Cell {
+                    way: Way::Read,
+                    chunk: 16 << 10,
+                    streams: 8,
+                    mapping: "blocks",
+                },
+            ),
+            (
+                "chunk, streams:",
+                "2 a tile",
+                Cell {
+                    way: Way::Copy,
+                    chunk: 4 << 10,
+                    streams: 2,
+                    mapping: "blocks",
+                },
+            ),
+            (
+                "streams, mapping:",
+                "`M1`",
+                Cell {
+                    way: Way::Write,
+                    chunk: 1 << 10,
+                    streams: 8,
+                    mapping: "M1",
+                },
+            ),
+        ] {
+            let rate = cell.run(&chip).unwrap_or_else(|e| panic!("{cell:?}: {e}"));
+            let want = committed(&page, label, column, cell.way, cell.chunk);
+            assert_eq!(shown(rate, &chip), want, "{cell:?}");
         }
     }
 }
