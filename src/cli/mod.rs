@@ -26,6 +26,7 @@ mod performance;
 mod progress;
 mod run;
 mod simulate;
+mod stream;
 mod tensors;
 mod trace;
 mod work;

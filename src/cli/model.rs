@@ -67,7 +67,7 @@ impl Place {
             OpError::Extent { name, .. } => Some(name.replace('-', "_")),
             OpError::Heads { .. } => Some("heads".to_owned()),
             OpError::Dtype { .. } => Some("dtype".to_owned()),
-            OpError::Hbm { .. } => None,
+            OpError::Hbm { .. } | OpError::Stream { .. } => None,
         };
         self.blame(key.as_deref(), error)
     }

@@ -3,6 +3,7 @@
 mod bad_input;
 mod mem;
 mod results;
+mod stream;
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};

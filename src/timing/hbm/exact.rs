@@ -3,9 +3,9 @@
 //! Models: every channel as [`super::controller`] has it, on its own half CK, counted in integers, edge `n` at `ceil(n x tCK / 2)` ps. A run
 //! becomes bursts that wait, in order by direction, in front of the controller; reads and writes have a port each, up to four
 //! bursts enter per half CK, the older run first. A run enters from the first edge after it was submitted. Reads are complete with their last
-//! beat; writes are posted: complete when the controller has taken the last burst. Mapping: `co:n,pc,bg,co,ba,sid,ro` with 2^n bursts in a
-//! block of `hbm.interleave` (at most a row), so that a block stays in one row of one pseudo channel and blocks go round pseudo channels and
-//! bank groups; bank group and bank are xored with all bits of the row, folded.
+//! beat; writes are posted: complete when the controller has taken the last burst. Where bursts lie is `hbm.mapping`
+//! ([`crate::chip::mapping`]); bursts of an aligned block that the mapping keeps side by side in a row ([`Mapping::column_bits`]) are placed
+//! by counting, others one by one: slower, with the same meaning.
 //! Leaves out: data; refresh management; the order of reads and writes to one line beyond what the controller's queues see.
 //!
 //! Channels do not see each other: all with work are advanced together, in one go per *epoch*, on as many threads as the host has for it
@@ -21,7 +21,7 @@ use super::controller::{Config, RowPolicy, Scheduler};
 use super::device::Geometry;
 use super::mapping::Mapping;
 use super::{ChannelTotals, Direction, HbmModel, LINE_BYTES, Run, Schedule, way_back};
-use crate::chip::Chip;
+use crate::chip::{Chip, mapping};
 use crate::sim::Ps;
 use rayon::prelude::*;
 
@@ -55,10 +55,14 @@ impl Exact {
         let d = &hbm.timing;
         let geometry = Geometry::new(d);
         let burst_bytes = u64::from(d.burst_bytes);
+        // A chip that was validated has a mapping of its device.
+        let list = mapping::list(hbm);
+        let mapping = Mapping::parse(&list, geometry).unwrap_or_else(|e| panic!("{list}: {e}"));
+        // The one place that says how far a place may be counted up instead of mapped: no further than the mapping has bursts side
+        // by side, a single one if it has none.
         let block = (u64::from(hbm.interleave_bytes) / burst_bytes)
-            .min(u64::from(d.columns))
-            .max(1);
-        let mapping = mapping(geometry, block.trailing_zeros());
+            .max(1)
+            .min(1 << mapping.column_bits());
         let config = Config {
             read_queue: hbm.read_queue,
             write_queue: hbm.write_queue,
@@ -118,34 +122,6 @@ impl Exact {
             self.channels.iter_mut().for_each(work);
         }
     }
-}
-
-/// `co:n,pc,bg,co,ba,sid,ro` with the row folded into bank group and bank.
-fn mapping(geometry: Geometry, block_bits: u32) -> Mapping {
-    let mut text = match block_bits {
-        0 => "pc,bg".to_owned(),
-        n => format!("co:{n},pc,bg"),
-    };
-    if block_bits < geometry.columns.trailing_zeros() {
-        text.push_str(",co");
-    }
-    text.push_str(",ba,sid,ro");
-    let row_bits = geometry.rows.next_power_of_two().trailing_zeros();
-    let mut fields = [("bg", geometry.groups), ("ba", geometry.banks_per_group)]
-        .into_iter()
-        .filter(|(_, size)| *size > 1)
-        .collect::<Vec<_>>()
-        .into_iter()
-        .cycle();
-    let mut at = 0;
-    while at < row_bits
-        && let Some((field, size)) = fields.next()
-    {
-        let width = size.trailing_zeros().min(row_bits - at);
-        text.push_str(&format!(",^{field}=ro[{}:{at}]", at + width - 1));
-        at += width;
-    }
-    Mapping::parse(&text, geometry).unwrap_or_else(|e| panic!("{text}: {e}"))
 }
 
 /// Sorts runs by their end; those of one end stay as they are. Ends of an epoch are many on few half CK: these are counted.

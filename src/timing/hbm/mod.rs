@@ -14,6 +14,8 @@
 //! [`constraints`] (the timing rules, as data), [`device`] (what is legal when), [`controller`] with its `queue`, `schedule` and
 //! `maintenance` (who goes next), [`legality`] (a checker that knows the rules only), [`mapping`], [`patterns`] and [`trace_file`]
 //! (where requests come from), [`run`] (one channel on its own), [`reference`] (the simulator that it agrees with, row by row).
+//!
+#![doc = include_str!("bandwidth.md")]
 
 mod account;
 pub mod advance;
