@@ -3,6 +3,7 @@
 use super::desc::{Chip, Mark};
 use super::error::{ChipError, Place, Problem};
 use super::fields::{FIELDS, Field, Value};
+use super::mapping::{self, Digits};
 use super::{show, units};
 
 /// A set of tiles is a 64-bit mask.
@@ -104,6 +105,10 @@ impl Chip {
                     format!("not below the refresh interval, hbm.timing.refi = {interval} CK");
                 return self.conflict(key, "hbm.timing.refi", limit);
             }
+        }
+        let sizes = mapping::sizes(timing);
+        if let Err(error) = Digits::parse(&mapping::list(&self.hbm), &sizes) {
+            return self.conflict("hbm.mapping", "hbm.device", error.to_string());
         }
         self.check_timing()
     }

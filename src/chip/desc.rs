@@ -153,6 +153,8 @@ pub struct Hbm {
     pub refresh: Refresh,
     /// Bytes of consecutive addresses in one channel.
     pub interleave_bytes: u32,
+    /// Where a channel's bursts lie in the exact model: a name or digits, see [`super::mapping`].
+    pub mapping: String,
     /// Bursts that a channel's controller can hold for reading.
     pub read_queue: u32,
     /// Bursts that a channel's controller can hold for writing.

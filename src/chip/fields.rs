@@ -245,6 +245,20 @@ pub static FIELDS: &[Field] = &[
         },
     },
     number!("hbm.interleave", hbm.interleave_bytes, Bytes, 32, 64 * KIB, pow2, "consecutive bytes in one channel"),
+    Field {
+        key: "hbm.mapping",
+        unit: Unit::Mapping,
+        min: 0,
+        max: 0,
+        power_of_two: false,
+        doc: "places of a channel's bursts in the exact model: `blocks` (one per interleave), or as `mem --mapping`",
+        get: |chip| Value::Name(chip.hbm.mapping.clone()),
+        set: |chip, value| {
+            if let Value::Name(value) = value {
+                chip.hbm.mapping.clone_from(value);
+            }
+        },
+    },
     number!("hbm.read_queue", hbm.read_queue, Count, 1, 65_536, "bursts that a channel's controller holds for reading"),
     number!("hbm.write_queue", hbm.write_queue, Count, 1, 65_536, "bursts that a channel's controller holds for writing"),
     number!("hbm.write_high", hbm.write_high_permille, Permille, 1, 1000, "share of the write queue at which writes start to drain"),

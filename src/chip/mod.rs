@@ -6,6 +6,7 @@
 //!
 //! - [`desc`]: the structs. [`fields`]: the table of keys. [`units`]: "2.15 GHz", "3 MiB" and the like.
 //! - [`load`]: TOML, presets, `--set`. `check`: limits, also across keys. [`show`]: text and JSON views with derived figures.
+//! - [`mapping`]: address mappings of an HBM channel as text.
 //! - [`cost`]: peak-rate and port-width formulas for compiler and timing. [`bank`]: TSRAM bank conflicts of one access.
 //!
 //! Left out on purpose: queueing, arbitration and contention (they exist only in `timing`), and instruction semantics.
@@ -22,6 +23,7 @@ pub mod fields;
 pub mod load;
 #[cfg(test)]
 mod malformed_tests;
+pub mod mapping;
 pub mod show;
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@
 
 use super::error::ValueProblem;
 use super::fields::{Field, Value};
+use super::mapping::MAX_TEXT;
 use crate::num::dot::{Accumulate, MAX_TRUNCATE};
 
 /// What a key measures, and the unit it is stored in.
@@ -32,6 +33,8 @@ pub enum Unit {
     Name(&'static [&'static str]),
     /// A mode of the tensor unit's accumulation.
     Accumulate,
+    /// A mapping of an HBM channel, which is read once the device is known.
+    Mapping,
 }
 
 /// A suffix and how many stored units it stands for, as a ratio.
@@ -72,7 +75,7 @@ impl Unit {
     /// The stored unit, as `chip show` prints it; empty for counts, flags and names.
     pub fn label(self) -> &'static str {
         match self {
-            Unit::Count | Unit::Flag | Unit::Name(_) | Unit::Accumulate => "",
+            Unit::Count | Unit::Flag | Unit::Name(_) | Unit::Accumulate | Unit::Mapping => "",
             Unit::Cycles => "cycles",
             Unit::Bytes => "B",
             Unit::BytesPerCycle => "B/cycle",
@@ -110,12 +113,13 @@ impl Unit {
             Unit::Flag => "true or false",
             Unit::Name(_) => "a name",
             Unit::Accumulate => "`exact` or a mode such as `truncate:25`",
+            Unit::Mapping => "a name such as `blocks` or digits such as `co:3,pc,bg,co,ba,sid,ro`",
         }
     }
 
     fn suffixes(self) -> &'static [Suffix] {
         match self {
-            Unit::Count | Unit::Flag | Unit::Name(_) | Unit::Accumulate => &[],
+            Unit::Count | Unit::Flag | Unit::Name(_) | Unit::Accumulate | Unit::Mapping => &[],
             Unit::Cycles => &[("cycles", 1, 1), ("cycle", 1, 1)],
             Unit::Bytes => BYTES,
             Unit::BytesPerCycle => BYTES_PER_CYCLE,
@@ -179,8 +183,15 @@ pub fn parse(field: &Field, text: &str, clock_hz: u64) -> Result<Value, ValuePro
                 choices: format!("exact, truncate:1 to truncate:{MAX_TRUNCATE}"),
             }),
         },
+        Unit::Mapping => match text.chars().count() {
+            0..=MAX_TEXT => Ok(Value::Name(text.to_string())),
+            _ => Err(ValueProblem::TooLarge {
+                text: shown(),
+                limit: format!("{MAX_TEXT} characters"),
+            }),
+        },
         unit => {
-            let value = number(field, unit, text, clock_hz)?;
+            let value = number(field.max, unit, text, clock_hz)?;
             check_limits(field, value, text)?;
             Ok(Value::Int(value))
         }
@@ -219,7 +230,9 @@ pub fn display(unit: Unit, value: u64) -> String {
         format!("{} {name}", value / size.max(1))
     };
     match unit {
-        Unit::Count | Unit::Flag | Unit::Name(_) | Unit::Accumulate => value.to_string(),
+        Unit::Count | Unit::Flag | Unit::Name(_) | Unit::Accumulate | Unit::Mapping => {
+            value.to_string()
+        }
         Unit::Cycles if value == 1 => "1 cycle".to_string(),
         Unit::Hertz if value >= 1_000_000_000 && value.is_multiple_of(10_000_000) => {
             let whole = value / 1_000_000_000;
@@ -253,10 +266,15 @@ fn clip(text: &str) -> String {
     }
 }
 
-fn number(field: &Field, unit: Unit, text: &str, clock_hz: u64) -> Result<u64, ValueProblem> {
+/// Reads a size such as `4 GiB`, in bytes: what flags take that are no keys of a chip.
+pub fn bytes(text: &str) -> Result<u64, ValueProblem> {
+    number(u64::MAX, Unit::Bytes, text.trim(), 0)
+}
+
+fn number(max: u64, unit: Unit, text: &str, clock_hz: u64) -> Result<u64, ValueProblem> {
     let too_large = || ValueProblem::TooLarge {
         text: clip(text),
-        limit: display(unit, field.max),
+        limit: display(unit, max),
     };
     if let Some(rest) = text.strip_prefix('-')
         && rest.trim_start().starts_with(|c: char| c.is_ascii_digit())

@@ -2,7 +2,7 @@
 
 use super::progress::Progress;
 use super::simulate::{self, DEFAULT_MAX_CYCLES, Options};
-use super::{CliError, Context, check, inputs, model, outcome, work};
+use super::{CliError, Context, check, inputs, model, outcome, stream, work};
 use crate::compiler::{Attention, Matmul, MatmulType, Op, parse_attention_dtype};
 use crate::report::Metrics;
 use clap::Subcommand;
@@ -31,6 +31,8 @@ enum OpArgs {
         #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
         k: u64,
         #[command(flatten)]
+        operands: Operands,
+        #[command(flatten)]
         common: Common,
     },
     /// O = softmax(Q K^T / sqrt(head-dim)) V
@@ -57,16 +59,29 @@ enum OpArgs {
         #[arg(long)]
         causal: bool,
         #[command(flatten)]
+        operands: Operands,
+        #[command(flatten)]
+        common: Common,
+    },
+    #[command(after_long_help = stream::EXAMPLES)]
+    Stream {
+        #[command(flatten)]
+        stream: stream::Args,
+        #[command(flatten)]
         common: Common,
     },
 }
 
 #[derive(clap::Args)]
-struct Common {
+struct Operands {
     /// Operand type; the output is BF16. bf16, fp8 (E4M3); matmul also: fp8-e5m2, mxfp8 (E4M3), mxfp8-e5m2, mxfp6 (E2M3),
     /// mxfp6-e3m2, mxfp4, nvfp4, fp8xmxfp4 (A in E4M3 without scales, B in MXFP4)
     #[arg(long)]
     dtype: String,
+}
+
+#[derive(clap::Args)]
+struct Common {
     /// Compare the result with a slow reference
     #[arg(long, conflicts_with = "no_data")]
     check: bool,
@@ -76,7 +91,7 @@ struct Common {
     /// Report what the program does not order, as `run --sanitize`
     #[arg(long)]
     sanitize: bool,
-    /// Seed of the inputs, which are N(0,1)
+    /// Seed of the inputs, which are N(0,1), or random bytes in a stream
     #[arg(
         long,
         value_name = "N",
@@ -102,9 +117,10 @@ impl OpArgs {
                 m,
                 n,
                 k,
+                ref operands,
                 ref common,
             } => {
-                let dtype = MatmulType::parse(&common.dtype).map_err(model::usage)?;
+                let dtype = MatmulType::parse(&operands.dtype).map_err(model::usage)?;
                 Ok((Op::Matmul(Matmul { m, n, k, dtype }), common))
             }
             OpArgs::Attention {
@@ -115,6 +131,7 @@ impl OpArgs {
                 q_len,
                 kv_len,
                 causal,
+                ref operands,
                 ref common,
             } => {
                 let op = Attention {
@@ -125,15 +142,24 @@ impl OpArgs {
                     q_len,
                     kv_len,
                     causal,
-                    dtype: parse_attention_dtype(&common.dtype).map_err(model::usage)?,
+                    dtype: parse_attention_dtype(&operands.dtype).map_err(model::usage)?,
                 };
                 Ok((Op::Attention(op), common))
             }
+            OpArgs::Stream {
+                ref stream,
+                ref common,
+            } => Ok((stream.resolve(common.check)?, common)),
         }
     }
 }
 
 pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
+    if let OpArgs::Stream { stream, .. } = &args.op
+        && stream.table
+    {
+        return stream::table(context);
+    }
     let chip = Arc::new(context.chip()?);
     let (op, common) = args.op.resolve()?;
     let (compiled, compile_s) = model::compiled(&op, &chip, None)?;
@@ -181,9 +207,10 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         json!((!common.no_data).then_some(common.seed)),
     );
     extra.insert("events".into(), json!(run.events));
-    let data = match common.no_data {
-        true => "without data".to_owned(),
-        false => format!("data N(0,1) of seed {}", common.seed),
+    let data = match (common.no_data, &op) {
+        (true, _) => "without data".to_owned(),
+        (false, Op::Stream(_)) => format!("random bytes of seed {}", common.seed),
+        (false, _) => format!("data N(0,1) of seed {}", common.seed),
     };
     let title = format!("{op} on {}, {data}", chip.name);
     outcome::show(&title, &metrics, extra, findings.as_ref(), context)

@@ -17,10 +17,15 @@ const WORK_LIMIT: u64 = 4_000_000_000;
 
 /// Checks the tensors that a run ended with.
 pub fn check(machine: &Machine, op: &Op, split_k: u64, seed: u64) -> Result<Check, CliError> {
+    // Tensors of numbers are widened to f32.
+    let per_element = match op {
+        Op::Stream(_) => 1,
+        Op::Matmul(_) | Op::Attention(_) => 4,
+    };
     let host: u128 = op
         .tensors()
         .iter()
-        .map(|t| 4 * t.shape.iter().map(|d| u128::from(*d)).product::<u128>())
+        .map(|t| per_element * t.shape.iter().map(|d| u128::from(*d)).product::<u128>())
         .sum();
     if host > u128::from(MEMORY_LIMIT) {
         return Err(memory_limit(&format!(
@@ -38,7 +43,33 @@ pub fn check(machine: &Machine, op: &Op, split_k: u64, seed: u64) -> Result<Chec
             let (out, v) = (values("O")?, values("V")?);
             Ok(attention(op, seed, &values("Q")?, &values("K")?, &v, &out))
         }
+        Op::Stream(_) => stream(machine),
     }
+}
+
+/// `dst` against `src`, which it repeats if it is longer.
+fn stream(machine: &Machine) -> Result<Check, CliError> {
+    let bytes = |name: &str| {
+        let bytes = machine.tensor_bytes(name);
+        bytes.map_err(|e| machine_error(name, &e))
+    };
+    let (src, dst) = (bytes("src")?, bytes("dst")?);
+    let pairs = || dst.iter().zip(src.iter().cycle());
+    let failed = pairs().filter(|(got, want)| got != want).count();
+    let first = pairs().enumerate().find(|(_, (got, want))| got != want);
+    let largest = pairs().map(|(got, want)| got.abs_diff(*want)).max();
+    Ok(Check {
+        passed: failed == 0,
+        max_abs_err: largest.map_or(0.0, f64::from),
+        max_rel_err: if failed == 0 { 0.0 } else { 1.0 },
+        reference: "src, byte for byte".to_owned(),
+        first_failure: first.map(|(at, (got, want))| {
+            format!(
+                "dst byte {at} is {got:#04x}, not {want:#04x}; {failed} of {} bytes fail",
+                dst.len()
+            )
+        }),
+    })
 }
 
 fn matmul(machine: &Machine, op: &Matmul, split_k: u64, seed: u64) -> Result<Check, CliError> {

@@ -2,7 +2,7 @@
 //!
 //! Models: tensor i (A 0, B 1; Q, K, V) takes the N(0,1) stream of seed splitmix64(seed, i), element j at index j. Types without scales are rounded
 //! element by element; with scales A and B are quantised in blocks along K by [`crate::num::block`] (MX: the floor rule; NVFP4: with
-//! the tensor scale of the tensor's largest magnitude), and the scales become tensors beside them. Leaves out: files
+//! the tensor scale of the tensor's largest magnitude), and the scales become tensors beside them. What is only moved is random bytes. Leaves out: files
 //! ([`super::tensors`]). Invariant: the bytes depend on seed and operation only, not on threads.
 
 use super::CliError;
@@ -53,7 +53,28 @@ pub fn inputs(op: &Op, seed: u64) -> Vec<(&'static str, Vec<u8>)> {
                 .map(|(i, t)| (t.name, rounded(t.dtype, t.elements(), stream(i))))
                 .collect()
         }
+        Op::Stream(_) => {
+            let tensors = op.tensors().into_iter().enumerate();
+            tensors
+                .filter(|(_, t)| !t.output)
+                .map(|(i, t)| (t.name, random_bytes(t.elements(), stream(i))))
+                .collect()
+        }
     }
+}
+
+/// Bytes of a stream: word j is splitmix64(stream, j), little-endian.
+fn random_bytes(count: u64, stream: u64) -> Vec<u8> {
+    let mut bytes = vec![0; count as usize];
+    let tasks = bytes.par_chunks_mut(CHUNK as usize).enumerate();
+    tasks.for_each(|(chunk, bytes)| {
+        for (word, place) in bytes.chunks_mut(8).enumerate() {
+            let index = chunk as u64 * CHUNK / 8 + word as u64;
+            let word = random::splitmix64(stream, index).to_le_bytes();
+            place.copy_from_slice(&word[..place.len()]);
+        }
+    });
+    bytes
 }
 
 /// Elements of a stream rounded to a type without scales.

@@ -4,7 +4,7 @@
 
 use super::progress::Progress;
 use super::{CliError, Context};
-use crate::chip::{HbmDevice, Refresh};
+use crate::chip::{HbmDevice, Refresh, mapping};
 use crate::timing::hbm::controller::{Config, Controller, Ecc, RowPolicy, Scheduler};
 use crate::timing::hbm::device::Geometry;
 use crate::timing::hbm::mapping::{Mapping, NAMED};
@@ -50,7 +50,7 @@ pub struct Args {
         default_value_t = 1
     )]
     arg: u64,
-    /// Address mapping: a name, or digits from low to high such as pc,bg,co:3,ba,sid,co,ro
+    /// Address mapping: a name, digits from low to high such as pc,bg,co:3,ba,sid,co,ro, or `chip` for its hbm.mapping
     #[arg(long, value_name = "M", default_value = "M1")]
     mapping: String,
     /// Refresh: none, ab, pb-blocking or pb-bank [default: that of --chip]
@@ -174,7 +174,11 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         }
     };
     let geometry = Geometry::new(device);
-    let mapping = Mapping::parse(&args.mapping, geometry)
+    let list = match args.mapping.as_str() {
+        "chip" => mapping::list(&chip.hbm),
+        given => given.to_owned(),
+    };
+    let mapping = Mapping::parse(&list, geometry)
         .map_err(|error| CliError::usage(format!("--mapping: {error}")))?;
     let source = source(args, device, &geometry)?;
     let second = match args.admission {

@@ -27,6 +27,7 @@ mod performance;
 mod progress;
 mod run;
 mod simulate;
+mod stream;
 mod tensors;
 mod trace;
 mod work;

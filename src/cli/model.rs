@@ -67,7 +67,7 @@ impl Place {
             OpError::Extent { name, .. } => Some(name.replace('-', "_")),
             OpError::Heads { .. } => Some("heads".to_owned()),
             OpError::Dtype { .. } => Some("dtype".to_owned()),
-            OpError::Hbm { .. } | OpError::Rowwise(_) => None,
+            OpError::Hbm { .. } | OpError::Stream { .. } | OpError::Rowwise(_) => None,
         };
         self.blame(key.as_deref(), error)
     }

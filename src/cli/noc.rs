@@ -38,7 +38,7 @@ pub struct Args {
         default_value_t = 0.1
     )]
     rate: f64,
-    /// detailed: flits, virtual channels, credits; fast: whole packets book links
+    /// detailed: flits, virtual channels, credits; fast: whole packets book links; servers: links as the timed chip has them
     #[arg(long, value_enum, default_value = "detailed")]
     router: RouterName,
     /// Cycles measured, after a quarter of them to warm up
@@ -73,6 +73,7 @@ enum TrafficName {
 enum RouterName {
     Detailed,
     Fast,
+    Servers,
 }
 
 impl RouterName {
@@ -80,6 +81,7 @@ impl RouterName {
         match self {
             RouterName::Detailed => "detailed",
             RouterName::Fast => "fast",
+            RouterName::Servers => "servers",
         }
     }
 
@@ -87,6 +89,7 @@ impl RouterName {
         match self {
             RouterName::Detailed => noc::router::run(options),
             RouterName::Fast => noc::fast::run(options),
+            RouterName::Servers => noc::servers::run(options),
         }
     }
 }
@@ -219,7 +222,31 @@ fn rows() -> Vec<Row> {
     MESH_4X4.lines().filter_map(row).collect()
 }
 
+/// What [`table`] compares the chip's servers with the detailed router at: traffic and offered loads, for each of these packets. 16 flits are
+/// a train of 4 KiB at 256 B a cycle.
+const SERVERS: [(Pattern, [f64; 4]); 2] = [
+    (Pattern::Uniform, [0.1, 0.3, 0.5, 0.6]),
+    (Pattern::Hotspot, [0.02, 0.03, 0.04, 0.05]),
+];
+const SERVERS_FLITS: [u32; 3] = [1, 5, 16];
+
 fn table(base: &Options, context: &Context) -> Result<(), CliError> {
+    let loads = SERVERS_FLITS.into_iter().flat_map(|packet_flits| {
+        SERVERS.into_iter().flat_map(move |(pattern, rates)| {
+            rates.map(|rate| Options {
+                side: 4,
+                pattern,
+                packet_flits,
+                rate,
+                ..*base
+            })
+        })
+    });
+    let loads: Vec<Options> = loads.collect();
+    let servers: Vec<(Measured, Measured)> = loads
+        .par_iter()
+        .map(|options| (noc::router::run(options), noc::servers::run(options)))
+        .collect();
     let rows = rows();
     let runs: Vec<(Measured, Measured)> = rows
         .par_iter()
@@ -248,7 +275,14 @@ fn table(base: &Options, context: &Context) -> Result<(), CliError> {
                 })
             })
             .collect();
-        return context.print_json(json!({ "mesh": "4x4", "rows": rows }));
+        let servers = loads.iter().zip(&servers).map(|(o, (detailed, servers))| {
+            json!({
+                "traffic": o.pattern.name(), "packet_flits": o.packet_flits, "rate": o.rate,
+                "detailed": detailed, "servers": servers,
+            })
+        });
+        let servers: Vec<Value> = servers.collect();
+        return context.print_json(json!({ "mesh": "4x4", "rows": rows, "servers": servers }));
     }
     let mut out = String::from(
         "4x4 mesh against BookSim2 (860f1a54). Latency in cycles: reference, detailed router, difference; fast router, difference to\n\
@@ -278,6 +312,25 @@ fn table(base: &Options, context: &Context) -> Result<(), CliError> {
             row.accepted,
             detailed.accepted,
             percent(detailed.accepted, row.accepted)
+        );
+    }
+    out.push_str(
+        "\nThe timed chip's model of contention, FIFO servers of whole packets, on the same mesh: latency in cycles, difference to the\n\
+         detailed router. A train of 4 KiB is 16 flits.\n\n\
+         traffic    flits      rate  detailed   servers\n",
+    );
+    for (o, (detailed, servers)) in loads.iter().zip(&servers) {
+        let (exact, ours) = (
+            detailed.latency_cycles.unwrap_or(f64::NAN),
+            servers.latency_cycles.unwrap_or(f64::NAN),
+        );
+        let _ = writeln!(
+            out,
+            "{:10} {:5} {:9} {exact:9.2} {ours:9.2} {:+7.1} %",
+            o.pattern.name(),
+            o.packet_flits,
+            o.rate,
+            percent(ours, exact)
         );
     }
     context.print(&out)

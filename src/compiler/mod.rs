@@ -4,7 +4,7 @@
 //! the machine only by the ISA and by the formulas of [`crate::chip::cost`]. Invariants: the same input gives the same text;
 //! program size does not grow with the problem; the image is what the assembler makes of the text.
 //!
-//! Reading order: [`op`] (operations, bounds), [`formats`] (operands of a product), [`limits`] (what chips must have), [`tiling`] and [`plan`] (the search), [`matmul`], [`attention`] (the schedules), [`emit`].
+//! Reading order: [`op`] (operations, bounds), [`formats`] (operands of a product), [`limits`] (what chips must have), [`tiling`] and [`plan`] (the search), [`matmul`], [`attention`], [`stream`] (the schedules), [`emit`].
 
 pub mod attention;
 pub mod emit;
@@ -17,6 +17,7 @@ pub mod matmul;
 pub mod op;
 pub mod plan;
 pub mod rowwise;
+pub mod stream;
 pub mod tiling;
 
 use crate::asm;
@@ -24,7 +25,7 @@ use crate::chip::Chip;
 use crate::isa::image::Image;
 
 pub use formats::{MatmulType, Operand, parse_attention_dtype};
-pub use op::{Attention, Bound, BoundUnit, Matmul, Op, OpError, TensorSpec};
+pub use op::{Attention, Bound, BoundUnit, Matmul, Op, OpError, Stream, TensorSpec};
 
 /// Why an operation does not compile.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -74,6 +75,7 @@ pub fn compile(op: &Op, chip: &Chip) -> Result<Compiled, CompileError> {
     let lowered = match op {
         Op::Matmul(matmul) => matmul::lower(matmul, chip)?,
         Op::Attention(attention) => attention::lower(attention, chip)?,
+        Op::Stream(stream) => stream::lower(stream, chip)?,
     };
     assemble(op, lowered)
 }

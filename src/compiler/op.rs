@@ -1,11 +1,13 @@
 //! Operations as the user states them: shapes, element types, their tensors and their least work.
 //!
-//! Models: a matrix product C[m,n] = A[m,k] B[k,n] and attention O = softmax(Q K^T / sqrt(dim)) V, with validation, the names and
+//! Models: a matrix product C[m,n] = A[m,k] B[k,n], attention O = softmax(Q K^T / sqrt(dim)) V and streams through HBM
+//! ([`Stream`]), with validation, the names and
 //! shapes of their tensors, FLOP counts, compulsory bytes and the roofline bound. Leaves out: how they are computed
 //! ([`super::plan`] and the lowerings). Invariant: an operation that [`Op::validate`] accepts has no product of extents that
 //! overflows, and its tensors fit in HBM.
 
 use super::formats::{ATTENTION_DTYPES, MatmulType, Operand};
+pub use super::stream::Stream;
 use crate::chip::{Chip, cost};
 use crate::num::Dtype;
 use serde::{Deserialize, Serialize};
@@ -47,6 +49,7 @@ pub struct Attention {
 pub enum Op {
     Matmul(Matmul),
     Attention(Attention),
+    Stream(Stream),
 }
 
 /// An operation that cannot be.
@@ -65,6 +68,14 @@ pub enum OpError {
     /// The tensors do not fit.
     #[error("the tensors take {bytes} bytes; the chip's HBM holds {limit}")]
     Hbm { bytes: u128, limit: u64 },
+    /// A number of a stream out of its range.
+    #[error("{name} is {value}; {limit}")]
+    Stream {
+        /// As on the command line.
+        name: &'static str,
+        value: u64,
+        limit: String,
+    },
     /// An element type that the operation does not take.
     #[error("dtype `{name}` is not one of {allowed}")]
     Dtype { name: String, allowed: &'static str },
@@ -218,6 +229,10 @@ impl Op {
         let extents: &[(&'static str, u64)] = match self {
             Op::Matmul(op) => &op.extents(),
             Op::Attention(op) => &op.extents(),
+            Op::Stream(op) => {
+                op.validate()?;
+                &[]
+            }
         };
         if let Some(&(name, value)) = extents.iter().find(|(_, v)| *v == 0 || *v > MAX_EXTENT) {
             return Err(OpError::Extent { name, value });
@@ -249,19 +264,21 @@ impl Op {
         Ok(())
     }
 
-    /// Element types of the two operands of its matrix products.
-    pub fn dtypes(&self) -> (Dtype, Dtype) {
+    /// Element types of the two operands of its matrix products, if it has any.
+    pub fn dtypes(&self) -> Option<(Dtype, Dtype)> {
         match self {
-            Op::Matmul(op) => op.dtype.dtypes(),
-            Op::Attention(op) => (op.dtype, op.dtype),
+            Op::Matmul(op) => Some(op.dtype.dtypes()),
+            Op::Attention(op) => Some((op.dtype, op.dtype)),
+            Op::Stream(_) => None,
         }
     }
 
-    /// `matmul` or `attention`.
+    /// `matmul`, `attention` or `stream`.
     pub fn name(&self) -> &'static str {
         match self {
             Op::Matmul(_) => "matmul",
             Op::Attention(_) => "attention",
+            Op::Stream(_) => "stream",
         }
     }
 
@@ -286,6 +303,7 @@ impl Op {
                     tensor("O", Dtype::Bf16, &q, true),
                 ]
             }
+            Op::Stream(op) => op.tensors(),
         }
     }
 
@@ -295,6 +313,7 @@ impl Op {
         match self {
             Op::Matmul(op) => 2 * u128::from(op.m) * u128::from(op.n) * u128::from(op.k),
             Op::Attention(op) => 4 * u128::from(op.head_dim) * op.scores(),
+            Op::Stream(_) => 0,
         }
     }
 
@@ -316,9 +335,10 @@ impl Op {
     /// compulsory bytes over HBM, and over the clusters' ports in each direction.
     pub fn bound(&self, chip: &Chip) -> Bound {
         let (read, written) = self.compulsory_bytes();
-        let (ta, tb) = self.dtypes();
         let per = |work: f64, rate: u64| work / (rate.max(1) as f64);
-        let tensor = per(self.flops() as f64, cost::peak_flops(chip, ta, tb));
+        let tensor = self.dtypes().map_or(0.0, |(a, b)| {
+            per(self.flops() as f64, cost::peak_flops(chip, a, b))
+        });
         let hbm = per(
             read as f64 + written as f64,
             cost::hbm_peak_bytes_per_s(chip),
@@ -385,6 +405,7 @@ impl std::fmt::Display for Op {
                 if op.causal { ", causal" } else { "" },
                 shown(op.dtype)
             ),
+            Op::Stream(op) => op.fmt(f),
         }
     }
 }

@@ -101,6 +101,16 @@ const CHOICES: &[(&str, &[&str])] = &[
     ("semaphores.per_op", &["3", "8"]),
     ("hbm.interleave", &["256 B", "4 KiB"]),
     ("hbm.model", &["first-order", "exact"]),
+    (
+        "hbm.mapping",
+        &[
+            "blocks",
+            "M1",
+            "M3",
+            "M5X",
+            "co,pc,bg,ba,sid,ro,^pc=ro[0:0]",
+        ],
+    ),
     ("hbm.refresh", &["pb-bank", "none", "ab", "pb-blocking"]),
     ("hbm.path.request_noc", &["75 ns", "0 ns", "2000 ns"]),
     ("hbm.path.return_noc", &["90 ns", "0 ns"]),

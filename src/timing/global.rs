@@ -1,7 +1,7 @@
 //! The chip level: global NoC, HBM, Ethernet port and the chip processor.
 //!
 //! Models: per cluster a crossbar output; per HBM stack a port in each direction; the HBM behind its interface
-//! ([`super::hbm`]); the Ethernet port as a server with a latency, in loopback. A multicast is read once and passes each
+//! ([`super::hbm`]), from which data and acknowledgements need `phy_back` and `controller_back` of `hbm.path` to get here; the Ethernet port as a server with a latency, in loopback. A multicast is read once and passes each
 //! cluster's port once. Leaves out: arbitration inside the crossbar (ports are FIFO servers of whole trains). Latency outside the
 //! DRAM is `hbm.path`, which includes the NoC's share, the crossbar of a tile's cluster too; a network operation adds the way
 //! through the chip's crossbars to `network.tray_latency`. Invariant: a train reaches every destination exactly once.
@@ -28,6 +28,8 @@ pub struct Global {
     hbm: Memory,
     model: Box<dyn HbmModel>,
     interleave: Interleave,
+    /// Time of one of its blocks at a stack's port.
+    block_service: Ps,
     slots: Vec<Slot>,
     free_slots: Vec<u32>,
     revised: Vec<(u64, Schedule)>,
@@ -63,6 +65,8 @@ struct RunOf {
     last: Ps,
     /// Its time at the stack's port.
     service: Ps,
+    /// Whose port.
+    stack: u32,
 }
 
 impl Slot {
@@ -78,6 +82,7 @@ impl Global {
     /// The chip level at reset.
     pub fn new(global: machine::Global, model: Box<dyn HbmModel>, world: &World) -> Global {
         let chip = &world.chip;
+        let interleave = Interleave::new(chip);
         let processor = Processor::new(global.core, UnitId::Chip);
         let dma = DmaEngine::new(UnitId::Chip, chip, 1);
         let rec = Recorder::new(&[processor.initial_reason(), Reason::Idle], world.tracing);
@@ -86,7 +91,8 @@ impl Global {
             unit: Unit::new(processor, global.sems, dma, rec),
             hbm: global.hbm,
             model,
-            interleave: Interleave::new(chip),
+            block_service: world.share(interleave.bytes(), u64::from(chip.noc.stack_port_bytes)),
+            interleave,
             slots: Vec::new(),
             free_slots: Vec::new(),
             revised: Vec::new(),
@@ -122,7 +128,7 @@ impl Global {
             Msg::Read(train) => return self.submit(train, Direction::Read, now, world, out),
             Msg::Data { train, leg } => return self.route(train, leg, now, world, out),
             Msg::Hbm { slot, version } => return self.complete(slot, version, now, world, out),
-            Msg::Revise => return self.revise(now, out),
+            Msg::Revise => return self.revise(now, world, out),
             msg @ (Msg::Ack { .. } | Msg::Done { .. }) => {
                 self.unit.acknowledged(&msg, now, world, out)
             }
@@ -154,6 +160,7 @@ impl Global {
         slot.ports = now;
         let t = &train.op.transfer;
         let width = u64::from(world.chip.noc.stack_port_bytes);
+        let block = self.interleave.bytes();
         let channels_per_stack = world.chip.hbm.channels_per_stack;
         let size = if direction == Direction::Read {
             t.sdt
@@ -186,21 +193,25 @@ impl Global {
                         tag,
                     };
                     let schedule = self.model.submit(now, run);
-                    let stack = (channel / channels_per_stack) as usize;
-                    let service = world.share(bytes, width);
+                    let stack = channel / channels_per_stack;
+                    let service = match bytes == block {
+                        true => self.block_service,
+                        false => world.share(bytes, width),
+                    };
                     slot.runs.push(RunOf {
                         last: schedule.last,
                         service,
+                        stack,
                     });
                     slot.open += u32::from(schedule.is_open());
                     let port = match direction {
-                        Direction::Read => &mut self.stack_out[stack],
-                        Direction::Write => &mut self.stack_in[stack],
+                        Direction::Read => &mut self.stack_out[stack as usize],
+                        Direction::Write => &mut self.stack_in[stack as usize],
                     };
                     port.bytes += bytes;
                     let done = match direction {
-                        // It holds its place; when its data is there is seen later.
-                        Direction::Read if schedule.is_open() => port.serve(now, service).1,
+                        // Its turn comes with its data.
+                        Direction::Read if schedule.is_open() => now,
                         Direction::Read => port.serve_ready(now, schedule.first, service),
                         Direction::Write => port.serve(now, service).1,
                     };
@@ -210,9 +221,8 @@ impl Global {
         }
         slot.train = Some(train);
         slot.direction = Some(direction);
-        let (at, version, open) = (slot.end(), slot.version, slot.open);
-        self.slots[index as usize] = slot;
-        if open == 0 {
+        if slot.open == 0 {
+            let (at, version) = (slot.end() + world.hbm_back, slot.version);
             out.send(
                 out.component(),
                 at,
@@ -222,6 +232,7 @@ impl Global {
                 },
             );
         }
+        self.slots[index as usize] = slot;
         self.watch(out);
     }
 
@@ -236,7 +247,7 @@ impl Global {
         }
     }
 
-    fn revise(&mut self, now: Ps, out: &mut Outbox<Msg>) {
+    fn revise(&mut self, now: Ps, world: &World, out: &mut Outbox<Msg>) {
         if self.revise_at != Some(now) {
             // An earlier look was asked for meanwhile, and saw to the next.
             return;
@@ -251,7 +262,12 @@ impl Global {
             if run.last == Schedule::OPEN {
                 slot.open -= 1;
                 if slot.direction == Some(Direction::Read) {
-                    slot.ports = slot.ports.max(schedule.first + run.service);
+                    // As early as the port can be done with the last beat, but it takes no data that is not there.
+                    let ready = schedule
+                        .first
+                        .max(schedule.last.saturating_sub(run.service));
+                    let port = &mut self.stack_out[run.stack as usize];
+                    slot.ports = slot.ports.max(port.serve(ready, run.service).1);
                 }
             }
             run.last = schedule.last;
@@ -259,7 +275,7 @@ impl Global {
                 continue;
             }
             slot.version += 1;
-            let at = slot.end().max(now);
+            let at = (slot.end() + world.hbm_back).max(now);
             out.send(
                 out.component(),
                 at,
@@ -273,7 +289,7 @@ impl Global {
         self.watch(out);
     }
 
-    /// The HBM has moved all of a slot's data.
+    /// All of a slot's data, or the word that it is written, is here.
     fn complete(
         &mut self,
         index: u32,

@@ -5,6 +5,7 @@ use crate::isa::image::{Image, Space};
 use crate::machine::memory::Layout;
 use crate::machine::op::{Place, Transfer, UnitId};
 use crate::sim::{Clock, ComponentId, Ps};
+use crate::timing::hbm::way_back;
 use crate::timing::vector::KernelTimes;
 use std::sync::Arc;
 
@@ -29,7 +30,9 @@ pub struct World {
     pub limit: Ps,
     /// HBM path outside the DRAM, towards it; at least a picosecond, as for every message.
     pub hbm_request: Ps,
-    /// HBM path outside the DRAM, back; at least a picosecond.
+    /// HBM path back, in front of the global crossbar.
+    pub hbm_back: Ps,
+    /// HBM path back, from the global crossbar on; at least a picosecond.
     pub hbm_return: Ps,
 }
 
@@ -37,10 +40,12 @@ impl World {
     /// The facts of a chip and a program.
     pub fn new(chip: Arc<Chip>, image: Arc<Image>, data: bool, tracing: bool) -> World {
         let ns = |ns: u32| Ps(u64::from(ns) * 1000);
+        let hbm_back = way_back(&chip);
         World {
             clock: Clock::new(chip.clock_hz),
             hbm_request: ns(chip.hbm.path.request_ns()).max(Ps(1)),
-            hbm_return: ns(chip.hbm.path.return_ns()).max(Ps(1)),
+            hbm_back,
+            hbm_return: (ns(chip.hbm.path.return_ns()) - hbm_back).max(Ps(1)),
             limit: Ps(u64::MAX),
             kernels: KernelTimes::default(),
             layout: (!data).then(|| Layout::new(&image)),

@@ -4,6 +4,7 @@ mod bad_input;
 mod mem;
 mod models;
 mod results;
+mod stream;
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};

@@ -4,7 +4,7 @@
 //! at the offered rate and at the one that was in fact accepted. Our noise is kept small by long runs.
 
 use rayon::prelude::*;
-use tilewright::timing::noc::{Options, Pattern, fast, router};
+use tilewright::timing::noc::{Options, Pattern, fast, router, servers};
 
 const CURVES: &str = include_str!("../data/noc/mesh4x4.csv");
 
@@ -59,7 +59,11 @@ fn zero_load_is_four_cycles_a_router_and_two() {
                     measure: 4_800_000 / u64::from(side * side),
                     ..Options::new(side, pattern, packet_flits, 2e-5)
                 };
-                for measured in [router::run(&options), fast::run(&options)] {
+                for measured in [
+                    router::run(&options),
+                    fast::run(&options),
+                    servers::run(&options),
+                ] {
                     let (latency, hops) =
                         (measured.latency_cycles.unwrap(), measured.hops.unwrap());
                     let expected = 4.0 * hops + 2.0 + f64::from(packet_flits - 1);
@@ -124,6 +128,37 @@ fn fast_router_is_as_far_off_as_its_page_says() {
     }
 }
 
+/// How far the chip's servers are off the detailed router, as the page of `timing::noc` says: (traffic, flits of a packet, rate, bounds in
+/// percent). 16 flits are a train of the chip.
+#[test]
+fn servers_are_as_far_off_as_their_page_says() {
+    [
+        (Pattern::Uniform, 1, 0.1, 11.0, 15.0),
+        (Pattern::Uniform, 1, 0.5, 38.0, 46.0),
+        (Pattern::Uniform, 5, 0.1, 1.0, 3.5),
+        (Pattern::Uniform, 5, 0.5, 7.5, 13.0),
+        (Pattern::Uniform, 16, 0.1, -4.5, -1.5),
+        (Pattern::Uniform, 16, 0.5, -9.0, -2.5),
+        (Pattern::Hotspot, 1, 0.05, 30.0, 38.0),
+        (Pattern::Hotspot, 5, 0.03, -4.5, 0.0),
+        (Pattern::Hotspot, 16, 0.02, -11.5, -6.5),
+        (Pattern::Hotspot, 16, 0.04, -26.0, -17.0),
+    ]
+    .into_par_iter()
+    .for_each(|(pattern, packet_flits, rate, low, high)| {
+        let options = Options {
+            measure: 100_000,
+            ..Options::new(4, pattern, packet_flits, rate)
+        };
+        let [exact, ours] = [router::run(&options), servers::run(&options)];
+        let off = 100.0 * (ours.latency_cycles.unwrap() / exact.latency_cycles.unwrap() - 1.0);
+        assert!(
+            (low..=high).contains(&off),
+            "{pattern:?} {packet_flits} at {rate}: {off} %"
+        );
+    });
+}
+
 #[test]
 fn every_packet_arrives() {
     // Far above saturation; traffic goes on while the measured packets leave, so a hotspot must be below its 1/64.
@@ -138,7 +173,11 @@ fn every_packet_arrives() {
             drain: 1_000_000,
             ..Options::new(8, pattern, packet_flits, rate)
         };
-        for measured in [router::run(&options), fast::run(&options)] {
+        for measured in [
+            router::run(&options),
+            fast::run(&options),
+            servers::run(&options),
+        ] {
             assert!(measured.packets > 1000);
             assert_eq!(measured.undelivered, 0, "{pattern:?} {measured:?}");
         }

@@ -21,10 +21,9 @@ use super::constraints::{Command, Table, Time};
 use super::device::{CLOSED, Device, Geometry};
 use super::maintenance::Maintenance;
 use super::mapping::Place;
-use super::queue::{BankSet, Entry, Kind, NONE, Queues, new_entry};
+use super::queue::{BankSet, Entry, Key, Kind, NONE, Order, Queues};
 use super::schedule::access;
 use crate::chip::{HbmDevice, Refresh};
-use rustc_hash::FxHashSet;
 
 /// No event in sight.
 pub const FAR: Time = Time::MAX;
@@ -138,6 +137,60 @@ pub(super) struct Active {
     pub kind: Kind,
     /// Order of activation, which breaks ties of acceptance.
     pub order: u64,
+    pub bank: u32,
+}
+
+/// Banks that wish for one command, by kind.
+#[derive(Clone, Debug)]
+pub(super) struct Wishes {
+    /// By kind and pseudo channel.
+    orders: [Vec<Order>; 2],
+    /// Each bank's key in its order, or none.
+    keys: [Vec<Key>; 2],
+    pc_shift: u32,
+}
+
+impl Wishes {
+    fn new(geometry: &Geometry) -> Wishes {
+        let orders = vec![Order::default(); geometry.pcs as usize];
+        let keys = vec![Key::NONE; geometry.bank_numbers() as usize];
+        Wishes {
+            orders: [orders.clone(), orders],
+            keys: [keys.clone(), keys],
+            pc_shift: geometry.pc_shift(),
+        }
+    }
+
+    /// By pseudo channel, the banks of the oldest requests first.
+    #[inline]
+    pub fn of(&self, kind: Kind) -> &[Order] {
+        &self.orders[kind as usize]
+    }
+
+    /// Whether no bank wishes it.
+    #[inline]
+    pub fn is_empty(&self, kind: Kind) -> bool {
+        self.orders[kind as usize].iter().all(Order::is_empty)
+    }
+
+    /// The request for which a bank wishes it now; whether it did not wish it before.
+    #[inline]
+    fn set(&mut self, kind: Kind, bank: u32, key: Key) -> bool {
+        let known = &mut self.keys[kind as usize][bank as usize];
+        if *known == key {
+            return false;
+        }
+        let old = std::mem::replace(known, key);
+        self.orders[kind as usize][(bank >> self.pc_shift) as usize].replace(old, key);
+        old == Key::NONE
+    }
+
+    /// The bank at a place of an order puts forward a younger request.
+    #[inline]
+    pub fn younger(&mut self, kind: Kind, pc: usize, at: usize, key: Key) {
+        self.keys[kind as usize][key.bank() as usize] = key;
+        self.orders[kind as usize][pc].younger(at, key);
+    }
 }
 
 /// One channel's controller and device.
@@ -146,15 +199,16 @@ pub struct Controller {
     pub(super) config: Config,
     pub(super) device: Device,
     pub(super) queues: Queues,
-    pub(super) active: Vec<Option<Active>>,
+    pub(super) active: Vec<Active>,
+    /// Their banks.
     pub(super) active_set: BankSet,
+    /// None of them can be served before.
+    pub(super) active_wake: Time,
     pub(super) activations: u64,
-    /// By kind: banks with a hit, with an activate to make, with a precharge to make.
-    pub(super) hits: [BankSet; 2],
-    pub(super) acts: [BankSet; 2],
-    pub(super) pres: [BankSet; 2],
-    /// Lines of waiting writes.
-    pub(super) buffered: FxHashSet<u64>,
+    /// Banks with a hit, with an activate to make, with a precharge to make.
+    pub(super) hits: Wishes,
+    pub(super) acts: Wishes,
+    pub(super) pres: Wishes,
     write_mode: bool,
     /// Writing starts with more writes than this, and stops with fewer than that.
     high_mark: u32,
@@ -164,6 +218,8 @@ pub struct Controller {
     /// No column or row command can be issued before these.
     pub(super) column_wake: Time,
     pub(super) row_wake: Time,
+    /// Since when there is nothing to do, or [`FAR`].
+    pub(super) idle_since: Time,
     pub totals: Totals,
 }
 
@@ -172,22 +228,20 @@ impl Controller {
     pub fn new(d: &HbmDevice, config: Config) -> Controller {
         let device = Device::new(d);
         let geometry = device.geometry;
-        let banks = geometry.bank_numbers();
-        let set = || BankSet::new(&geometry);
         let check = match config.ecc {
             Ecc::None => 0,
             Ecc::Sideband { check_ck } => 2 * Time::from(check_ck),
         };
         Controller {
             config,
-            queues: Queues::new(banks),
-            active: vec![None; banks as usize],
-            active_set: set(),
+            queues: Queues::new(&geometry),
+            active: Vec::new(),
+            active_set: BankSet::new(&geometry),
+            active_wake: FAR,
             activations: 0,
-            hits: [set(), set()],
-            acts: [set(), set()],
-            pres: [set(), set()],
-            buffered: FxHashSet::default(),
+            hits: Wishes::new(&geometry),
+            acts: Wishes::new(&geometry),
+            pres: Wishes::new(&geometry),
             write_mode: false,
             // Of whole numbers, those above x are above its floor, those below x are below its ceiling. Below a mark of zero
             // is none waiting, or writing would never stop.
@@ -197,6 +251,7 @@ impl Controller {
             maintenance: Maintenance::new(d, &geometry, &config),
             column_wake: FAR,
             row_wake: FAR,
+            idle_since: FAR,
             totals: Totals::default(),
             device,
         }
@@ -216,10 +271,19 @@ impl Controller {
         }
     }
 
-    /// Whether a request of this line needs no room: a buffered write answers or absorbs it.
+    /// Whether a request of this place needs no room: a buffered write answers or absorbs it.
     #[inline]
-    pub fn absorbs(&self, line: u64) -> bool {
-        self.queues.len[1] > 0 && self.buffered.contains(&line)
+    pub fn absorbs(&self, place: &Place) -> bool {
+        self.queues.len[1] > 0 && {
+            let bank = self.bank(place);
+            self.queues.is_buffered(bank, place.row, place.column)
+        }
+    }
+
+    #[inline]
+    fn bank(&self, place: &Place) -> u32 {
+        self.geometry()
+            .bank(place.pc, place.sid, place.group, place.bank)
     }
 
     /// Takes a request at `now`, before [`Controller::step`] of that time; false if its queue is full.
@@ -228,12 +292,11 @@ impl Controller {
         &mut self,
         now: Time,
         tag: u64,
-        line: u64,
         place: &Place,
         write: bool,
         sink: &mut S,
     ) -> bool {
-        if self.absorbs(line) {
+        if self.absorbs(place) {
             match write {
                 false => {
                     self.totals.forwarded += 1;
@@ -250,22 +313,34 @@ impl Controller {
             return false;
         }
         let kind = if write { Kind::Write } else { Kind::Read };
-        if write {
-            self.buffered.insert(line);
-        }
-        let bank = self
-            .geometry()
-            .bank(place.pc, place.sid, place.group, place.bank);
-        let entry = new_entry(tag, line, place.row, place.column, now);
-        let open = self.device.open_row(bank);
-        self.queues.push(kind, bank, open, entry);
-        self.update_list(kind, bank, now);
+        self.accept_run(now, tag, place, kind, 1);
         true
+    }
+
+    /// Takes requests of consecutive columns, for which there is room and no buffered write.
+    #[inline]
+    pub(super) fn accept_run(
+        &mut self,
+        now: Time,
+        tag: u64,
+        place: &Place,
+        kind: Kind,
+        count: u32,
+    ) {
+        let bank = self.bank(place);
+        let open = self.device.open_row(bank);
+        let columns = place.column..place.column + count;
+        if self
+            .queues
+            .push(kind, bank, open, place.row, columns, (tag, now))
+        {
+            self.update_list(kind, bank, now);
+        }
     }
 
     /// Whether nothing waits and no row is open for anyone. Reads may still have data on its way.
     pub fn is_idle(&self) -> bool {
-        self.queues.len == [0, 0] && (0..self.geometry().pcs).all(|pc| self.active_set.is_empty(pc))
+        self.queues.len == [0, 0] && self.active.is_empty()
     }
 
     /// The next half CK after `now` at which a step may do something, unless a request is accepted before.
@@ -284,18 +359,17 @@ impl Controller {
         if now >= self.maintenance.wake {
             self.maintain(now);
         }
-        let rising = now & 1 == 0;
         if self.maintenance.blocking == 0 {
             self.update_mode(now);
         }
-        if rising && now >= self.column_wake {
+        if now & 1 == 0 && now >= self.column_wake {
             self.column_slot(now, sink);
             if self.maintenance.blocking == 0 {
                 self.update_mode(now);
             }
         }
         if now >= self.row_wake {
-            self.row_slot(now, rising, sink);
+            self.row_slot(now, now & 1 == 0, sink);
             if self.maintenance.blocking == 0 && self.wanted_mode() != self.write_mode {
                 self.column_wake = self.column_wake.min(now + 1);
                 self.row_wake = self.row_wake.min(now + 1);
@@ -303,8 +377,9 @@ impl Controller {
         }
     }
 
+    /// Whether writes are to be in favour now.
     #[inline]
-    fn wanted_mode(&self) -> bool {
+    pub(super) fn wanted_mode(&self) -> bool {
         let [reads, writes] = self.queues.len;
         match self.write_mode {
             false => writes > self.high_mark || reads == 0,
@@ -341,28 +416,35 @@ impl Controller {
     #[inline]
     pub(super) fn update_list(&mut self, kind: Kind, bank: u32, now: Time) {
         let list = self.queues.list(kind, bank);
-        let (mut hit, mut act, mut pre) = (false, false, false);
+        let key = |group| match group {
+            NONE => Key::NONE,
+            group => Key::new(self.queues.group(group).seq, bank),
+        };
+        let (mut hit, mut act, mut pre) = (Key::NONE, Key::NONE, Key::NONE);
         if self.maintenance.is_held(bank) {
         } else if self.device.open_row(bank) == CLOSED {
-            act = list.head != NONE;
+            act = key(list.first);
         } else {
-            hit = list.first_hit != NONE;
-            pre = list.first_miss != NONE
-                && self.active[bank as usize].is_none()
-                && (!hit
+            hit = key(list.hit);
+            let accepted = |group| self.queues.group(group).accepted;
+            if list.miss != NONE
+                && !self.active_set.contains(bank)
+                && (list.hit == NONE
                     || self.config.scheduler == Scheduler::FrFcfs
-                    || list.miss_age.accepted < list.hit_age.accepted);
+                    || accepted(list.miss) < accepted(list.hit))
+            {
+                pre = key(list.miss);
+            }
         }
-        let k = kind as usize;
-        if self.hits[k].set(bank, hit) {
+        if self.hits.set(kind, bank, hit) {
             let ready = self.device.bank_ready_at(access(kind), bank);
             self.column_wake = self.column_wake.min(ready.max(now));
         }
-        if self.acts[k].set(bank, act) {
+        if self.acts.set(kind, bank, act) {
             let ready = self.device.bank_ready_at(Command::Act, bank);
             self.row_wake = self.row_wake.min(ready.max(now));
         }
-        if self.pres[k].set(bank, pre) {
+        if self.pres.set(kind, bank, pre) {
             let ready = self.device.precharge_ready_at(bank);
             self.row_wake = self.row_wake.min(ready.max(now));
         }
@@ -372,7 +454,7 @@ impl Controller {
     pub(super) fn has_active(&self, command: Command, bank: u32) -> bool {
         match command {
             Command::PreAll => !self.active_set.is_empty(bank >> self.geometry().pc_shift()),
-            _ => self.active[bank as usize].is_some(),
+            _ => self.active_set.contains(bank),
         }
     }
 }

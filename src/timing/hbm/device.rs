@@ -115,12 +115,64 @@ struct Window {
 
 /// The command whose earliest times stand for this one's: the table gives both the same.
 #[inline]
-fn slot(command: Command) -> Command {
+fn plain(command: Command) -> Command {
     match command {
         Command::RdA => Command::Rd,
         Command::WrA => Command::Wr,
         Command::Rfm => Command::RefBank,
         plain => plain,
+    }
+}
+
+/// Earliest starts of the commands in one node of one scope, by [`slot`]: a cache line.
+type Starts = [Time; 8];
+
+/// Place of a command in [`Starts`].
+#[inline]
+const fn slot(command: Command) -> usize {
+    match command {
+        Command::Act => 0,
+        Command::Pre => 1,
+        Command::PreAll => 2,
+        Command::Rd | Command::RdA => 3,
+        Command::Wr | Command::WrA => 4,
+        Command::RefAll => 5,
+        Command::RefBank | Command::Rfm => 6,
+    }
+}
+
+/// What a read or a write pushes in every table that has the rules of JESD238; others stay with [`Device::pushes`]. A rule of 0
+/// half CK says nothing.
+#[derive(Clone, Copy, Debug, Default)]
+struct ColumnPace {
+    bus: Time,
+    pc_same: Time,
+    pc_other: Time,
+    pc_close: Time,
+    other_sid: Time,
+    group_same: Time,
+    group_other: Time,
+    bank_close: Time,
+}
+
+impl ColumnPace {
+    /// Where a rule belongs, if it is one of these.
+    fn of(&mut self, command: Command, rule: &Constraint) -> Option<&mut Time> {
+        let same = rule.after == command;
+        // Of the last burst alone: those before it in another stack ID are then long past.
+        let short = u64::from(rule.half_ck) <= 2 * self.pc_same;
+        match (rule.scope, rule.after) {
+            _ if rule.window > 1 => None,
+            (Scope::Channel, Command::Rd | Command::Wr) => Some(&mut self.bus),
+            (Scope::PseudoChannel, Command::Rd | Command::Wr) if same => Some(&mut self.pc_same),
+            (Scope::PseudoChannel, Command::Rd | Command::Wr) => Some(&mut self.pc_other),
+            (Scope::PseudoChannel, Command::PreAll) => Some(&mut self.pc_close),
+            (Scope::OtherSid, _) if same && short => Some(&mut self.other_sid),
+            (Scope::BankGroup, Command::Rd | Command::Wr) if same => Some(&mut self.group_same),
+            (Scope::BankGroup, Command::Rd | Command::Wr) => Some(&mut self.group_other),
+            (Scope::Bank, Command::Pre) => Some(&mut self.bank_close),
+            _ => None,
+        }
     }
 }
 
@@ -149,14 +201,20 @@ const NEVER: Time = Time::MAX;
 pub struct Device {
     pub geometry: Geometry,
     pushes: [Vec<Push>; Command::COUNT],
+    /// Of reads and of writes.
+    columns: [ColumnPace; 2],
+    /// By pseudo channel and kind: stack ID of the last burst, and from when one of another may follow.
+    other_sid: Vec<[(u32, Time); 2]>,
+    /// Whether anything stands in `sid`.
+    has_sid_times: bool,
     windows: Vec<Window>,
     /// When the row bus and the column bus are free.
     buses: [Time; 2],
-    /// Earliest start by command and node at the other scopes.
-    pc: [Vec<Time>; Command::COUNT],
-    sid: [Vec<Time>; Command::COUNT],
-    group: [Vec<Time>; Command::COUNT],
-    bank: [Vec<Time>; Command::COUNT],
+    /// Earliest starts by node at the other scopes.
+    pc: Vec<Starts>,
+    sid: Vec<Starts>,
+    group: Vec<Starts>,
+    bank: Vec<Starts>,
     /// Open row of each bank, or [`CLOSED`].
     open: Vec<u32>,
     /// Open banks of each pseudo channel.
@@ -170,17 +228,28 @@ impl Device {
     /// All banks closed, every command legal.
     pub fn new(d: &HbmDevice) -> Device {
         let geometry = Geometry::new(d);
-        let nodes = |count: u32| std::array::from_fn(|_| vec![0; count as usize]);
+        let nodes = |count: u32| vec![[0; 8]; count as usize];
         let (pcs, banks) = (geometry.pcs, geometry.bank_numbers());
         let group_shift = geometry.banks_per_group.trailing_zeros();
         let sid_shift = geometry.banks_per_sid().trailing_zeros();
         let mut pushes: [Vec<Push>; Command::COUNT] = std::array::from_fn(|_| Vec::new());
+        let mut columns = [ColumnPace::default(); 2];
         let mut windows = Vec::new();
         let table = Table::new(d).constraints;
         for (index, rule) in table.iter().enumerate() {
-            if slot(rule.after) != rule.after
+            if plain(rule.after) != rule.after
                 || table.iter().enumerate().any(|o| implies(o, (index, rule)))
             {
+                continue;
+            }
+            let column = match rule.before {
+                Command::Rd => Some(&mut columns[0]),
+                Command::Wr => Some(&mut columns[1]),
+                _ => None,
+            };
+            // Rules of a pseudo channel stand before those of its stack IDs.
+            if let Some(time) = column.and_then(|c| c.of(rule.before, rule)) {
+                *time = (*time).max(rule.half_ck.into());
                 continue;
             }
             let window = (rule.window > 1).then(|| {
@@ -200,13 +269,16 @@ impl Device {
             });
             pushes[rule.before as usize].push(Push {
                 scope: rule.scope,
-                after: rule.after as u8,
+                after: slot(rule.after) as u8,
                 half_ck: rule.half_ck.into(),
                 window,
             });
         }
         Device {
             geometry,
+            columns,
+            other_sid: vec![[(0, 0); 2]; pcs as usize],
+            has_sid_times: false,
             pushes,
             windows,
             buses: [0; 2],
@@ -248,25 +320,51 @@ impl Device {
     /// Earliest start of a command as far as the channel and the pseudo channel say.
     #[inline]
     pub fn pc_ready_at(&self, command: Command, pc: u32) -> Time {
-        let c = slot(command) as usize;
-        self.buses[usize::from(command.is_column())].max(self.pc[c][pc as usize])
+        self.buses[usize::from(command.is_column())].max(self.pc[pc as usize][slot(command)])
     }
 
     /// Earliest start of a command as far as stack ID, group and bank say.
     #[inline]
     pub fn bank_ready_at(&self, command: Command, bank: u32) -> Time {
-        let c = slot(command) as usize;
-        let of = |nodes: &[Time], at: u32| nodes[at as usize];
-        of(&self.sid[c], bank >> self.sid_shift)
-            .max(of(&self.group[c], bank >> self.group_shift))
-            .max(of(&self.bank[c], bank))
+        match command {
+            Command::Rd | Command::RdA => self.column_ready_at::<0>(bank),
+            Command::Wr | Command::WrA => self.column_ready_at::<1>(bank),
+            _ => self.node_ready_at(slot(command), bank),
+        }
+    }
+
+    #[inline]
+    fn node_ready_at(&self, slot: usize, bank: u32) -> Time {
+        let group = &self.group[(bank >> self.group_shift) as usize];
+        let ready = self.bank[bank as usize][slot].max(group[slot]);
+        match self.has_sid_times {
+            true => ready.max(self.sid[(bank >> self.sid_shift) as usize][slot]),
+            false => ready,
+        }
+    }
+
+    /// The same of a read (0) or a write (1).
+    #[inline]
+    pub fn column_ready_at<const K: usize>(&self, bank: u32) -> Time {
+        let ready = self.node_ready_at(COLUMNS[K], bank);
+        let (last, free) = self.other_sid[(bank >> self.pc_shift) as usize][K];
+        match last == bank >> self.sid_shift {
+            true => ready,
+            false => ready.max(free),
+        }
+    }
+
+    /// Earliest start of a read (0) or a write (1) as far as the channel and the pseudo channel say.
+    #[inline]
+    pub fn pc_column_ready_at<const K: usize>(&self, pc: usize) -> Time {
+        self.buses[1].max(self.pc[pc][COLUMNS[K]])
     }
 
     /// Earliest start of a precharge of a bank, as far as the bank says; no rule of it is wider than a bank and narrower than a
     /// pseudo channel.
     #[inline]
     pub fn precharge_ready_at(&self, bank: u32) -> Time {
-        self.bank[Command::Pre as usize][bank as usize]
+        self.bank[bank as usize][slot(Command::Pre)]
     }
 
     /// Earliest start of a command at a bank.
@@ -288,6 +386,35 @@ impl Device {
             command.name(),
             self.ready_at(command, bank) - now
         );
+        match command {
+            Command::Rd => self.push_column::<0>(bank, now),
+            Command::Wr => self.push_column::<1>(bank, now),
+            _ => {}
+        }
+        self.push_rest(command, bank, now);
+        let pc = bank >> self.pc_shift;
+        match command {
+            Command::Act => {
+                self.open[bank as usize] = row;
+                self.open_count[pc as usize] += 1;
+            }
+            // A precharge of a closed bank is legal and changes nothing.
+            Command::Pre | Command::RdA | Command::WrA if self.open[bank as usize] != CLOSED => {
+                self.open[bank as usize] = CLOSED;
+                self.open_count[pc as usize] -= 1;
+            }
+            Command::PreAll => {
+                for bank in self.geometry.banks_of(pc) {
+                    self.open[bank as usize] = CLOSED;
+                }
+                self.open_count[pc as usize] = 0;
+            }
+            _ => {}
+        }
+    }
+
+    /// What follows from a command by the other rules.
+    fn push_rest(&mut self, command: Command, bank: u32, now: Time) {
         let pc = bank >> self.pc_shift;
         let (sid, group) = (bank >> self.sid_shift, bank >> self.group_shift);
         for push in &self.pushes[command as usize] {
@@ -315,37 +442,61 @@ impl Device {
             let push_to = |time: &mut Time| *time = (*time).max(at);
             match push.scope {
                 Scope::Channel => push_to(&mut self.buses[usize::from(command.is_column())]),
-                Scope::PseudoChannel => push_to(&mut self.pc[after][node]),
-                Scope::Sid => push_to(&mut self.sid[after][node]),
-                Scope::BankGroup => push_to(&mut self.group[after][node]),
-                Scope::Bank => push_to(&mut self.bank[after][node]),
+                Scope::PseudoChannel => push_to(&mut self.pc[node][after]),
+                Scope::Sid => {
+                    self.has_sid_times = true;
+                    push_to(&mut self.sid[node][after]);
+                }
+                Scope::BankGroup => push_to(&mut self.group[node][after]),
+                Scope::Bank => push_to(&mut self.bank[node][after]),
                 Scope::OtherSid => {
+                    self.has_sid_times = true;
                     let first = (pc << (self.pc_shift - self.sid_shift)) as usize;
                     for other in first..first + self.geometry.sids as usize {
                         if other != node {
-                            push_to(&mut self.sid[after][other]);
+                            push_to(&mut self.sid[other][after]);
                         }
                     }
                 }
             }
         }
-        match command {
-            Command::Act => {
-                self.open[bank as usize] = row;
-                self.open_count[pc as usize] += 1;
-            }
-            // A precharge of a closed bank is legal and changes nothing.
-            Command::Pre | Command::RdA | Command::WrA if self.open[bank as usize] != CLOSED => {
-                self.open[bank as usize] = CLOSED;
-                self.open_count[pc as usize] -= 1;
-            }
-            Command::PreAll => {
-                for bank in self.geometry.banks_of(pc) {
-                    self.open[bank as usize] = CLOSED;
-                }
-                self.open_count[pc as usize] = 0;
-            }
-            _ => {}
+    }
+
+    /// Issues a read (0) or a write (1), as [`Device::issue`] does.
+    #[inline]
+    pub fn access<const K: usize>(&mut self, bank: u32, now: Time) {
+        self.push_column::<K>(bank, now);
+        if !self.pushes[COMMANDS[K] as usize].is_empty() {
+            self.push_rest(COMMANDS[K], bank, now);
         }
     }
+
+    /// What follows from a read (0) or a write (1) by the rules that every table has.
+    #[inline]
+    fn push_column<const K: usize>(&mut self, bank: u32, now: Time) {
+        let (same, other) = (COLUMNS[K], COLUMNS[1 - K]);
+        let pace = &self.columns[K];
+        let at_pc = bank >> self.pc_shift;
+        later(&mut self.buses[1], now + pace.bus);
+        let pc = &mut self.pc[at_pc as usize];
+        later(&mut pc[same], now + pace.pc_same);
+        later(&mut pc[other], now + pace.pc_other);
+        later(&mut pc[slot(Command::PreAll)], now + pace.pc_close);
+        let group = &mut self.group[(bank >> self.group_shift) as usize];
+        later(&mut group[same], now + pace.group_same);
+        later(&mut group[other], now + pace.group_other);
+        let close = &mut self.bank[bank as usize][slot(Command::Pre)];
+        later(close, now + pace.bank_close);
+        self.other_sid[at_pc as usize][K] = (bank >> self.sid_shift, now + pace.other_sid);
+    }
+}
+
+/// Reads and writes.
+const COMMANDS: [Command; 2] = [Command::Rd, Command::Wr];
+/// Their slots.
+const COLUMNS: [usize; 2] = [slot(Command::Rd), slot(Command::Wr)];
+
+#[inline]
+fn later(time: &mut Time, at: Time) {
+    *time = (*time).max(at);
 }

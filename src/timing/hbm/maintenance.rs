@@ -136,7 +136,9 @@ impl Maintenance {
 impl Controller {
     /// With nothing to serve before `until`: jumps over whole rounds of refresh, which all pass alike once one has passed in an
     /// idle channel. What is left of the time holds another whole round, so that the channel is at `until` as if none was skipped.
-    pub(super) fn skip_rounds(&mut self, idle_since: Time, now: Time, until: Time) {
+    #[inline(never)]
+    pub(super) fn skip_rounds(&mut self, now: Time, until: Time) {
+        self.idle_since = self.idle_since.min(now);
         let Geometry { pcs, sids, .. } = *self.geometry();
         let m = &mut self.maintenance;
         let (round, commands) = match m.mode {
@@ -152,7 +154,7 @@ impl Controller {
                 (m.interval * Time::from(banks - 1) + last, banks * pcs)
             }
         };
-        let settled = now.saturating_sub(idle_since) > 2 * round
+        let settled = now.saturating_sub(self.idle_since) > 2 * round
             && m.queue.is_empty()
             && m.round.is_empty()
             && m.over_count == 0
@@ -171,6 +173,7 @@ impl Controller {
     }
 
     /// Hands what is due to the queue.
+    #[inline(never)]
     pub(super) fn maintain(&mut self, now: Time) {
         let Geometry { pcs, sids, .. } = *self.geometry();
         let geometry = *self.geometry();

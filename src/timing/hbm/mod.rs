@@ -2,9 +2,11 @@
 //!
 //! Models: [`Run`]s of lines on one channel, answered with a [`Schedule`] that the model may revise until its first beat;
 //! the spread of addresses over channels. Leaves out: latency outside the DRAM (`hbm.path` in the chip description, added by the
-//! caller). Invariants: times never decrease from call to call; a revision never moves a schedule whose first beat has
-//! passed, and never before the time at which it is announced; a run whose schedule is open is announced at or before its end.
-//! The caller books the stack's port when a run is submitted; a revision moves the end of the run, not its place at the port.
+//! caller). Invariants: times never decrease from call to call; a revision never moves a schedule whose first beat has passed;
+//! a run whose schedule is open is announced less than [`way_back`] after its end, so before its data is at the global crossbar; if
+//! that is nothing, at its end. Ends that a call announces come in an order that is the model's own: by time first.
+//! The caller books the stack's port when it learns when a run ends: at submission, or in the order of ends. A later revision moves the
+//! end of the run, not its place at the port.
 //! Who may call it: the chip's global component only. Implementations: [`first_order::FirstOrder`] in closed form,
 //! [`exact::Exact`] command by command (`hbm.model` in the chip description).
 //!
@@ -12,7 +14,12 @@
 //! [`constraints`] (the timing rules, as data), [`device`] (what is legal when), [`controller`] with its `queue`, `schedule` and
 //! `maintenance` (who goes next), [`legality`] (a checker that knows the rules only), [`mapping`], [`patterns`] and [`trace_file`]
 //! (where requests come from), [`run`] (one channel on its own), [`reference`] (the simulator that it agrees with, row by row).
+//!
+#![doc = include_str!("bandwidth.md")]
 
+mod account;
+pub mod advance;
+mod channel;
 #[cfg(test)]
 mod constraint_tests;
 pub mod constraints;
@@ -34,7 +41,7 @@ mod schedule;
 pub mod trace_file;
 
 use crate::chip::Chip;
-use crate::sim::Ps;
+use crate::sim::{Clock, Ps};
 
 /// Bytes of a line: one burst of one pseudo channel.
 pub const LINE_BYTES: u64 = 32;
@@ -73,14 +80,26 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The end of a run that is not known yet: the model revises it once, at or before its end. Until then `first` is the earliest
-    /// that it may be.
+    /// The end of a run that is not known yet: the model revises it once, less than [`way_back`] after its end. Until then `first` is
+    /// the earliest that it may be.
     pub const OPEN: Ps = Ps::MAX;
 
     /// Whether the end is not known yet.
     pub fn is_open(&self) -> bool {
         self.last == Schedule::OPEN
     }
+}
+
+/// What data needs from its end at the DRAM to the global crossbar, and the acknowledgement of a write likewise: `phy_back` and
+/// `controller_back` of `hbm.path`. What is left of the way back lies behind the crossbar: half of the crossbar and the one of a tile's
+/// cluster at least, or the parts in front of it are cut short by what is missing.
+pub fn way_back(chip: &Chip) -> Ps {
+    let ns = |ns: u32| Ps(u64::from(ns) * 1000);
+    let (path, noc) = (&chip.hbm.path, &chip.noc);
+    let clock = Clock::new(chip.clock_hz);
+    let behind = Ps(clock.span(u64::from(noc.global_cycles)).0 / 2)
+        + clock.span(u64::from(noc.cluster_cycles));
+    ns(path.phy_back_ns + path.controller_back_ns).min(ns(path.return_ns()).saturating_sub(behind))
 }
 
 /// A model of all channels of the chip.
@@ -91,7 +110,7 @@ pub trait HbmModel: Send {
     /// The earliest time at which the model may revise a schedule it gave; none if it never will.
     fn next_revision(&self) -> Option<Ps>;
 
-    /// Advances to `now` and appends the schedules that changed, by tag.
+    /// Advances to `now` and appends the schedules that changed, by tag. Those that were open may have ended before `now`.
     fn revise(&mut self, now: Ps, revised: &mut Vec<(u64, Schedule)>);
 
     /// Totals per channel for the report of a run that ended at `end`.

@@ -52,6 +52,17 @@ impl Source {
     }
 }
 
+impl Source {
+    /// Skips up to `most` requests that are of the next lines after the last one and like it otherwise; how many.
+    #[inline]
+    pub fn follow(&mut self, most: u64) -> u64 {
+        match self {
+            Source::Pattern(generator) => generator.follow(most),
+            Source::Trace(_) => 0,
+        }
+    }
+}
+
 /// A pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pattern {
@@ -222,6 +233,20 @@ pub struct Generator {
 }
 
 impl Generator {
+    #[inline]
+    fn follow(&mut self, most: u64) -> u64 {
+        // Lines of a run never wrap: a run ends with its row.
+        let count = match self.pattern {
+            Pattern::SeqRd | Pattern::SeqWr => most,
+            Pattern::Rand | Pattern::RandWr => {
+                most.min((self.arg - self.index % self.arg) % self.arg)
+            }
+            _ => 0,
+        };
+        self.index += count;
+        count
+    }
+
     /// The next request.
     #[inline]
     pub fn next_access(&mut self) -> Access {

@@ -1,14 +1,16 @@
-//! The requests of a controller, by bank, and sets of banks.
+//! The requests of a controller, by bank and row, and sets of banks.
 //!
-//! Models: one slab of entries shared by reads and writes, each entry linked into the list of its bank and kind in order of arrival.
-//! Each list knows its oldest hit (an entry of the open row) and its oldest miss, so that no scheduling step looks at every request.
-//! Invariants: `first_hit` and `first_miss` are none while the bank is closed; nothing is allocated once the slab is as large as the
-//! queues.
+//! Models: per bank and kind a list of groups in order of arrival; a group is a run of requests of one row that nothing of another row
+//! came between. All that a scheduler asks for stands at the front of a group: the oldest hit is at the front of the first group of
+//! the open row, the oldest miss at the front of the first of another, so that no step looks at every request and a run of row hits is
+//! taken off one group. [`Order`] keeps banks by the age of such a front. Invariants: `hit` and `miss` of a list are none while
+//! the bank is closed; no group is empty; nothing is allocated once the slabs are as large as the queues.
 
 use super::constraints::Time;
 use super::device::{CLOSED, Geometry};
+use std::ops::Range;
 
-/// No entry.
+/// No entry, no group.
 pub const NONE: u32 = u32::MAX;
 
 /// Reads, or writes.
@@ -28,113 +30,93 @@ pub struct Entry {
     pub accepted: Time,
     /// The caller's name for it.
     pub tag: u64,
-    /// Line of the channel.
-    pub line: u64,
-    pub row: u32,
-    pub column: u32,
+    pub column: u16,
     /// Whether a command was issued for it, so that it is counted as hit, miss or conflict.
     pub counted: bool,
-    /// Bank, so that the oldest of a kind can be placed.
-    pub bank: u32,
-}
-
-/// What the lists know of an entry, apart so that a walk along a list touches little memory.
-#[derive(Clone, Copy, Debug)]
-struct Node {
-    row: u32,
-    /// Neighbours in the list of the bank.
+    /// The next younger of the group.
     next: u32,
-    prev: u32,
-    /// Neighbours in the order of acceptance of the kind.
-    newer: u32,
-    older: u32,
 }
 
-/// An entry's order of acceptance and time of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Age {
+/// Requests of one row of a bank, oldest first.
+#[derive(Clone, Copy, Debug)]
+pub struct Group {
+    /// Of the oldest.
     pub seq: u64,
     pub accepted: Time,
-}
-
-/// Entries of one kind waiting for one bank. A cache line: all that a scheduling step asks of a bank.
-#[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
-pub struct List {
-    pub head: u32,
+    /// Of writes, the columns that wait, by [`Queues::bit`]: no two of them are the same.
+    columns: u64,
+    pub row: u32,
+    head: u32,
     tail: u32,
-    /// Oldest of the open row.
-    pub first_hit: u32,
-    /// Oldest of another row than the open one.
-    pub first_miss: u32,
-    /// Ages of these, where there is one.
-    pub head_age: Age,
-    pub hit_age: Age,
-    pub miss_age: Age,
+    /// The group that came after it.
+    next: u32,
+    prev: u32,
 }
 
-const NO_AGE: Age = Age {
-    seq: 0,
-    accepted: 0,
-};
+/// Groups of one kind waiting for one bank.
+#[derive(Clone, Copy, Debug)]
+pub struct List {
+    /// Oldest group.
+    pub first: u32,
+    last: u32,
+    /// Oldest of the open row.
+    pub hit: u32,
+    /// Oldest of another row than the open one.
+    pub miss: u32,
+}
 
 const EMPTY: List = List {
-    head: NONE,
-    tail: NONE,
-    first_hit: NONE,
-    first_miss: NONE,
-    head_age: NO_AGE,
-    hit_age: NO_AGE,
-    miss_age: NO_AGE,
+    first: NONE,
+    last: NONE,
+    hit: NONE,
+    miss: NONE,
 };
 
 /// All waiting requests.
 #[derive(Clone, Debug)]
 pub struct Queues {
-    slab: Vec<Entry>,
-    nodes: Vec<Node>,
-    free: Vec<u32>,
+    entries: Vec<Entry>,
+    /// The first free entry; each names the next.
+    free_entry: u32,
+    groups: Vec<Group>,
+    /// The first free group.
+    free_group: u32,
     /// By kind, then bank.
     lists: [Vec<List>; 2],
-    /// Oldest and newest waiting entry by kind.
-    oldest: [u32; 2],
-    newest: [u32; 2],
     /// Waiting entries by kind.
     pub len: [u32; 2],
     next_seq: u64,
+    /// Neighbouring columns that share a bit of a group's mask, as a logarithm: 0 up to 64 columns.
+    column_shift: u32,
 }
 
 impl Queues {
-    /// Empty queues for so many banks.
-    pub fn new(banks: u32) -> Queues {
+    /// Empty queues for a channel.
+    pub fn new(geometry: &Geometry) -> Queues {
+        let banks = geometry.bank_numbers() as usize;
         Queues {
-            slab: Vec::new(),
-            nodes: Vec::new(),
-            free: Vec::new(),
-            lists: [vec![EMPTY; banks as usize], vec![EMPTY; banks as usize]],
-            oldest: [NONE; 2],
-            newest: [NONE; 2],
+            entries: Vec::new(),
+            free_entry: NONE,
+            groups: Vec::new(),
+            free_group: NONE,
+            lists: [vec![EMPTY; banks], vec![EMPTY; banks]],
             len: [0; 2],
             next_seq: 0,
+            column_shift: geometry.columns.div_ceil(64).next_power_of_two().ilog2(),
         }
     }
 
-    /// An entry.
+    /// The oldest request of a group.
     #[inline]
-    pub fn entry(&self, index: u32) -> &Entry {
-        &self.slab[index as usize]
+    pub fn head_mut(&mut self, group: u32) -> &mut Entry {
+        let head = self.groups[group as usize].head;
+        &mut self.entries[head as usize]
     }
 
-    /// An entry, to mark it as counted.
+    /// A group.
     #[inline]
-    pub fn entry_mut(&mut self, index: u32) -> &mut Entry {
-        &mut self.slab[index as usize]
-    }
-
-    /// The oldest waiting entry of a kind, or [`NONE`].
-    #[inline]
-    pub fn oldest(&self, kind: Kind) -> u32 {
-        self.oldest[kind as usize]
+    pub fn group(&self, group: u32) -> &Group {
+        &self.groups[group as usize]
     }
 
     /// The list of a kind and bank.
@@ -143,91 +125,169 @@ impl Queues {
         &self.lists[kind as usize][bank as usize]
     }
 
-    /// Appends a request to the list of its bank, whose open row is `open`.
     #[inline]
-    pub fn push(&mut self, kind: Kind, bank: u32, open: u32, mut entry: Entry) {
-        entry.seq = self.next_seq;
-        self.next_seq += 1;
-        let newest = &mut self.newest[kind as usize];
-        let list = &mut self.lists[kind as usize][bank as usize];
-        entry.bank = bank;
-        let node = Node {
-            row: entry.row,
-            prev: list.tail,
-            next: NONE,
-            older: *newest,
-            newer: NONE,
-        };
-        let index = match self.free.pop() {
-            Some(index) => {
-                self.slab[index as usize] = entry;
-                self.nodes[index as usize] = node;
-                index
-            }
-            None => {
-                self.slab.push(entry);
-                self.nodes.push(node);
-                self.slab.len() as u32 - 1
-            }
-        };
-        match *newest {
-            NONE => self.oldest[kind as usize] = index,
-            older => self.nodes[older as usize].newer = index,
-        }
-        *newest = index;
-        let age = entry.age();
-        match list.tail {
-            NONE => (list.head, list.head_age) = (index, age),
-            tail => self.nodes[tail as usize].next = index,
-        }
-        list.tail = index;
-        if open == CLOSED {
-        } else if entry.row == open {
-            if list.first_hit == NONE {
-                (list.first_hit, list.hit_age) = (index, age);
-            }
-        } else if list.first_miss == NONE {
-            (list.first_miss, list.miss_age) = (index, age);
-        }
-        self.len[kind as usize] += 1;
+    fn bit(&self, column: u32) -> u64 {
+        1 << (column >> self.column_shift)
     }
 
-    /// Takes an entry out of the list of its bank, whose open row is `open`.
-    #[inline]
-    pub fn remove(&mut self, kind: Kind, bank: u32, open: u32, index: u32) -> Entry {
-        let entry = self.slab[index as usize];
-        let node = self.nodes[index as usize];
-        let list = &mut self.lists[kind as usize][bank as usize];
-        match node.prev {
-            NONE => {
-                list.head = node.next;
-                list.head_age = age_of(&self.slab, node.next);
+    /// Whether a write of this place waits.
+    pub fn is_buffered(&self, bank: u32, row: u32, column: u32) -> bool {
+        let bit = self.bit(column);
+        let mut at = self.list(Kind::Write, bank).first;
+        while at != NONE {
+            let group = self.group(at);
+            if group.row == row
+                && group.columns & bit != 0
+                && (self.column_shift == 0 || self.holds(group, column))
+            {
+                return true;
             }
-            prev => self.nodes[prev as usize].next = node.next,
+            at = group.next;
         }
-        match node.next {
-            NONE => list.tail = node.prev,
-            next => self.nodes[next as usize].prev = node.prev,
+        false
+    }
+
+    /// Whether a request of this column is in a group, one by one.
+    fn holds(&self, group: &Group, column: u32) -> bool {
+        let mut at = group.head;
+        while at != NONE {
+            let entry = &self.entries[at as usize];
+            if u32::from(entry.column) == column {
+                return true;
+            }
+            at = entry.next;
         }
-        match node.older {
-            NONE => self.oldest[kind as usize] = node.newer,
-            older => self.nodes[older as usize].newer = node.newer,
+        false
+    }
+
+    /// Appends requests of one row to the list of its bank, whose open row is `open`; whether they began a group.
+    #[inline]
+    pub fn push(
+        &mut self,
+        kind: Kind,
+        bank: u32,
+        open: u32,
+        row: u32,
+        columns: Range<u32>,
+        (tag, accepted): (u64, Time),
+    ) -> bool {
+        let list = &mut self.lists[kind as usize][bank as usize];
+        let last = list.last;
+        let begins = last == NONE || self.groups[last as usize].row != row;
+        let seq = self.next_seq;
+        if begins {
+            let group = Group {
+                seq,
+                accepted,
+                columns: 0,
+                row,
+                head: NONE,
+                tail: NONE,
+                next: NONE,
+                prev: last,
+            };
+            let index = self.free_group;
+            let index = match self.groups.get_mut(index as usize) {
+                Some(free) => {
+                    self.free_group = free.next;
+                    *free = group;
+                    index
+                }
+                None => {
+                    self.groups.push(group);
+                    self.groups.len() as u32 - 1
+                }
+            };
+            match last {
+                NONE => list.first = index,
+                last => self.groups[last as usize].next = index,
+            }
+            list.last = index;
+            if open != CLOSED {
+                let oldest = match row == open {
+                    true => &mut list.hit,
+                    false => &mut list.miss,
+                };
+                if *oldest == NONE {
+                    *oldest = index;
+                }
+            }
         }
-        match node.newer {
-            NONE => self.newest[kind as usize] = node.older,
-            newer => self.nodes[newer as usize].older = node.older,
+        let group = &mut self.groups[list.last as usize];
+        self.len[kind as usize] += columns.end - columns.start;
+        for column in columns {
+            let entry = Entry {
+                seq: self.next_seq,
+                accepted,
+                tag,
+                column: column as u16,
+                counted: false,
+                next: NONE,
+            };
+            self.next_seq += 1;
+            let index = self.free_entry;
+            let index = match self.entries.get_mut(index as usize) {
+                Some(free) => {
+                    self.free_entry = free.next;
+                    *free = entry;
+                    index
+                }
+                None => {
+                    self.entries.push(entry);
+                    self.entries.len() as u32 - 1
+                }
+            };
+            match group.tail {
+                NONE => group.head = index,
+                tail => self.entries[tail as usize].next = index,
+            }
+            group.tail = index;
+            group.columns |= 1 << (column >> self.column_shift);
         }
-        if list.first_hit == index {
-            list.first_hit = find(&self.nodes, node.next, |row| row == open);
-            list.hit_age = age_of(&self.slab, list.first_hit);
-        }
-        if list.first_miss == index {
-            list.first_miss = find(&self.nodes, node.next, |row| row != open);
-            list.miss_age = age_of(&self.slab, list.first_miss);
-        }
-        self.free.push(index);
+        begins
+    }
+
+    /// Takes the oldest request out of a group of a bank, whose open row is `open`; the request, and the order of acceptance of the
+    /// next of the group, which is gone if there is none.
+    #[inline]
+    pub fn pop(&mut self, kind: Kind, bank: u32, open: u32, index: u32) -> (Entry, Option<u64>) {
         self.len[kind as usize] -= 1;
-        entry
+        let exact = self.column_shift == 0;
+        let group = &mut self.groups[index as usize];
+        let head = group.head;
+        let place = &mut self.entries[head as usize];
+        let entry = *place;
+        place.next = self.free_entry;
+        self.free_entry = head;
+        if entry.next != NONE {
+            group.head = entry.next;
+            if exact {
+                group.columns &= !(1 << entry.column);
+            }
+            let next = &self.entries[entry.next as usize];
+            (group.seq, group.accepted) = (next.seq, next.accepted);
+            return (entry, Some(next.seq));
+        }
+        let gone = *group;
+        group.next = self.free_group;
+        self.free_group = index;
+        let group = gone;
+        let list = &mut self.lists[kind as usize][bank as usize];
+        match group.prev {
+            NONE => list.first = group.next,
+            prev => self.groups[prev as usize].next = group.next,
+        }
+        match group.next {
+            NONE => list.last = group.prev,
+            next => self.groups[next as usize].prev = group.prev,
+        }
+        if list.hit == index {
+            list.hit = find(&self.groups, group.next, |row| row == open);
+        }
+        if list.miss == index {
+            list.miss = find(&self.groups, group.next, |row| row != open);
+        }
+        (entry, None)
     }
 
     /// The bank's open row changed: finds the oldest hit and miss of both kinds.
@@ -235,54 +295,108 @@ impl Queues {
     pub fn reopen(&mut self, bank: u32, open: u32) {
         for lists in &mut self.lists {
             let list = &mut lists[bank as usize];
-            if open == CLOSED {
-                (list.first_hit, list.first_miss) = (NONE, NONE);
-            } else {
-                list.first_hit = find(&self.nodes, list.head, |row| row == open);
-                list.hit_age = age_of(&self.slab, list.first_hit);
-                list.first_miss = find(&self.nodes, list.head, |row| row != open);
-                list.miss_age = age_of(&self.slab, list.first_miss);
-            }
+            (list.hit, list.miss) = match open {
+                CLOSED => (NONE, NONE),
+                open => (
+                    find(&self.groups, list.first, |row| row == open),
+                    find(&self.groups, list.first, |row| row != open),
+                ),
+            };
         }
     }
 }
 
 #[inline]
-fn find(nodes: &[Node], mut from: u32, wanted: impl Fn(u32) -> bool) -> u32 {
-    while from != NONE && !wanted(nodes[from as usize].row) {
-        from = nodes[from as usize].next;
+fn find(groups: &[Group], mut from: u32, wanted: impl Fn(u32) -> bool) -> u32 {
+    while from != NONE && !wanted(groups[from as usize].row) {
+        from = groups[from as usize].next;
     }
     from
 }
 
-#[inline]
-fn age_of(slab: &[Entry], index: u32) -> Age {
-    match index {
-        NONE => NO_AGE,
-        index => slab[index as usize].age(),
+/// Banks of a pseudo channel by the age of a request that each puts forward.
+#[derive(Clone, Debug, Default)]
+pub struct Order {
+    /// Ascending.
+    keys: Vec<Key>,
+}
+
+/// Order of acceptance of a request and its bank, in one word that compares like the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key(u64);
+
+impl Key {
+    /// No request: older than all.
+    pub const NONE: Key = Key(0);
+    /// No request: younger than all.
+    pub const LAST: Key = Key(u64::MAX);
+    /// Bank numbers stay below 2^13 and orders of acceptance below 2^50.
+    const BANK_BITS: u32 = 13;
+
+    /// The key of a request.
+    #[inline]
+    pub fn new(seq: u64, bank: u32) -> Key {
+        Key((seq + 1) << Key::BANK_BITS | u64::from(bank))
+    }
+
+    /// Its bank.
+    #[inline]
+    pub fn bank(self) -> u32 {
+        self.0 as u32 & ((1 << Key::BANK_BITS) - 1)
     }
 }
 
-impl Entry {
-    fn age(&self) -> Age {
-        Age {
-            seq: self.seq,
-            accepted: self.accepted,
+impl Order {
+    /// Banks from the oldest request to the youngest.
+    #[inline]
+    pub fn keys(&self) -> &[Key] {
+        &self.keys
+    }
+
+    /// Whether no bank is in it.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Puts `new` in the place of `old`; either may be [`Key::NONE`].
+    #[inline]
+    pub fn replace(&mut self, old: Key, new: Key) {
+        let keys = &mut self.keys;
+        if old == Key::NONE {
+            let at = keys
+                .iter()
+                .rposition(|&key| key < new)
+                .map_or(0, |at| at + 1);
+            return keys.insert(at, new);
         }
+        let Some(mut at) = keys.iter().position(|&key| key == old) else {
+            debug_assert!(false, "{old:?} is in the order");
+            return;
+        };
+        if new == Key::NONE {
+            keys.remove(at);
+            return;
+        }
+        if new > old {
+            return self.younger(at, new);
+        }
+        while at > 0 && keys[at - 1] > new {
+            keys[at] = keys[at - 1];
+            at -= 1;
+        }
+        keys[at] = new;
     }
-}
 
-/// An entry before it is queued.
-pub fn new_entry(tag: u64, line: u64, row: u32, column: u32, accepted: Time) -> Entry {
-    Entry {
-        seq: 0,
-        accepted,
-        tag,
-        line,
-        row,
-        column,
-        counted: false,
-        bank: 0,
+    /// Puts a younger key in the place of the one at `at`.
+    #[inline]
+    pub fn younger(&mut self, mut at: usize, new: Key) {
+        let keys = &mut self.keys[..];
+        while at + 1 < keys.len() && keys[at + 1] < new {
+            keys[at] = keys[at + 1];
+            at += 1;
+        }
+        keys[at] = new;
     }
 }
 
@@ -355,46 +469,79 @@ impl BankSet {
 mod tests {
     use super::*;
 
-    fn entry(row: u32) -> Entry {
-        new_entry(0, 0, row, 0, 0)
-    }
+    const SHAPE: Geometry = Geometry {
+        pcs: 2,
+        sids: 3,
+        groups: 8,
+        banks_per_group: 4,
+        rows: 1,
+        columns: 32,
+    };
 
     #[test]
     fn lists_know_their_oldest_hit_and_miss() {
-        let mut queues = Queues::new(1);
-        for row in [3, 5, 3, 7, 5] {
-            queues.push(Kind::Read, 0, CLOSED, entry(row));
+        let mut queues = Queues::new(&SHAPE);
+        for (seq, row) in [3, 5, 5, 3, 7, 5].into_iter().enumerate() {
+            let new = queues.push(
+                Kind::Read,
+                0,
+                CLOSED,
+                row,
+                seq as u32..seq as u32 + 1,
+                (0, 0),
+            );
+            assert_eq!(new, seq != 2, "a run of one row is one group");
         }
-        assert_eq!(queues.list(Kind::Read, 0).first_hit, NONE);
+        assert_eq!(queues.list(Kind::Read, 0).hit, NONE);
         queues.reopen(0, 5);
-        let seq = |queues: &Queues, index| queues.entry(index).seq;
+        let seq = |queues: &Queues, group| queues.group(group).seq;
         let list = *queues.list(Kind::Read, 0);
-        assert_eq!(
-            (seq(&queues, list.first_hit), seq(&queues, list.first_miss)),
-            (1, 0)
-        );
-        queues.remove(Kind::Read, 0, 5, list.first_hit);
+        assert_eq!((seq(&queues, list.hit), seq(&queues, list.miss)), (1, 0));
+        for (expected, next) in [(1, Some(2)), (2, None), (5, None)] {
+            let hit = queues.list(Kind::Read, 0).hit;
+            let (entry, rest) = queues.pop(Kind::Read, 0, 5, hit);
+            assert_eq!((entry.seq, rest), (expected, next));
+        }
+        assert_eq!(queues.list(Kind::Read, 0).hit, NONE);
+        queues.push(Kind::Read, 0, 5, 5, 0..1, (0, 0));
         let list = *queues.list(Kind::Read, 0);
-        assert_eq!(seq(&queues, list.first_hit), 4);
-        queues.remove(Kind::Read, 0, 5, list.first_hit);
-        assert_eq!(queues.list(Kind::Read, 0).first_hit, NONE);
-        queues.push(Kind::Read, 0, 5, entry(5));
-        let list = *queues.list(Kind::Read, 0);
-        assert_eq!(seq(&queues, list.first_hit), 5);
+        assert_eq!(seq(&queues, list.hit), 6);
         assert_eq!(queues.len, [4, 0]);
     }
 
     #[test]
+    fn queues_know_which_places_wait() {
+        for columns in [32, 256] {
+            let mut queues = Queues::new(&Geometry { columns, ..SHAPE });
+            for (row, column) in [(3, 1), (3, 31), (4, 2)] {
+                queues.push(Kind::Write, 9, 3, row, column..column + 1, (0, 0));
+            }
+            let waits = |queues: &Queues, row, column| queues.is_buffered(9, row, column);
+            assert!(waits(&queues, 3, 1) && waits(&queues, 3, 31) && waits(&queues, 4, 2));
+            assert!(!waits(&queues, 3, 0) && !waits(&queues, 4, 1) && !waits(&queues, 5, 1));
+            let hit = queues.list(Kind::Write, 9).hit;
+            queues.pop(Kind::Write, 9, 3, hit);
+            assert!(!waits(&queues, 3, 1) && waits(&queues, 3, 31));
+        }
+    }
+
+    #[test]
+    fn an_order_stays_sorted() {
+        let mut order = Order::default();
+        let key = |seq| Key::new(seq, 7);
+        for seq in [5, 1, 9, 3] {
+            order.replace(Key::NONE, key(seq));
+        }
+        order.replace(key(1), key(6));
+        order.replace(key(9), key(2));
+        order.replace(key(3), Key::NONE);
+        assert_eq!(order.keys(), [key(2), key(5), key(6)]);
+        assert_eq!(order.keys()[0].bank(), 7);
+    }
+
+    #[test]
     fn bank_sets_hold_what_was_put_in() {
-        let geometry = Geometry {
-            pcs: 2,
-            sids: 3,
-            groups: 8,
-            banks_per_group: 4,
-            rows: 1,
-            columns: 1,
-        };
-        let mut set = BankSet::new(&geometry);
+        let mut set = BankSet::new(&SHAPE);
         for bank in [0, 63, 64, 95, 128, 223] {
             assert!(set.set(bank, true));
         }

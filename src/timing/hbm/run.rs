@@ -6,17 +6,16 @@
 //! split admission gives reads and writes a port each. Leaves out: several channels. Invariants: memory does not grow with the number of
 //! requests; a run in which nothing is served for 2^20 CK ends with an error.
 
+use super::advance::{self, Head, PORTS};
 use super::constraints::Time;
 use super::controller::{Controller, FAR, Issued, Sink, Totals};
 use super::histogram::Histogram;
 use super::legality::{Checker, Violation};
-use super::mapping::Mapping;
-use super::patterns::{Access, Source};
+use super::mapping::{Mapping, Near};
+use super::patterns::Source;
 use super::trace_file::TraceFileError;
 use crate::chip::HbmDevice;
 
-/// Requests that one half CK takes in.
-const PER_HALF_CK: u32 = 4;
 /// Half CK between the return of a read and the next, at rate 0.
 const GAP: Time = 300;
 /// Half CK without a command after which a run is given up.
@@ -100,142 +99,155 @@ pub struct Run<'a> {
     pub requests: u64,
 }
 
-struct Recorder {
-    outcome: Outcome,
-    /// Latest end of a read or start of a write.
-    last: Time,
-    served: u64,
-    checker: Option<Checker>,
-    violation: Option<Violation>,
-}
-
-impl Sink for Recorder {
-    #[inline]
-    fn read_done(&mut self, tag: u64, accepted: Time, end: Time) {
-        self.outcome.latency.add(end - accepted + 1);
-        self.outcome.source_latency.add(end - tag);
-        self.outcome.reads += 1;
-        self.served += 1;
-        self.last = self.last.max(end);
-    }
-
-    #[inline]
-    fn write_done(&mut self, _tag: u64, _accepted: Time, at: Time) {
-        self.outcome.writes += 1;
-        self.served += 1;
-        self.last = self.last.max(at);
-    }
-
-    #[inline]
-    fn command(&mut self, issued: Issued) {
-        if let Some(checker) = &mut self.checker
-            && self.violation.is_none()
-        {
-            self.violation = checker.see(&issued).err();
-        }
-    }
-}
-
 /// A line of requests in front of the controller.
 struct Port {
     source: Source,
     /// Which requests of the source are this port's; all if none.
     only: Option<bool>,
-    head: Option<(Time, Access)>,
     /// Index in the source of the next request.
     index: u64,
     limit: u64,
+    near: Near,
 }
 
-/// All ports.
-struct Feed {
-    ports: Vec<Port>,
+/// All ports, and what is measured.
+struct Feed<'a> {
+    mapping: &'a Mapping,
     injection: Injection,
-    /// At rate 0: when the next request arrives; none while one is under way.
-    ready: Option<Time>,
+    ports: Vec<Port>,
+    /// Of each port.
+    heads: [Head; PORTS],
+    error: Option<TraceFileError>,
+    outcome: Outcome,
+    /// Latest end of a read or start of a write.
+    last: Time,
+    accepted: u64,
+    served: u64,
+    /// When the last was served, or the first came after all were.
+    progress: Time,
+    checker: Option<Checker>,
+    violation: Option<Violation>,
 }
 
-impl Port {
-    /// Makes `head` the next request, with its time of arrival.
+impl Feed<'_> {
+    /// Makes a port's head the next request, if there is one.
     #[inline]
-    fn fill(&mut self, injection: Injection, ready: Time) -> Result<(), TraceFileError> {
-        while self.head.is_none() && self.index < self.limit {
-            let Some(access) = self.source.next_access()? else {
-                self.limit = self.index;
-                return Ok(());
+    fn fill(&mut self, port: usize) {
+        let p = &mut self.ports[port];
+        while p.index < p.limit {
+            let access = match p.source.next_access() {
+                Ok(Some(access)) => access,
+                end => {
+                    p.limit = p.index;
+                    self.error = end.err();
+                    break;
+                }
             };
-            let arrival = match injection {
-                // Set when it is accepted.
+            let arrival = match self.injection {
                 Injection::Saturating => 0,
-                Injection::Rate(rate) => (2.0 * self.index as f64 / rate) as Time,
-                Injection::Single => ready,
+                Injection::Rate(rate) => (2.0 * p.index as f64 / rate) as Time,
+                Injection::Single if p.index == 0 => 0,
+                Injection::Single => self.last + GAP,
                 Injection::Timed => access.at.unwrap_or(0),
             };
-            self.index += 1;
-            if self.only.is_none_or(|write| write == access.write) {
-                self.head = Some((arrival, access));
+            p.index += 1;
+            // What follows comes at the same time and in the same row.
+            let mut run = 1;
+            if self.injection == Injection::Saturating && p.only.is_none() {
+                let most = (p.limit - p.index).min(self.mapping.columns_after(access.line));
+                run += p.source.follow(most) as u32;
+                p.index += u64::from(run) - 1;
+            }
+            if p.only.is_none_or(|write| write == access.write) {
+                self.heads[port] = Head {
+                    arrival,
+                    order: p.index,
+                    tag: arrival,
+                    place: self.mapping.place_near(access.line, run, &mut p.near),
+                    run,
+                    write: access.write,
+                };
+                return;
             }
         }
-        Ok(())
+        self.heads[port] = Head::NONE;
+    }
+
+    /// Counts what was served; one at a time, the next comes now.
+    #[inline]
+    fn serve(&mut self, at: Time) {
+        self.served += 1;
+        self.last = self.last.max(at);
+        if self.injection == Injection::Single && self.served == self.accepted {
+            self.fill(0);
+        }
+    }
+
+    /// When a request is under way or comes next; none if all is done.
+    fn begun(&self) -> Option<Time> {
+        if self.served < self.accepted {
+            return Some(self.progress);
+        }
+        let arrival = self.heads.iter().map(|head| head.arrival).min();
+        arrival.filter(|&arrival| arrival < FAR)
     }
 }
 
-impl Feed {
-    /// Makes every port's head its next request.
+impl advance::Feed for Feed<'_> {
     #[inline]
-    fn fill(&mut self) -> Result<(), TraceFileError> {
-        let (Some(ready), injection) = (self.ready, self.injection) else {
-            return Ok(());
+    fn heads(&self) -> &[Head; PORTS] {
+        &self.heads
+    }
+
+    #[inline]
+    fn entered(&mut self, port: usize, now: Time, count: u32, _waits: bool) {
+        if self.served == self.accepted {
+            self.progress = now;
+        }
+        self.accepted += u64::from(count);
+        let head = &mut self.heads[port];
+        if head.run > count {
+            head.run -= count;
+            head.place.column += count;
+            return;
+        }
+        if self.injection != Injection::Single || self.served == self.accepted {
+            self.fill(port);
+        } else {
+            self.heads[port] = Head::NONE;
+        }
+    }
+}
+
+impl Sink for Feed<'_> {
+    #[inline]
+    fn read_done(&mut self, tag: u64, accepted: Time, end: Time) {
+        self.outcome.latency.add(end - accepted + 1);
+        let arrival = match self.injection {
+            Injection::Saturating => accepted,
+            _ => tag,
         };
-        for port in &mut self.ports {
-            if port.head.is_none() {
-                port.fill(injection, ready)?;
-            }
-        }
-        Ok(())
+        self.outcome.source_latency.add(end - arrival);
+        self.outcome.reads += 1;
+        self.serve(end);
     }
 
-    /// Takes the request that comes first in the source, of those that have arrived and can be accepted.
     #[inline]
-    fn take(&mut self, now: Time, controller: &Controller) -> Option<(Time, Access)> {
-        let mut first: Option<&mut Port> = None;
-        for port in &mut self.ports {
-            if let Some((arrival, access)) = &port.head
-                && *arrival <= now
-                && (controller.has_room(access.write) || controller.absorbs(access.line))
-                && first.as_ref().is_none_or(|other| port.index < other.index)
-            {
-                first = Some(port);
-            }
-        }
-        let port = first?;
-        let (arrival, access) = port.head.take()?;
-        match self.injection {
-            Injection::Saturating => Some((now, access)),
-            Injection::Single => {
-                self.ready = None;
-                Some((arrival, access))
-            }
-            _ => Some((arrival, access)),
-        }
+    fn write_done(&mut self, _tag: u64, _accepted: Time, at: Time) {
+        self.outcome.writes += 1;
+        self.serve(at);
     }
 
-    /// When a request arrives or could be accepted, after `now`.
     #[inline]
-    fn next(&self, now: Time, controller: &Controller) -> Time {
-        let mut next = FAR;
-        for port in &self.ports {
-            if let Some((arrival, access)) = &port.head
-                && (controller.has_room(access.write) || controller.absorbs(access.line))
-            {
-                next = next.min((*arrival).max(now + 1));
-            }
+    fn command(&mut self, issued: Issued) {
+        if issued.command.is_column() {
+            self.progress = issued.at;
         }
-        next
-    }
-
-    fn is_dry(&self) -> bool {
-        self.ports.iter().all(|port| port.head.is_none())
+        if let Some(checker) = &mut self.checker
+            && self.violation.is_none()
+        {
+            self.violation = checker.see(&issued).err();
+        }
     }
 }
 
@@ -250,89 +262,54 @@ impl Run<'_> {
         let port = |source, only| Port {
             source,
             only,
-            head: None,
             index: 0,
             limit: self.requests,
+            near: Near::default(),
         };
         let mut feed = Feed {
+            mapping: self.mapping,
+            injection: self.injection,
             // One at a time, or all of a kind, is one line anyway.
             ports: match split.filter(|s| s.is_mixed() && self.injection != Injection::Single) {
                 None => vec![port(source, None)],
                 Some(second) => vec![port(source, Some(false)), port(second, Some(true))],
             },
-            injection: self.injection,
-            ready: Some(0),
-        };
-        let mut recorder = Recorder {
+            heads: [Head::NONE; PORTS],
+            error: None,
             outcome: Outcome::default(),
             last: 0,
+            accepted: 0,
             served: 0,
+            progress: 0,
             checker: self.check.then(|| Checker::new(self.device)),
             violation: None,
         };
-        let (mut now, mut accepted) = (0, 0u64);
-        // Requests served, and when the last was or the first of the next came.
-        let (mut progress, mut progress_at) = (0, 0);
-        let mut idle_since = 0;
-        loop {
-            for _ in 0..PER_HALF_CK {
-                feed.fill()?;
-                let Some((arrival, access)) = feed.take(now, &controller) else {
-                    break;
-                };
-                if recorder.served == accepted {
-                    progress_at = now;
-                }
-                let place = self.mapping.place(access.line);
-                let Access { line, write, .. } = access;
-                let taken = controller.accept(now, arrival, line, &place, write, &mut recorder);
-                debug_assert!(taken, "room was checked");
-                accepted += 1;
-                idle_since = FAR;
-            }
-            controller.step(now, &mut recorder);
-            if let Some(violation) = recorder.violation.take() {
+        (0..feed.ports.len()).for_each(|port| feed.fill(port));
+        let mut now = 0;
+        while let Some(begun) = feed.begun() {
+            let served = feed.served;
+            let until = begun.max(now).saturating_add(PATIENCE);
+            now = controller.advance(now, until, &mut feed, self.dense);
+            if let Some(violation) = feed.violation {
                 return Err(RunError::Illegal(violation));
             }
-            if recorder.served > progress {
-                (progress, progress_at) = (recorder.served, now);
+            if feed.served == served {
+                return Err(RunError::Stalled {
+                    since_ck: feed.progress / 2,
+                });
             }
-            if recorder.served == accepted {
-                if feed.ready.is_none() {
-                    feed.ready = Some(recorder.last + GAP);
-                }
-                feed.fill()?;
-                if feed.is_dry() {
-                    break;
-                }
-                if idle_since == FAR {
-                    idle_since = now;
-                }
-            } else if now - progress_at > PATIENCE {
-                return Err(stalled(progress_at));
-            }
-            feed.fill()?;
-            let arrival = feed.next(now, &controller);
-            if !self.dense && idle_since != FAR {
-                controller.skip_rounds(idle_since, now, arrival);
-            }
-            let next = controller.next_event(now).min(arrival);
-            if next == FAR {
-                return Err(stalled(progress_at));
-            }
-            now = if self.dense { now + 1 } else { next };
         }
-        let mut outcome = recorder.outcome;
-        outcome.requests = accepted;
-        outcome.half_ck = if accepted > 0 { recorder.last + 1 } else { 0 };
+        if let Some(error) = feed.error {
+            return Err(error.into());
+        }
+        let mut outcome = feed.outcome;
+        outcome.requests = feed.accepted;
+        outcome.half_ck = match feed.accepted {
+            0 => 0,
+            _ => feed.last + 1,
+        };
         outcome.totals = controller.totals;
-        outcome.checked_commands = recorder.checker.map(|checker| checker.seen());
+        outcome.checked_commands = feed.checker.map(|checker| checker.seen());
         Ok(outcome)
-    }
-}
-
-fn stalled(since: Time) -> RunError {
-    RunError::Stalled {
-        since_ck: since / 2,
     }
 }

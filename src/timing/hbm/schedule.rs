@@ -1,154 +1,126 @@
 //! What a controller issues: the column slot of a rising edge, the row slot of either edge.
 //!
-//! Models: first ready, then oldest, over the sets of banks that could go. Invariants: a slot that finds nothing says from when to look
+//! Models: first ready, then oldest, over the banks that could go, from the oldest on. Invariants: a slot that finds nothing says from when to look
 //! again, never too late (a test steps through every half CK and must see the same); no slot looks at requests one by one, only at
 //! the first of each bank.
 
 use super::constraints::{Command, Time};
 use super::controller::{Active, Controller, FAR, Issued, RowPolicy, Sink};
 use super::device::CLOSED;
-use super::queue::{Entry, Kind, NONE};
-
-/// Pseudo channels that a chip description may have.
-const MAX_PCS: usize = 4;
-/// The oldest candidate of a slot: order of acceptance, bank and a flag in one word, so that a minimum finds it.
-#[derive(Clone, Copy)]
-struct Choice(u64);
-
-impl Choice {
-    const NONE: Choice = Choice(u64::MAX);
-    /// Bank numbers stay below 2^13 and orders of acceptance below 2^50.
-    const BANK_BITS: u32 = 13;
-
-    #[inline]
-    fn older(self, seq: u64, bank: u32, flag: bool) -> Choice {
-        let word = (seq << Choice::BANK_BITS | u64::from(bank)) << 1 | u64::from(flag);
-        Choice(self.0.min(word))
-    }
-
-    #[inline]
-    fn get(self) -> Option<(u32, bool)> {
-        let bank = (self.0 >> 1) as u32 & ((1 << Choice::BANK_BITS) - 1);
-        (self.0 != u64::MAX).then_some((bank, self.0 & 1 == 1))
-    }
-}
+use super::queue::{Entry, Key, Kind, NONE};
 
 impl Controller {
     pub(super) fn column_slot<S: Sink>(&mut self, now: Time, sink: &mut S) {
-        let pcs = self.geometry().pcs;
-        let mut wake = FAR;
-        let mut best = (FAR, FAR, NONE);
-        let mut candidates = 0;
-        for pc in 0..pcs {
-            if self.active_set.is_empty(pc) {
-                continue;
-            }
-            let ready = |command| self.device.pc_ready_at(command, pc);
-            let first = ready(Command::Rd).min(ready(Command::Wr));
-            if first > now {
-                wake = wake.min(first);
-                continue;
-            }
-            let (device, active) = (&self.device, &self.active);
-            self.active_set.for_each(pc, |bank| {
-                if let Some(a) = &active[bank as usize] {
-                    let ready = device.ready_at(access(a.kind), bank);
-                    if ready <= now {
-                        candidates += 1;
-                        best = best.min((a.entry.accepted, a.order, bank));
-                    } else {
-                        wake = wake.min(ready);
-                    }
-                }
-            });
-        }
-        if best.2 != NONE {
-            let bank = best.2;
-            if let Some(Active { entry, kind, .. }) = self.active[bank as usize].take() {
-                self.active_set.set(bank, false);
-                self.access(now, kind, bank, &entry, true, sink);
-                if !self.maintenance.is_empty() {
-                    // A precharge may have waited for it.
-                    self.row_wake = self.row_wake.min(now);
-                }
-                let hits = &self.hits[self.favoured() as usize];
-                let alone = candidates == 1 && (0..pcs).all(|pc| hits.is_empty(pc));
-                self.column_wake = if alone { wake } else { now + 1 };
-            }
+        if now >= self.active_wake && self.active_access(now, sink) {
+            self.column_wake = now + 1;
             return;
         }
+        let mut wake = self.active_wake;
         if self.maintenance.blocking == 0 {
-            let kind = self.favoured();
-            let command = access(kind);
-            // Of a stream, the oldest is the next as a rule: then nothing else need be looked at.
-            if let Some(bank) = self.oldest_hit(kind, now) {
-                self.access_hit(now, kind, bank, sink);
-                self.column_wake = now + 1;
-                return;
-            }
-            let mut best = Choice::NONE;
-            for pc in 0..pcs {
-                let hits = &self.hits[kind as usize];
-                if hits.is_empty(pc) {
-                    continue;
-                }
-                let ready = self.device.pc_ready_at(command, pc);
-                if ready > now {
-                    wake = wake.min(ready);
-                    continue;
-                }
-                let (device, queues) = (&self.device, &self.queues);
-                hits.for_each(pc, |bank| {
-                    let ready = device.bank_ready_at(command, bank);
-                    if ready <= now {
-                        candidates += 1;
-                        best = best.older(queues.list(kind, bank).hit_age.seq, bank, false);
-                    } else {
-                        wake = wake.min(ready);
-                    }
-                });
-            }
-            if let Some((bank, _)) = best.get() {
-                self.access_hit(now, kind, bank, sink);
-                let more = candidates > 1 || self.queues.list(kind, bank).first_hit != NONE;
-                self.column_wake = if more { now + 1 } else { wake };
-                return;
-            }
+            wake = wake.min(match self.favoured() {
+                Kind::Read => self.hit::<0, S>(now, sink),
+                Kind::Write => self.hit::<1, S>(now, sink),
+            });
         }
         self.column_wake = wake;
     }
 
-    /// The bank of the oldest request of a kind if that is a hit that can go now.
-    #[inline]
-    fn oldest_hit(&self, kind: Kind, now: Time) -> Option<u32> {
-        let oldest = self.queues.oldest(kind);
-        if oldest == NONE {
-            return None;
+    /// Serves the oldest request whose row was opened for it and can be accessed now; or sees from when one can.
+    #[inline(never)]
+    fn active_access<S: Sink>(&mut self, now: Time, sink: &mut S) -> bool {
+        let (mut best, mut wake) = (None, FAR);
+        for (at, a) in self.active.iter().enumerate() {
+            let ready = self.device.ready_at(access(a.kind), a.bank);
+            if ready > now {
+                wake = wake.min(ready);
+            } else {
+                let age = (a.entry.accepted, a.order);
+                if best.is_none_or(|(oldest, _)| age < oldest) {
+                    best = Some((age, at));
+                }
+            }
         }
-        let bank = self.queues.entry(oldest).bank;
-        let hit = self.queues.list(kind, bank).first_hit == oldest
-            && self.hits[kind as usize].contains(bank);
-        (hit && self.device.ready_at(access(kind), bank) <= now).then_some(bank)
+        let Some((_, at)) = best else {
+            self.active_wake = wake;
+            return false;
+        };
+        let Active {
+            entry, kind, bank, ..
+        } = self.active.swap_remove(at);
+        self.active_set.set(bank, false);
+        if self.active.is_empty() {
+            self.active_wake = FAR;
+        }
+        let row = self.device.open_row(bank);
+        self.access(now, kind, bank, row, &entry, true, sink);
+        if !self.maintenance.is_empty() {
+            // A precharge may have waited for it.
+            self.row_wake = self.row_wake.min(now);
+        }
+        true
     }
 
-    /// Issues the oldest hit of a bank.
-    #[inline]
-    fn access_hit<S: Sink>(&mut self, now: Time, kind: Kind, bank: u32, sink: &mut S) {
-        let first = self.queues.list(kind, bank).first_hit;
-        let open = self.device.open_row(bank);
-        let entry = self.queues.remove(kind, bank, open, first);
-        if kind == Kind::Write {
-            self.buffered.remove(&entry.line);
+    /// Serves the oldest hit of reads (0) or writes (1) that can go now; from when another may.
+    #[inline(never)]
+    fn hit<const K: usize, S: Sink>(&mut self, now: Time, sink: &mut S) -> Time {
+        let kind = [Kind::Read, Kind::Write][K];
+        let (mut best, mut wake) = (Key::LAST, FAR);
+        let mut place = (0, 0);
+        for (pc, hits) in self.hits.of(kind).iter().enumerate() {
+            if hits.is_empty() {
+                continue;
+            }
+            let ready = self.device.pc_column_ready_at::<K>(pc);
+            if ready > now {
+                wake = wake.min(ready);
+                continue;
+            }
+            for (at, &key) in hits.keys().iter().enumerate() {
+                let ready = self.device.column_ready_at::<K>(key.bank());
+                if ready <= now {
+                    if key < best {
+                        (best, place) = (key, (pc, at));
+                    }
+                    break;
+                }
+                wake = wake.min(ready);
+            }
         }
-        self.access(now, kind, bank, &entry, false, sink);
+        if best == Key::LAST {
+            return wake;
+        }
+        let bank = best.bank();
+        let list = *self.queues.list(kind, bank);
+        let open = self.device.open_row(bank);
+        let (entry, rest) = self.queues.pop(kind, bank, open, list.hit);
+        match rest {
+            Some(seq) if list.miss == NONE && self.config.row_policy == RowPolicy::Open => {
+                // The rest of the group is all that changes.
+                let (pc, at) = place;
+                self.hits.younger(kind, pc, at, Key::new(seq, bank));
+                self.totals.row_hits += u64::from(!entry.counted);
+                self.device.access::<K>(bank, now);
+                self.report(now, kind, access(kind), bank, open, &entry, sink);
+                now + 1
+            }
+            _ => {
+                self.access(now, kind, bank, open, &entry, false, sink);
+                match self.hits.is_empty(kind) {
+                    true => FAR,
+                    false => now + 1,
+                }
+            }
+        }
     }
 
     /// Issues the access of an entry that is out of its list.
+    #[inline(never)]
     fn access<S: Sink>(
         &mut self,
         now: Time,
         kind: Kind,
         bank: u32,
+        row: u32,
         entry: &Entry,
         was_active: bool,
         sink: &mut S,
@@ -165,7 +137,7 @@ impl Controller {
                 Kind::Write => Command::WrA,
             };
         }
-        self.device.issue(command, bank, entry.row, now);
+        self.device.issue(command, bank, row, now);
         if matches!(command, Command::RdA | Command::WrA) {
             self.queues.reopen(bank, CLOSED);
             self.update_bank(bank, now);
@@ -174,12 +146,27 @@ impl Controller {
         } else {
             self.update_list(kind, bank, now);
         }
+        self.report(now, kind, command, bank, row, entry, sink);
+    }
+
+    /// Tells the sink of an access.
+    #[inline]
+    fn report<S: Sink>(
+        &self,
+        now: Time,
+        kind: Kind,
+        command: Command,
+        bank: u32,
+        row: u32,
+        entry: &Entry,
+        sink: &mut S,
+    ) {
         sink.command(Issued {
             at: now,
             command,
             bank,
-            row: entry.row,
-            column: entry.column,
+            row,
+            column: entry.column.into(),
         });
         match kind {
             Kind::Read => sink.read_done(entry.tag, entry.accepted, now + self.read_latency),
@@ -187,6 +174,7 @@ impl Controller {
         }
     }
 
+    #[inline(never)]
     pub(super) fn row_slot<S: Sink>(&mut self, now: Time, rising: bool, sink: &mut S) {
         let mut wake = FAR;
         if self.maintenance_slot(now, rising, &mut wake, sink) {
@@ -198,97 +186,96 @@ impl Controller {
             return;
         }
         let kind = self.favoured();
-        let k = kind as usize;
-        // With whether to precharge.
-        let mut best = Choice::NONE;
-        // Banks that could go now, by pseudo channel.
-        let mut ready_acts = [0u32; MAX_PCS];
-        let mut ready_pres = [0u32; MAX_PCS];
+        let mut best = Key::LAST;
+        let mut closes = false;
         for pc in 0..self.geometry().pcs {
-            let (device, queues) = (&self.device, &self.queues);
-            if !self.acts[k].is_empty(pc) {
-                let ready = device.pc_ready_at(Command::Act, pc);
+            let acts = &self.acts.of(kind)[pc as usize];
+            if !acts.is_empty() {
+                let ready = self.device.pc_ready_at(Command::Act, pc);
                 if ready > now || !rising {
                     wake = wake.min(even(ready.max(now + 1)));
                 } else {
-                    self.acts[k].for_each(pc, |bank| {
-                        let ready = device.bank_ready_at(Command::Act, bank);
+                    for &key in acts.keys() {
+                        let ready = self.device.bank_ready_at(Command::Act, key.bank());
                         if ready <= now {
-                            best = best.older(queues.list(kind, bank).head_age.seq, bank, false);
-                            ready_acts[pc as usize] += 1;
-                        } else {
-                            wake = wake.min(even(ready));
+                            if key < best {
+                                (best, closes) = (key, false);
+                            }
+                            break;
                         }
-                    });
+                        wake = wake.min(even(ready));
+                    }
                 }
             }
-            if !self.pres[k].is_empty(pc) {
-                let ready = device.pc_ready_at(Command::Pre, pc);
+            let pres = &self.pres.of(kind)[pc as usize];
+            if !pres.is_empty() {
+                let ready = self.device.pc_ready_at(Command::Pre, pc);
                 if ready > now {
                     wake = wake.min(ready);
                 } else {
-                    self.pres[k].for_each(pc, |bank| {
-                        let ready = device.precharge_ready_at(bank);
+                    for &key in pres.keys() {
+                        let ready = self.device.precharge_ready_at(key.bank());
                         if ready <= now {
-                            best = best.older(queues.list(kind, bank).miss_age.seq, bank, true);
-                            ready_pres[pc as usize] += 1;
-                        } else {
-                            wake = wake.min(ready);
+                            if key < best {
+                                (best, closes) = (key, true);
+                            }
+                            break;
                         }
-                    });
+                        wake = wake.min(ready);
+                    }
                 }
             }
         }
         // What the command itself makes possible lowers it again.
         self.row_wake = wake;
-        match best.get() {
-            None => return,
-            Some((bank, false)) => {
-                ready_acts[(bank >> self.geometry().pc_shift()) as usize] -= 1;
-                self.activate(now, kind, bank, sink);
+        if best == Key::LAST {
+            return;
+        }
+        let bank = best.bank();
+        if closes {
+            let first = self.queues.list(kind, bank).miss;
+            let row = self.queues.group(first).row;
+            if !std::mem::replace(&mut self.queues.head_mut(first).counted, true) {
+                self.totals.row_conflicts += 1;
             }
-            Some((bank, true)) => {
-                ready_pres[(bank >> self.geometry().pc_shift()) as usize] -= 1;
-                let first = self.queues.list(kind, bank).first_miss;
-                let entry = self.queues.entry_mut(first);
-                let row = entry.row;
-                if !std::mem::replace(&mut entry.counted, true) {
-                    self.totals.row_conflicts += 1;
-                }
-                self.close(now, Command::Pre, bank, row, sink);
-            }
+            self.close(now, Command::Pre, bank, row, sink);
+        } else {
+            self.activate(now, kind, bank, sink);
         }
         // Others that could have gone now go as soon as this one lets them.
         for pc in 0..self.geometry().pcs {
             let ready = |command| self.device.pc_ready_at(command, pc).max(now + 1);
-            if ready_acts[pc as usize] > 0 {
+            if !self.acts.of(kind)[pc as usize].is_empty() {
                 self.row_wake = self.row_wake.min(even(ready(Command::Act)));
             }
-            if ready_pres[pc as usize] > 0 {
+            if !self.pres.of(kind)[pc as usize].is_empty() {
                 self.row_wake = self.row_wake.min(ready(Command::Pre));
             }
         }
     }
 
     fn activate<S: Sink>(&mut self, now: Time, kind: Kind, bank: u32, sink: &mut S) {
-        let head = self.queues.list(kind, bank).head;
-        let mut entry = self.queues.remove(kind, bank, CLOSED, head);
-        if kind == Kind::Write {
-            self.buffered.remove(&entry.line);
-        }
+        let first = self.queues.list(kind, bank).first;
+        let row = self.queues.group(first).row;
+        let (mut entry, _) = self.queues.pop(kind, bank, CLOSED, first);
         if !entry.counted {
             entry.counted = true;
             self.totals.row_misses += 1;
         }
         self.totals.activates += 1;
-        let row = entry.row;
         self.device.issue(Command::Act, bank, row, now);
         self.queues.reopen(bank, row);
         let order = self.activations;
         self.activations += 1;
-        self.active[bank as usize] = Some(Active { entry, kind, order });
+        self.active.push(Active {
+            entry,
+            kind,
+            order,
+            bank,
+        });
         self.active_set.set(bank, true);
         let ready = self.device.bank_ready_at(access(kind), bank);
+        self.active_wake = self.active_wake.min(ready);
         self.column_wake = self.column_wake.min(ready);
         self.update_bank(bank, now);
         self.count_activate(bank, now);

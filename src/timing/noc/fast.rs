@@ -6,16 +6,12 @@
 //! flits of several packets taking turns on a link. So it is right at low load and optimistic near saturation; tests state by how much.
 //! Invariant: packets are taken in order of time, then of node.
 
-use super::{Measured, Meter, Options, PORTS, Port, Traffic};
+use super::{LINK, Measured, Meter, Options, PIPELINE, PORTS, Port, Traffic};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 /// Virtual channels of a link.
 const VCS: usize = 8;
-/// Cycles from a head's arrival to its send: VC, switch, and the flit crosses.
-const PIPELINE: u64 = 2;
-/// Cycles on the link.
-const LINK: u64 = 2;
 /// From a tail's send to the next head's send on the same virtual channel, if nothing stops either: the tail's link, one cycle each for
 /// VC and switch behind it (none at a sink, which empties at once), the credit's link and its delay (none at a source), and the
 /// head's pipeline (none at a source).

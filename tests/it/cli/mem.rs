@@ -133,6 +133,56 @@ fn traces_run_plain_and_packed() {
 }
 
 #[test]
+fn bad_traces_are_refused_by_their_line() {
+    let dir = Dir::new("mem-bad-trace");
+    for (line, words) in [
+        ("1 R", &["bad.txt:2", "<CK> R|W <byte address>"][..]),
+        ("1 R 0 7", &["bad.txt:2", "<CK> R|W <byte address>"]),
+        ("1 X 0", &["bad.txt:2", "`X` is neither R nor W"]),
+        ("x R 0", &["bad.txt:2", "time `x`"]),
+        ("1.25 R 0", &["bad.txt:2", "time `1.25`", ".5"]),
+        ("1e300 R 0", &["bad.txt:2", "time `1e300`"]),
+        ("1 R 33", &["bad.txt:2", "33", "32 B aligned"]),
+        ("1 R -32", &["bad.txt:2", "`-32`"]),
+        ("1 R 0x", &["bad.txt:2", "`0x`"]),
+        (
+            "1 R 0x90000000",
+            &["bad.txt:2", "past the channel of 0x90000000"],
+        ),
+    ] {
+        let file = dir.write("bad.txt", format!("0 R 0\n{line}\n"));
+        refused(3, "file", words, &["mem", "--trace", &file]);
+    }
+    let text: String = (0..2000).map(|i| format!("{i} R {}\n", 32 * i)).collect();
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    packer.write_all(text.as_bytes()).unwrap();
+    let packed = packer.finish().unwrap();
+    let cut = dir.write("cut.gz", &packed[..packed.len() / 2]);
+    refused(
+        3,
+        "file",
+        &["cut.gz:", "cannot read"],
+        &["mem", "--trace", &cut],
+    );
+    let long = dir.write("long.txt", "9".repeat(100_000));
+    refused(
+        3,
+        "file",
+        &["long.txt:1", "4096 bytes"],
+        &["mem", "--trace", &long],
+    );
+}
+
+#[test]
+fn the_chips_mapping_can_be_asked_for() {
+    let base = ["--pattern", "rand", "--arg", "8", "--requests", "20000"];
+    let of = |more: &[&str]| mem(&[&base[..], more].concat())["cycles_ck"].clone();
+    let m5 = of(&["--mapping", "M5"]);
+    assert_eq!(of(&["--mapping", "chip", "--set", "hbm.mapping=M5"]), m5);
+    assert_ne!(of(&["--mapping", "chip"]), m5);
+}
+
+#[test]
 fn bad_flags_are_usage_errors() {
     for (words, more) in [
         (&["--pattern"][..], &[][..]),

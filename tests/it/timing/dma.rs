@@ -227,6 +227,49 @@ fn a_multicast_is_counted_once_at_each_port() {
     assert_eq!((busy(0x101, 0), busy(0x101, 2)), (0, 16));
 }
 
+/// Control has a plane of its own: a post takes its 20 cycles between tiles, with the port and the link it would share full of data or not.
+#[test]
+fn posts_do_not_wait_behind_data() {
+    let text = |dma: &str| {
+        format!(
+            "
+.tensor x, tsram, u8, [131072], payload
+.tile
+    rdsr r9, tile
+    li r8, 1
+    bne r9, r0, other
+    li r1, x
+    li r7, {}
+    li r4, 65536
+{dma}
+.rept 100
+    addi r3, r3, 1
+.endr
+    rdsr r6, cycle
+    sem.post r8, 3, 1
+    halt
+other:
+    bne r9, r8, end
+    sem.wait 3, 1
+    rdsr r5, cycle
+end:
+    halt
+",
+            2u64 << 40 | 1 << 32
+        )
+    };
+    let took = |dma: &str| {
+        let r = run(&chip(), &text(dma));
+        let busy = spent(&r, EngineKind::Noc, 0x100, 5, Reason::Busy).0 / CYCLE;
+        (reg(&r, 1, 5) - reg(&r, 0, 6), busy)
+    };
+    let (quiet, idle) = took("");
+    let (loaded, busy) = took(" dma.u8.u8 0, r7, r1, r4");
+    assert_eq!((idle, busy), (0, 256), "the link to tile 1");
+    assert_eq!((quiet, loaded), (quiet, quiet));
+    assert!((20..=24).contains(&quiet), "{quiet}");
+}
+
 /// Between clusters: egress 1, crossbar 8, port 1, global crossbar 30, port 1, input port 1, crossbar 8, acknowledgement 80.
 #[test]
 fn clusters_are_a_global_crossbar_apart() {

@@ -3,10 +3,11 @@
 use super::*;
 use proptest::prelude::*;
 use tilewright::chip::ChannelModel;
+use tilewright::compiler::{self, Matmul, MatmulType};
 use tilewright::num::random::splitmix64;
 use tilewright::timing::hbm::controller::{Config, Controller, Sink};
 use tilewright::timing::hbm::exact::Exact;
-use tilewright::timing::hbm::{Direction, HbmModel, Run, Schedule};
+use tilewright::timing::hbm::{Direction, HbmModel, Run, Schedule, way_back};
 
 fn exact(refresh: Refresh) -> Chip {
     let mut chip = Chip::preset("mini").unwrap();
@@ -18,17 +19,28 @@ fn exact(refresh: Refresh) -> Chip {
 /// When each run is submitted, and what it is; the tag is its number.
 type Arrivals = Vec<(Ps, Run)>;
 
-/// First and last time of each run.
-fn through_the_model(chip: &Chip, arrivals: &Arrivals, polls: u64) -> Vec<Schedule> {
-    let mut model = Exact::new(chip);
+/// First and last time of each run, and the order in which they were announced; with epochs of so many CK.
+fn through_the_model(
+    chip: &Chip,
+    arrivals: &Arrivals,
+    polls: u64,
+    epoch: u32,
+) -> (Vec<Schedule>, Vec<u64>) {
+    let mut model = Exact::new(chip).with_epoch(epoch);
+    let back = way_back(chip);
     let mut schedules = Vec::new();
     let mut revised = Vec::new();
+    let mut order = Vec::new();
     let mut look = |model: &mut Exact, until: Ps, schedules: &mut Vec<Schedule>| {
         while let Some(at) = model.next_revision().filter(|at| *at <= until) {
             model.revise(at, &mut revised);
             for (tag, schedule) in revised.drain(..) {
-                assert!(schedule.last >= at, "announced late: {schedule:?} at {at}");
+                let end = schedule.last;
+                assert!(end <= at, "announced before it was: {schedule:?} at {at}");
+                let in_time = end == at || end + back > at;
+                assert!(in_time, "announced late: {schedule:?} at {at}");
                 assert!(schedules[tag as usize].is_open());
+                order.push(tag);
                 schedules[tag as usize] = schedule;
             }
         }
@@ -53,7 +65,7 @@ fn through_the_model(chip: &Chip, arrivals: &Arrivals, polls: u64) -> Vec<Schedu
     }
     look(&mut model, Ps::MAX, &mut schedules);
     assert!(schedules.iter().all(|s| !s.is_open()));
-    schedules
+    (schedules, order)
 }
 
 /// Ends of reads by tag.
@@ -97,7 +109,8 @@ fn by_hand(chip: &Chip, arrivals: &Arrivals) -> Vec<Ps> {
             let can = |write: usize| {
                 let head = ports[write].front();
                 head.filter(|(_, arrival, _, line)| {
-                    let enters = controller.has_room(write == 1) || controller.absorbs(*line);
+                    let place = mapping.place(*line);
+                    let enters = controller.has_room(write == 1) || controller.absorbs(&place);
                     *arrival <= now && enters
                 })
             };
@@ -105,7 +118,7 @@ fn by_hand(chip: &Chip, arrivals: &Arrivals) -> Vec<Ps> {
             let Some((_, write)) = first else { break };
             let (_, _, tag, line) = ports[write].pop_front().unwrap();
             let place = mapping.place(line);
-            assert!(controller.accept(now, tag, line, &place, write == 1, &mut ends));
+            assert!(controller.accept(now, tag, &place, write == 1, &mut ends));
             if write == 1 {
                 ends.0[tag as usize] = now;
             }
@@ -171,10 +184,13 @@ proptest! {
         refresh in refresh(),
         queues in prop_oneof![Just((256, 256)), Just((16, 20))],
         polls in 0u64..3,
+        epoch in prop_oneof![Just(1u32), Just(7), Just(u32::MAX)],
+        back in prop_oneof![3 => Just((25, 40)), 1 => Just((0, 0)), 1 => Just((1, 0))],
     ) {
         let mut chip = exact(refresh);
+        (chip.hbm.path.phy_back_ns, chip.hbm.path.controller_back_ns) = back;
         (chip.hbm.read_queue, chip.hbm.write_queue) = queues;
-        let schedules = through_the_model(&chip, &arrivals, polls);
+        let (schedules, _) = through_the_model(&chip, &arrivals, polls, epoch);
         for (schedule, (at, _)) in schedules.iter().zip(&arrivals) {
             prop_assert!(*at < schedule.first && schedule.first <= schedule.last);
         }
@@ -198,9 +214,9 @@ fn the_time_of_a_busy_channel_is_explained() {
         let mut ends = vec![Ps::ZERO; blocks];
         let (mut revised, mut now) = (Vec::new(), Ps::ZERO);
         for i in 0..blocks {
-            // At most 192 blocks under way.
-            while i >= 192 && ends[i - 192] >= now {
-                let (at, end) = (model.next_revision(), ends[i - 192]);
+            // At most 512 blocks under way: twice what the read queue holds, so that an epoch never finds it empty.
+            while i >= 512 && ends[i - 512] >= now {
+                let (at, end) = (model.next_revision(), ends[i - 512]);
                 match at {
                     Some(at) if end == Schedule::OPEN || at <= end => {
                         model.revise(at, &mut revised);
@@ -275,7 +291,7 @@ fn idle_latencies_are_the_closed_forms() {
     for (tag, run) in runs.iter_mut().enumerate() {
         run.1.tag = tag as u64;
     }
-    let schedules = through_the_model(&chip, &runs, 0);
+    let (schedules, _) = through_the_model(&chip, &runs, 0, u32::MAX);
     let latency = |i: usize| {
         let arrival = runs[i].0.0 * 2 / tck + 1;
         schedules[i].last.0 * 2 / tck - arrival
@@ -289,4 +305,140 @@ fn idle_latencies_are_the_closed_forms() {
             latency(i)
         );
     }
+}
+
+/// `work` on a pool of so many threads.
+fn on<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.unwrap().install(work)
+}
+
+/// Ends and the order of their announcement, over all channels: neither epochs nor threads change them.
+#[test]
+fn epochs_and_threads_change_nothing() {
+    let mut chip = Chip::preset("maia-200").unwrap();
+    chip.hbm.model = ChannelModel::Exact;
+    for (seed, refresh, gap) in [
+        (1, Refresh::PbBank, 100),
+        (2, Refresh::Ab, 1_000),
+        (3, Refresh::None, 1_000_000),
+    ] {
+        chip.hbm.refresh = refresh;
+        let mut at = 0;
+        let run = |tag: u64| {
+            let draw = |i: u64| splitmix64(seed, 8 * tag + i);
+            at += if draw(0) % 50 == 0 {
+                draw(1) % (200 * gap)
+            } else {
+                draw(1) % gap
+            };
+            let run = Run {
+                // Many on few channels, so that some fall behind.
+                channel: (draw(2) % 96).min(draw(3) % 96) as u32,
+                line: draw(4) % 4 * 49_152 + draw(5) % 64 * 8,
+                lines: 8,
+                direction: match draw(6) % 4 {
+                    0 => Direction::Write,
+                    _ => Direction::Read,
+                },
+                tag,
+            };
+            (Ps(at), run)
+        };
+        let arrivals: Arrivals = (0..6_000).map(run).collect();
+        let base = on(1, || through_the_model(&chip, &arrivals, 0, u32::MAX));
+        let ends = base.1.iter().map(|tag| base.0[*tag as usize].last);
+        assert!(ends.is_sorted(), "announced in the order of ends");
+        for (threads, epoch) in [(1, 1), (2, 7), (5, u32::MAX), (3, 40)] {
+            let other = on(threads, || through_the_model(&chip, &arrivals, 0, epoch));
+            assert!(other == base, "{threads} threads, epochs of {epoch} CK");
+        }
+    }
+}
+
+/// A whole chip: the same cycles, counters, accounts and bytes, however long the epochs are and on however many threads.
+#[test]
+fn programs_see_no_epochs() {
+    let kernel = |name: &str| {
+        let path = format!("{}/programs/kernels/{name}.s", env!("CARGO_MANIFEST_DIR"));
+        image(&std::fs::read_to_string(path).unwrap())
+    };
+    let product = |chip: &Chip| {
+        let (m, n, k, dtype) = (500, 700, 900, MatmulType::Fp8);
+        let op = compiler::Op::Matmul(Matmul { m, n, k, dtype });
+        Arc::new(compiler::compile(&op, chip).unwrap().image)
+    };
+    let mini = exact(Refresh::PbBank);
+    let maia = Chip::preset("maia-200").unwrap();
+    for (chip, image) in [
+        (&mini, kernel("stream_copy")),
+        (&mini, kernel("flash_attention")),
+        (&maia, kernel("matmul_multicast")),
+        (&maia, product(&maia)),
+    ] {
+        let go = |threads, pool, epoch| {
+            let options = TimedOptions {
+                threads,
+                ..TimedOptions::default()
+            };
+            let model = Box::new(Exact::new(chip).with_epoch(epoch));
+            let machine = machine(chip, image.clone(), false);
+            let run = on(pool, || timing::run_with(machine, &options, model));
+            run.unwrap_or_else(|e| panic!("{e}"))
+        };
+        let base = go(1, 1, u32::MAX);
+        for (threads, pool, epoch) in [(1, 1, 1), (1, 2, 7), (2, 3, u32::MAX), (1, 1, 60)] {
+            let other = go(threads, pool, epoch);
+            let what = format!("{threads} and {pool} threads, epochs of {epoch} CK");
+            assert_eq!((other.end, other.cycles), (base.end, base.cycles), "{what}");
+            assert_eq!(other.counters, base.counters, "{what}");
+            assert_eq!(other.trace.accounts, base.trace.accounts, "{what}");
+        }
+    }
+}
+
+/// Refresh that takes longer than its interval lets nothing through. The description refuses it; here it stands for any channel that
+/// serves nothing any more.
+fn stuck() -> Chip {
+    let mut chip = exact(Refresh::Ab);
+    let t = &mut chip.hbm.timing;
+    (t.refi_ck, t.rfc_ck) = (100, 1_000);
+    chip
+}
+
+#[test]
+fn a_channel_that_serves_nothing_is_given_up() {
+    let chip = stuck();
+    let patience = Ps((1 << 20) * u64::from(chip.hbm.timing.tck_ps));
+    let mut model = Exact::new(&chip);
+    let start = Ps(1_000_000);
+    let run = |tag, channel| Run {
+        channel,
+        line: 0,
+        lines: 8,
+        direction: Direction::Read,
+        tag,
+    };
+    assert!(model.submit(start, run(0, 0)).is_open());
+    let (mut last, mut revised) = (start, Vec::new());
+    while let Some(at) = model.next_revision() {
+        assert!(at > last && at < start + patience + Ps(1_000_000), "{at}");
+        model.revise(at, &mut revised);
+        last = at;
+    }
+    assert!(revised.is_empty() && last > start + patience, "{last}");
+    // Another channel is waited for again, the first one not.
+    model.submit(last, run(1, 1));
+    assert!(model.next_revision().is_some_and(|at| at > last));
+}
+
+#[test]
+fn a_program_on_a_stuck_channel_ends_in_a_deadlock_report() {
+    let chip = stuck();
+    let text = include_str!("../../../programs/kernels/vector_add.s");
+    let Err(error) = timing::run(machine(&chip, image(text), true), &TimedOptions::default())
+    else {
+        panic!("nothing comes from the HBM");
+    };
+    assert!(matches!(error, RunError::Deadlock(_)), "{error}");
 }

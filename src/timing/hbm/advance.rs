@@ -1,0 +1,156 @@
+//! How time passes in a controller and how requests come in: from event to event, with what waits in front of it.
+//!
+//! Models: one or two ports, each with the request that it would hand over next; per half CK up to four enter, of those that have arrived
+//! and find room the one of lowest order. Between two events nothing is looked at. Leaves out: where requests come from, which is the
+//! [`Feed`]'s. Invariant: as if every half CK were stepped through, one burst at a time (tests compare the two).
+
+use super::constraints::Time;
+use super::controller::{Controller, FAR, Sink};
+use super::mapping::Place;
+use super::queue::Kind;
+
+/// Requests that enter per half CK.
+const PER_HALF_CK: u32 = 4;
+/// Ports of a feed.
+pub const PORTS: usize = 2;
+
+/// The requests that a port hands over next: a run of columns of one row.
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    /// The half CK from which they may enter; [`FAR`] if there is none.
+    pub arrival: Time,
+    /// Of two that may enter the lower does.
+    pub order: u64,
+    /// The caller's name for them.
+    pub tag: u64,
+    /// Where the first is; each other is in the next column.
+    pub place: Place,
+    /// How many there are.
+    pub run: u32,
+    pub write: bool,
+}
+
+impl Head {
+    /// No request.
+    pub const NONE: Head = Head {
+        arrival: FAR,
+        order: u64::MAX,
+        tag: 0,
+        place: Place {
+            pc: 0,
+            sid: 0,
+            group: 0,
+            bank: 0,
+            row: 0,
+            column: 0,
+        },
+        run: 0,
+        write: false,
+    };
+}
+
+/// Where requests come from, and who learns what becomes of them.
+pub trait Feed: Sink {
+    /// What each port hands over next; [`Head::NONE`] of a port that there is not.
+    fn heads(&self) -> &[Head; PORTS];
+
+    /// The first `count` requests of a port's head have entered at `now`; the rest of it, or another, takes its place. `waits` says
+    /// whether they took room in a queue.
+    fn entered(&mut self, port: usize, now: Time, count: u32, waits: bool);
+}
+
+impl Controller {
+    /// Does all that happens from half CK `from` to `until`, or until there is nothing left to serve; the half CK of what comes next,
+    /// or [`FAR`].
+    ///
+    /// `dense` looks at every half CK: a check that skipping changes nothing.
+    pub fn advance<F: Feed>(&mut self, from: Time, until: Time, feed: &mut F, dense: bool) -> Time {
+        let mut now = from;
+        let mut can = [false; PORTS];
+        for (can, head) in can.iter_mut().zip(feed.heads()) {
+            *can = self.admits(head);
+        }
+        let mut entry = from;
+        while now <= until {
+            if entry <= now {
+                let mut left = PER_HALF_CK;
+                while left > 0
+                    && let Some(port) = may_enter(now, feed.heads(), can)
+                {
+                    left -= self.enter(now, left, feed, port);
+                    for (can, head) in can.iter_mut().zip(feed.heads()) {
+                        *can = self.admits(head);
+                    }
+                }
+            }
+            self.step(now, feed);
+            entry = self.next_entry(now, feed.heads(), &mut can);
+            let idle = self.is_idle();
+            if !idle {
+                self.idle_since = FAR;
+            } else if !dense {
+                self.skip_rounds(now, entry.min(until + 1));
+            }
+            now = if dense {
+                now + 1
+            } else {
+                self.next_event(now).min(entry)
+            };
+            if idle && entry == FAR {
+                // Only refresh goes on.
+                break;
+            }
+        }
+        now
+    }
+
+    /// The half CK after `now` in which a request may enter.
+    #[inline]
+    fn next_entry(&self, now: Time, heads: &[Head; PORTS], can: &mut [bool; PORTS]) -> Time {
+        let mut entry = FAR;
+        for (can, head) in can.iter_mut().zip(heads) {
+            // What left made room; it did not put anything into a buffer.
+            *can |= self.has_room(head.write);
+            if *can {
+                entry = entry.min(head.arrival.max(now + 1));
+            }
+        }
+        entry
+    }
+
+    /// Whether a request can be taken in as soon as it has arrived.
+    #[inline]
+    fn admits(&self, head: &Head) -> bool {
+        self.has_room(head.write) || self.absorbs(&head.place)
+    }
+
+    /// Lets up to `most` requests of a port's head enter; how many did.
+    #[inline(never)]
+    fn enter<F: Feed>(&mut self, now: Time, most: u32, feed: &mut F, port: usize) -> u32 {
+        let head = &feed.heads()[port];
+        let (tag, write, place) = (head.tag, head.write, head.place);
+        let len = self.queues.len;
+        let count = if self.queues.len[1] > 0 || write {
+            // A write already buffered may concern any of them.
+            let taken = self.accept(now, tag, &place, write, feed);
+            debug_assert!(taken, "room was checked");
+            1
+        } else {
+            let count = head.run.min(most).min(self.config.read_queue - len[0]);
+            self.accept_run(now, tag, &place, Kind::Read, count);
+            count
+        };
+        feed.entered(port, now, count, self.queues.len != len);
+        count
+    }
+}
+
+/// The port of which a request may enter.
+#[inline]
+fn may_enter(now: Time, [a, b]: &[Head; PORTS], can: [bool; PORTS]) -> Option<usize> {
+    match (can[0] && a.arrival <= now, can[1] && b.arrival <= now) {
+        (false, false) => None,
+        (true, true) => Some(usize::from(b.order < a.order)),
+        (_, second) => Some(usize::from(second)),
+    }
+}
