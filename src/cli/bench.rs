@@ -3,9 +3,12 @@
 use super::progress::Progress;
 use super::simulate::{self, DEFAULT_MAX_CYCLES, Options};
 use super::{CliError, Context, check, inputs, model, outcome, work};
-use crate::compiler::{Attention, Matmul, MatmulType, Op, parse_attention_dtype};
+use crate::compiler::rowwise::kinds::Kind;
+use crate::compiler::{Attention, Matmul, MatmulType, Op, OpError, parse_attention_dtype};
+use crate::num::Dtype;
 use crate::report::Metrics;
 use clap::Subcommand;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use serde_json::{Map, json};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -59,11 +62,25 @@ enum OpArgs {
         #[command(flatten)]
         common: Common,
     },
+    /// A vector operation on every row of a matrix
+    Rowwise {
+        /// What is computed
+        #[arg(long, value_parser = kinds())]
+        kind: String,
+        /// Rows
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
+        rows: u64,
+        /// Columns
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
+        cols: u64,
+        #[command(flatten)]
+        common: Common,
+    },
 }
 
 #[derive(clap::Args)]
 struct Common {
-    /// Operand type; the output is BF16. bf16, fp8 (E4M3); matmul also: fp8-e5m2, mxfp8 (E4M3), mxfp8-e5m2, mxfp6 (E2M3),
+    /// Operand type; the output is BF16 (rowwise: f32, bf16, f16 or fp8, the output like the input, of fp8 BF16). bf16, fp8 (E4M3); matmul also: fp8-e5m2, mxfp8 (E4M3), mxfp8-e5m2, mxfp6 (E2M3),
     /// mxfp6-e3m2, mxfp4, nvfp4, fp8xmxfp4 (A in E4M3 without scales, B in MXFP4)
     #[arg(long)]
     dtype: String,
@@ -93,6 +110,26 @@ struct Common {
     /// Give up after this many chip cycles
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = DEFAULT_MAX_CYCLES, value_parser = clap::value_parser!(u64).range(1..))]
     max_cycles: u64,
+}
+
+/// The kinds of programs, each with what it computes.
+fn kinds() -> PossibleValuesParser {
+    let all = Kind::ALL.into_iter();
+    PossibleValuesParser::new(all.map(|(_, name, help)| PossibleValue::new(name).help(help)))
+}
+
+/// The type of a row-wise operation's inputs.
+fn rowwise_dtype(name: &str) -> Result<Dtype, CliError> {
+    match name {
+        "f32" => Ok(Dtype::F32),
+        "bf16" => Ok(Dtype::Bf16),
+        "f16" => Ok(Dtype::F16),
+        "fp8" | "e4m3" => Ok(Dtype::E4m3),
+        _ => Err(model::usage(OpError::Dtype {
+            name: name.to_owned(),
+            allowed: "f32, bf16, f16, fp8",
+        })),
+    }
 }
 
 impl OpArgs {
@@ -129,6 +166,18 @@ impl OpArgs {
                 };
                 Ok((Op::Attention(op), common))
             }
+            OpArgs::Rowwise {
+                ref kind,
+                rows,
+                cols,
+                ref common,
+            } => {
+                let dtype = rowwise_dtype(&common.dtype)?;
+                let Some(kind) = Kind::parse(kind) else {
+                    return Err(CliError::usage(format!("kind `{kind}` is unknown")));
+                };
+                Ok((Op::Rowwise(kind.program(rows, cols, dtype)), common))
+            }
         }
     }
 }
@@ -150,7 +199,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     let findings = match common.sanitize {
         true => {
             let tensors = op.tensors();
-            let inputs = tensors.iter().filter(|t| !t.output).map(|t| t.name);
+            let inputs = tensors.iter().filter(|t| !t.output).map(|t| &t.name[..]);
             let given: Vec<&str> = inputs.collect();
             Some(simulate::sanitize(&machine, &given, None, context)?)
         }

@@ -32,7 +32,7 @@ pub fn of_op(op: &Op, split_k: Option<u64>, chip: &Chip) -> Work {
     let bound = op.bound(chip);
     Work {
         flops: u64::try_from(op.flops()).ok(),
-        operands: Some(op.dtypes()),
+        operands: op.dtypes(),
         bound: Some((bound.unit.name().to_owned(), bound.time_s)),
         split_k,
     }

@@ -6,6 +6,7 @@
 //! overflows, and its tensors fit in HBM.
 
 use super::formats::{ATTENTION_DTYPES, MatmulType, Operand};
+use super::rowwise::{Rowwise, graph::Graph};
 use crate::chip::{Chip, cost};
 use crate::num::Dtype;
 use serde::{Deserialize, Serialize};
@@ -43,10 +44,11 @@ pub struct Attention {
 }
 
 /// An operation to compile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Op {
     Matmul(Matmul),
     Attention(Attention),
+    Rowwise(Rowwise),
 }
 
 /// An operation that cannot be.
@@ -76,7 +78,7 @@ pub enum OpError {
 /// A tensor of an operation, in HBM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorSpec {
-    pub name: &'static str,
+    pub name: String,
     pub dtype: Dtype,
     /// Outermost first.
     pub shape: Vec<u64>,
@@ -148,8 +150,8 @@ impl Matmul {
     /// A, B, their scales if the format has any, and C. `A_scales` and `B_scales` are codes, [blocks along K, rows of A or columns
     /// of B]; `A_tensor_scale` and `B_tensor_scale` the factors of NVFP4.
     fn tensors(&self) -> Vec<TensorSpec> {
-        let tensor = |name, dtype, shape: &[u64]| TensorSpec {
-            name,
+        let tensor = |name: &str, dtype, shape: &[u64]| TensorSpec {
+            name: name.to_owned(),
             dtype,
             shape: shape.to_vec(),
             pitch: None,
@@ -218,6 +220,10 @@ impl Op {
         let extents: &[(&'static str, u64)] = match self {
             Op::Matmul(op) => &op.extents(),
             Op::Attention(op) => &op.extents(),
+            Op::Rowwise(program) => {
+                program.validate()?;
+                &[("rows", program.rows), ("cols", program.cols)]
+            }
         };
         if let Some(&(name, value)) = extents.iter().find(|(_, v)| *v == 0 || *v > MAX_EXTENT) {
             return Err(OpError::Extent { name, value });
@@ -249,26 +255,28 @@ impl Op {
         Ok(())
     }
 
-    /// Element types of the two operands of its matrix products.
-    pub fn dtypes(&self) -> (Dtype, Dtype) {
+    /// Element types of the two operands of its matrix products, if it has any.
+    pub fn dtypes(&self) -> Option<(Dtype, Dtype)> {
         match self {
-            Op::Matmul(op) => op.dtype.dtypes(),
-            Op::Attention(op) => (op.dtype, op.dtype),
+            Op::Matmul(op) => Some(op.dtype.dtypes()),
+            Op::Attention(op) => Some((op.dtype, op.dtype)),
+            Op::Rowwise(_) => None,
         }
     }
 
-    /// `matmul` or `attention`.
+    /// `matmul`, `attention` or `rowwise`.
     pub fn name(&self) -> &'static str {
         match self {
             Op::Matmul(_) => "matmul",
             Op::Attention(_) => "attention",
+            Op::Rowwise(_) => "rowwise",
         }
     }
 
     /// The tensors in the order of their places in HBM: inputs, then the output.
     pub fn tensors(&self) -> Vec<TensorSpec> {
-        let tensor = |name, dtype, shape: &[u64], output| TensorSpec {
-            name,
+        let tensor = |name: &str, dtype, shape: &[u64], output| TensorSpec {
+            name: name.to_owned(),
             dtype,
             shape: shape.to_vec(),
             pitch: None,
@@ -286,6 +294,15 @@ impl Op {
                     tensor("O", Dtype::Bf16, &q, true),
                 ]
             }
+            Op::Rowwise(p) => {
+                let inputs = p.inputs.iter().map(|i| (&i.name, i.dtype, i.spread, false));
+                let outputs = p.outputs.iter().map(|o| (&o.name, o.dtype, o.spread, true));
+                let all = inputs.chain(outputs);
+                all.map(|(name, dtype, spread, output)| {
+                    tensor(name, dtype, &spread.shape(p.rows, p.cols), output)
+                })
+                .collect()
+            }
         }
     }
 
@@ -295,6 +312,7 @@ impl Op {
         match self {
             Op::Matmul(op) => 2 * u128::from(op.m) * u128::from(op.n) * u128::from(op.k),
             Op::Attention(op) => 4 * u128::from(op.head_dim) * op.scores(),
+            Op::Rowwise(_) => 0,
         }
     }
 
@@ -316,9 +334,10 @@ impl Op {
     /// compulsory bytes over HBM, and over the clusters' ports in each direction.
     pub fn bound(&self, chip: &Chip) -> Bound {
         let (read, written) = self.compulsory_bytes();
-        let (ta, tb) = self.dtypes();
         let per = |work: f64, rate: u64| work / (rate.max(1) as f64);
-        let tensor = per(self.flops() as f64, cost::peak_flops(chip, ta, tb));
+        let tensor = self.dtypes().map_or(0.0, |(ta, tb)| {
+            per(self.flops() as f64, cost::peak_flops(chip, ta, tb))
+        });
         let hbm = per(
             read as f64 + written as f64,
             cost::hbm_peak_bytes_per_s(chip),
@@ -331,6 +350,14 @@ impl Op {
             (BoundUnit::Hbm, hbm),
             (BoundUnit::Noc, noc),
         ];
+        if let Op::Rowwise(program) = self {
+            let graph = Graph::new(program);
+            let elements = program.rows as f64 * program.cols as f64;
+            let (special, slots) = graph.work();
+            let exp2 = per(elements * special as f64, cost::exp2_rate(chip));
+            let slots = per(elements * slots as f64, cost::arithmetic_slots_rate(chip));
+            units.insert(1, (BoundUnit::Vector, exp2.max(slots)));
+        }
         if let Op::Attention(op) = self {
             let scores = op.scores() as f64;
             let exp2 = per(scores, cost::exp2_rate(chip));
@@ -385,6 +412,21 @@ impl std::fmt::Display for Op {
                 if op.causal { ", causal" } else { "" },
                 shown(op.dtype)
             ),
+            Op::Rowwise(p) => {
+                let named = |all: &mut dyn Iterator<Item = (&String, Dtype)>| {
+                    let all: Vec<String> = all.map(|(n, t)| format!("{n} {t}")).collect();
+                    all.join(", ")
+                };
+                write!(
+                    f,
+                    "rowwise [{}, {}], {} steps, {} -> {}",
+                    p.rows,
+                    p.cols,
+                    p.steps.len(),
+                    named(&mut p.inputs.iter().map(|i| (&i.name, i.dtype))),
+                    named(&mut p.outputs.iter().map(|o| (&o.name, o.dtype)))
+                )
+            }
         }
     }
 }

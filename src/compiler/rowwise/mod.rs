@@ -8,7 +8,21 @@
 //! depends on shape and chip, not on data or arrival. Invariant: a program that [`Rowwise::validate`] accepts refers to earlier steps
 //! only, so it has no cycles, and its spreads are consistent.
 //!
-//! Reading order: this page, [`Rowwise::spreads`].
+//! Reading order: this page, [`graph`] (instructions), [`passes`], [`layout`], [`body`] and [`pipeline`] (loops), [`kernels`], [`code`]
+//! (control), [`lower`](mod@lower). [`kinds`] has programs by name, [`evaluate`] the reference.
+
+pub mod body;
+pub mod code;
+pub mod evaluate;
+pub mod graph;
+pub mod kernels;
+pub mod kinds;
+pub mod layout;
+pub mod lower;
+pub mod passes;
+pub mod pipeline;
+
+pub use lower::lower;
 
 use super::op::{MAX_EXTENT, OpError};
 use crate::num::Dtype;
