@@ -14,5 +14,6 @@ mod num;
 mod pages;
 mod programs;
 mod properties;
+mod rowwise;
 mod sanitize;
 mod timing;

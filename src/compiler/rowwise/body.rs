@@ -45,6 +45,8 @@ pub struct Builder<'a> {
     /// Whether copies are vectors of one row, the last of which has a tail.
     vectors: bool,
     tail: bool,
+    /// Whether every use of an input reads it anew: more loads, registers held shorter.
+    pub reload: bool,
     made: FxHashMap<(Id, usize), Operand>,
 }
 
@@ -114,6 +116,7 @@ impl<'a> Builder<'a> {
             apart,
             vectors,
             tail,
+            reload: false,
             made: FxHashMap::default(),
         }
     }
@@ -146,7 +149,10 @@ impl<'a> Builder<'a> {
         if let Some(operand) = self.made.get(&(id, copy)) {
             return operand.clone();
         }
-        // Only constants are neither given nor made before.
+        if matches!(self.graph.nodes[id].kind, Kind::Input(_)) {
+            return self.copy(id, copy);
+        }
+        // Only constants are neither given nor made before, and inputs that are read anew.
         let Kind::Const(bits) = self.graph.nodes[id].kind else {
             unreachable!("node {id} is used before it is made");
         };
@@ -198,6 +204,9 @@ impl<'a> Builder<'a> {
 
     /// Makes a node, every copy.
     pub fn node(&mut self, id: Id) {
+        if self.reload && matches!(self.graph.nodes[id].kind, Kind::Input(_)) {
+            return;
+        }
         for copy in 0..self.copies_of(id) {
             let made = self.copy(id, copy);
             self.made.insert((id, copy), made);

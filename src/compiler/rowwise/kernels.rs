@@ -34,6 +34,8 @@ pub struct Source<'a> {
     pub chip: &'a Chip,
     /// Constants that are read from the pool, the least used first.
     pub pooled: usize,
+    /// Whether every use of an input reads it anew.
+    pub reload: bool,
 }
 
 /// Kernels as text, and what they take.
@@ -405,6 +407,7 @@ impl<'a> Kernel<'a> {
     ) -> Builder<'a> {
         let s = self.s;
         let mut b = Builder::rows(s.program, s.graph, s.layout, rows as u64);
+        b.reload = s.reload;
         for (id, register) in &self.common {
             for row in 0..rows {
                 b.given(*id, row, register.clone());
@@ -531,6 +534,7 @@ impl<'a> Kernel<'a> {
             l.cols % l.lanes,
         )?;
         let mut b = Builder::vectors(s.program, s.graph, l);
+        b.reload = s.reload;
         for (id, register) in &self.common {
             b.given(*id, 0, register.clone());
         }

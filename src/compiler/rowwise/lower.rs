@@ -45,13 +45,19 @@ pub fn lower(program: &Rowwise, chip: &Chip) -> Result<Lowered, CompileError> {
             continue;
         }
         let most = kernels::constants(&graph);
-        for pooled in 0..=most {
+        let mut tried: Vec<usize> = (0..=4).map(|quarters| most * quarters / 4).collect();
+        tried.dedup();
+        for (reload, pooled) in [false, true]
+            .into_iter()
+            .flat_map(|r| tried.iter().map(move |p| (r, *p)))
+        {
             let source = Source {
                 program,
                 graph: &graph,
                 layout: &l,
                 chip,
                 pooled,
+                reload,
             };
             let Ok(k) = kernels::kernels(source) else {
                 continue;
@@ -61,7 +67,6 @@ pub fn lower(program: &Rowwise, chip: &Chip) -> Result<Lowered, CompileError> {
             if best.as_ref().is_none_or(|(s, ..)| score < *s) {
                 best = Some((score, l.clone(), k, pooled));
             }
-            break;
         }
     }
     let Some((_, l, k, pooled)) = best else {

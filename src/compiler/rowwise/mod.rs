@@ -125,7 +125,7 @@ pub struct Output {
 pub enum Unary {
     Neg,
     Abs,
-    /// 1 / (1 / sqrt x)), two instructions: within 2 ulp, exact at 0 and infinity.
+    /// 1 / (1 / sqrt x), two instructions: within 2 ulp, exact at 0 and infinity.
     Sqrt,
     /// 1 / sqrt x.
     Rsqrt,
@@ -140,9 +140,9 @@ pub enum Unary {
     Tanh,
     /// 1 / (1 + 2^(-x log2 e)).
     Sigmoid,
-    /// The error function.
+    /// The error function: absolute error below 5e-7.
     Erf,
-    /// x Phi(x), Phi the distribution function of the normal distribution.
+    /// x/2 (1 + erf(x / sqrt 2)); of minus infinity NaN, as that product.
     Gelu,
     /// x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
     GeluTanh,

@@ -206,11 +206,11 @@ impl Body {
             }
             cycles.push(at);
         }
-        // Loads and other starts as late as their first reader allows: registers are held shorter.
+        // What reads one value at most goes as late as its first reader allows: no register is held longer, most are held shorter.
         let mut wanted = vec![usize::MAX; self.values];
         for (i, op) in self.ops.iter().enumerate().rev() {
-            let latest = op.result.map_or(0, |v| wanted[v]);
-            if op.values().next().is_none() && latest != usize::MAX {
+            let latest = op.result.map_or(0, |v| wanted[v].min(1 << 32));
+            if op.values().nth(1).is_none() && op.result.is_some() {
                 let last = latest.saturating_sub(timing(op, chip).0);
                 table.give(op, cycles[i], chip);
                 let at = (cycles[i]..=last)
