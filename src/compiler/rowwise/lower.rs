@@ -15,6 +15,9 @@ use crate::compiler::{CompileError, Lowered, Op, Plan, epilogue, prologue};
 /// Rows of a block, tried in this order.
 const BLOCKS: [u64; 4] = [8, 4, 2, 1];
 
+/// Nodes of a program up to which more than the extremes are tried.
+const SEARCHED: usize = 128;
+
 /// Compiles a valid program.
 ///
 /// # Errors
@@ -47,6 +50,10 @@ pub fn lower(program: &Rowwise, chip: &Chip) -> Result<Lowered, CompileError> {
         let most = kernels::constants(&graph);
         let mut tried: Vec<usize> = (0..=4).map(|quarters| most * quarters / 4).collect();
         tried.dedup();
+        if graph.nodes.len() > SEARCHED {
+            tried.truncate(1);
+            tried.push(most);
+        }
         for (reload, pooled) in [false, true]
             .into_iter()
             .flat_map(|r| tried.iter().map(move |p| (r, *p)))
@@ -136,4 +143,40 @@ fn plan(op: &Op, graph: &Graph, l: &Layout, k: &Kernels, pooled: usize, chip: &C
     plan.fact("cycles per iteration", intervals.join(", "));
     plan.fact("kernel cycles per strip", k.cycles);
     plan
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compiler::rowwise::{Binary, MAX_STEPS, Spread, Step, Unary};
+    use crate::num::Dtype;
+
+    /// The longest programs end in text or in one error, soon: a deep one, and one whose values all live to its end.
+    #[test]
+    fn the_longest_programs() {
+        let chip = Chip::preset("mini").unwrap();
+        let mut deep = Rowwise::new(100, 1000);
+        let mut y = deep.input("X", Dtype::F32, Spread::Full);
+        while deep.steps.len() < MAX_STEPS {
+            y = deep.unary(Unary::Tanh, y);
+        }
+        deep.output("Y", Dtype::F32, y, Spread::Full);
+        assert_eq!(deep.validate(), Ok(()));
+        assert!(lower(&deep, &chip).is_ok());
+        let mut wide = Rowwise::new(100, 1000);
+        let mut values = vec![wide.input("X", Dtype::F32, Spread::Full)];
+        while 2 * values.len() < MAX_STEPS {
+            let before = values[values.len() - 1];
+            values.push(wide.step(Step::Unary(Unary::Tanh, before)));
+        }
+        let mut sum = values[0];
+        for v in &values[1..] {
+            sum = wide.binary(Binary::Add, sum, *v);
+        }
+        wide.output("Y", Dtype::F32, sum, Spread::Full);
+        match lower(&wide, &chip) {
+            Ok(lowered) => assert!(lowered.plan.predicted_cycles > 0),
+            Err(error) => assert!(error.to_string().contains("32 vector registers"), "{error}"),
+        }
+    }
 }

@@ -256,6 +256,8 @@ pub enum RowwiseError {
     },
     #[error("name `{0}` must be letters, digits and `_`, with no digit first")]
     Name(String),
+    #[error("name `{0}` is that of a register")]
+    Register(String),
     #[error("name `{0}` is given twice")]
     Twice(String),
     #[error("`{name}` is {dtype}; row-wise tensors have elements of whole bytes")]
@@ -391,6 +393,11 @@ impl Rowwise {
                 || name.starts_with(|c: char| c.is_ascii_digit())
             {
                 return Err(RowwiseError::Name(name.clone()));
+            }
+            // As the assembler calls its registers.
+            let digits = name.strip_prefix(['r', 's', 'v', 'p']).unwrap_or("");
+            if !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit()) {
+                return Err(RowwiseError::Register(name.clone()));
             }
             if names.contains(&name) {
                 return Err(RowwiseError::Twice(name.clone()));
@@ -543,6 +550,10 @@ mod tests {
         check(
             &|p| p.outputs[0].name = "a b".into(),
             "name `a b` must be letters, digits and `_`, with no digit first",
+        );
+        check(
+            &|p| p.outputs[0].name = "v12".into(),
+            "name `v12` is that of a register",
         );
         check(
             &|p| p.inputs[0].dtype = Dtype::E2m1,

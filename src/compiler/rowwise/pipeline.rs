@@ -154,16 +154,16 @@ impl Table {
         }
         let taken = &mut self.taken[index];
         let cells = (at..at + held).map(|t| t % self.interval);
-        // A longer hold than the interval meets itself in the next iteration.
-        let mut with = taken.clone();
-        for cell in cells {
-            with[cell] += 1;
+        let mut room = true;
+        for cell in cells.clone() {
+            // A longer hold than the interval meets itself in the next iteration.
+            taken[cell] += 1;
+            room &= taken[cell] <= units;
         }
-        if with.iter().any(|n| *n > units) {
-            return false;
+        if !room {
+            cells.for_each(|cell| taken[cell] -= 1);
         }
-        *taken = with;
-        true
+        room
     }
 
     fn give(&mut self, op: &Op, at: usize, chip: &Chip) {
@@ -248,6 +248,11 @@ impl Body {
             if let Some(v) = op.result {
                 spans[v] = *at..spans[v].end.max(at + 1);
             }
+        }
+        // Not enough registers for so many cycles, whatever the order.
+        let held: usize = spans.iter().map(Range::len).sum();
+        if held > interval * (free.vectors.len() + free.predicates.len()) {
+            return None;
         }
         let mut order: Vec<(usize, Value, usize)> = (0..self.values)
             .flat_map(|v| (0..turns).map(move |turn| (v, turn)))
@@ -459,5 +464,147 @@ impl Window<'_> {
             (Mask::LastIteration, Some(p)) if iteration + 1 == self.count => line + " ?" + p,
             _ => line,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `y = f(f(..f(x)))`, `depth` times, loaded and stored, with x added at the end if `late`.
+    fn chain(depth: usize, late: bool) -> Body {
+        let pointer = |register| Pointer {
+            register,
+            step: 512,
+        };
+        let op = |text: &str, slot, result, operands: &[Value], pointer: Option<usize>| Op {
+            text: text.to_owned(),
+            slot,
+            result,
+            operands: operands.iter().map(|v| Operand::Value(*v)).collect(),
+            accumulators: Vec::new(),
+            place: pointer.map(|pointer| Place { pointer, offset: 0 }),
+            mask: match slot {
+                Slot::Load | Slot::Store => Mask::LastIteration,
+                _ => Mask::None,
+            },
+        };
+        let mut ops = vec![op("ld {d}, {m}", Slot::Load, Some(0), &[], Some(0))];
+        for v in 0..depth {
+            ops.push(op("f {d}, {0}", Slot::Arithmetic, Some(v + 1), &[v], None));
+        }
+        let mut last = depth;
+        if late {
+            ops.push(op(
+                "add {d}, {0}, {1}",
+                Slot::Arithmetic,
+                Some(depth + 1),
+                &[depth, 0],
+                None,
+            ));
+            last += 1;
+        }
+        ops.push(op("st {0}, {m}", Slot::Store, None, &[last], Some(1)));
+        Body {
+            ops,
+            pointers: vec![pointer("s1"), pointer("s2")],
+            predicates: Vec::new(),
+            values: last + 1,
+        }
+    }
+
+    fn free(registers: usize) -> Free {
+        Free {
+            vectors: (0..registers).map(|n| format!("v{n}")).collect(),
+            predicates: Vec::new(),
+        }
+    }
+
+    /// Runs emitted text on integers, f adding 1: what every address holds at the end.
+    fn run(text: &str, loads: u64) -> Vec<(i64, i64)> {
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let (mut registers, mut pointers) = (vec![0i64; 64], [0i64; 3]);
+        let (mut stored, mut at, mut left, mut start) = (Vec::new(), 0, 0i64, 0);
+        let number = |word: &str| word[1..].parse::<usize>().unwrap();
+        let mut seen = 0;
+        while at < lines.len() {
+            let line = lines[at].split(" ?").next().unwrap();
+            let words: Vec<&str> = line
+                .split([' ', ',', '(', ')'])
+                .filter(|w| !w.is_empty())
+                .collect();
+            let address = |p: &[i64; 3]| words[2].parse::<i64>().unwrap() + p[number(words[3])];
+            match words[0] {
+                "ld" => {
+                    registers[number(words[1])] = address(&pointers);
+                    seen += 1;
+                }
+                "f" => registers[number(words[1])] = registers[number(words[2])] + 1,
+                "add" => {
+                    registers[number(words[1])] =
+                        registers[number(words[2])] + registers[number(words[3])]
+                }
+                "st" => stored.push((address(&pointers), registers[number(words[1])])),
+                "saddi" => pointers[number(words[1])] += words[3].parse::<i64>().unwrap(),
+                "sli" => left = words[2].parse().unwrap(),
+                "loop" => start = at,
+                _ if line.starts_with("at.pass") => {
+                    left -= 1;
+                    if left > 0 {
+                        at = start;
+                    }
+                }
+                other => panic!("{other}"),
+            }
+            at += 1;
+        }
+        assert_eq!((seen, pointers), (loads, [0; 3]));
+        stored
+    }
+
+    #[test]
+    fn every_iteration_is_done_once_whatever_the_count() {
+        let chip = Chip::preset("mini").unwrap();
+        for (depth, late, registers) in [
+            (1, false, 32),
+            (4, true, 32),
+            (7, true, 6),
+            (12, true, 20),
+            (30, false, 3),
+        ] {
+            let body = chain(depth, late);
+            let schedule = body.schedule(&free(registers), 1, &chip).unwrap();
+            for count in [1, 2, 3, 5, 16, 17, 40, 101] {
+                for tail in [None, Some("p1")] {
+                    let mut text = Text::default();
+                    schedule.emit(&mut text, &body, count, tail, "s7");
+                    let text = text.finish();
+                    let masked = text.lines().filter(|l| l.ends_with("?p1")).count();
+                    assert_eq!(masked, if tail.is_some() { 2 } else { 0 }, "{text}");
+                    let got = run(&text, count);
+                    let value = |x: i64| x + depth as i64 + if late { x } else { 0 };
+                    let want: Vec<(i64, i64)> = (0..count as i64)
+                        .map(|i| (512 * i, value(512 * i)))
+                        .collect();
+                    assert_eq!(got, want, "{depth} {late} {registers} x {count}\n{text}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn slots_and_registers_bound_the_interval() {
+        let chip = Chip::preset("maia-200").unwrap();
+        // Three arithmetic slots, one load, one store.
+        let interval = |depth, registers| {
+            chain(depth, false)
+                .schedule(&free(registers), 1, &chip)
+                .map(|s| s.interval)
+        };
+        assert_eq!(interval(3, 32), Some(1));
+        assert_eq!(interval(7, 64), Some(3));
+        // A value a step, each for five cycles.
+        assert!(interval(7, 4) > Some(8));
+        assert_eq!(interval(7, 0), None);
     }
 }
