@@ -153,7 +153,7 @@ impl Code<'_> {
         if loads > 0 {
             text.inst(&format!("wait {}, {loads}", self.once()));
         }
-        if l.pool_bytes > 0 {
+        if l.resident() {
             text.inst("vrun k.pool, a.slot, 4");
         }
     }

@@ -48,6 +48,11 @@ impl Bounded {
     fn monotone(self, extra: f64, times: f64, f: impl Fn(f64) -> f64) -> Bounded {
         let error = self.error + extra;
         let value = f(self.value);
+        // What is unknown may be NaN, which no function bounds.
+        if !error.is_finite() || self.value.is_nan() {
+            let error = f64::INFINITY;
+            return Bounded { value, error };
+        }
         let ends = [f(self.value - error), f(self.value + error)];
         let worst = ends.iter().fold(0f64, |w, e| {
             if e.is_nan() {
@@ -105,6 +110,15 @@ fn cast(dtype: Dtype, x: f64) -> f64 {
     f64::from(num::decode(dtype, code))
 }
 
+/// Below 2^-128 the sum 1 + e^-x overflows and the result is 0.
+fn sigmoid_of(a: Bounded) -> Bounded {
+    let s = a.monotone(2.5 * U * a.value.abs(), 7.0, sigmoid);
+    Bounded {
+        error: s.error + 3e-39,
+        ..s
+    }
+}
+
 fn unary(f: Unary, a: Bounded) -> Bounded {
     let x = a.value;
     // The exponent of 2 rounds twice: its constant and the product.
@@ -125,9 +139,9 @@ fn unary(f: Unary, a: Bounded) -> Bounded {
         Unary::Log => a.monotone(0.0, 6.0, f64::ln),
         Unary::Log2 => a.monotone(0.0, 2.0, f64::log2),
         Unary::Tanh => a.monotone(0.0, 2.0, f64::tanh),
-        Unary::Sigmoid => a.monotone(exponent, 7.0, sigmoid),
+        Unary::Sigmoid => sigmoid_of(a),
         Unary::Swish => {
-            let s = a.monotone(exponent, 7.0, sigmoid);
+            let s = sigmoid_of(a);
             // x and its sigmoid move together: the derivative is below 1.1.
             let own = Bounded::exact(x).mul(
                 Bounded {

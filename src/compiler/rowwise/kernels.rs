@@ -23,6 +23,9 @@ use std::collections::BTreeSet;
 const NUMBER: &str = "s15";
 const COUNTER: &str = "s7";
 
+/// Registers of the accumulators of a reduction, for each row of the block.
+type Accumulators = FxHashMap<(Id, usize), Vec<String>>;
+
 /// A value found no register.
 #[derive(Clone, Copy, Debug)]
 pub struct Pressure;
@@ -133,7 +136,7 @@ pub fn kernels(source: Source<'_>) -> Result<Kernels, Pressure> {
         Walk::Long => k.long()?,
         Walk::Streamed => k.streamed()?,
     }
-    if source.layout.pool_bytes > 0 {
+    if source.layout.resident() {
         k.pool();
     }
     Ok(Kernels {
@@ -198,9 +201,28 @@ impl<'a> Kernel<'a> {
             if node.spread == Spread::Scalar && !matches!(node.kind, Kind::Const(_)) {
                 let register = self.uniform(id, 0)?;
                 self.common.insert(id, register);
+                self.release_scalars(id);
             }
         }
         Ok(())
+    }
+
+    /// Gives back the registers of scalars whose last user is this one.
+    fn release_scalars(&mut self, user: Id) {
+        let graph = self.s.graph;
+        for id in graph.nodes[user].operands() {
+            let constant = matches!(graph.nodes[*id].kind, Kind::Const(_));
+            let later = graph.nodes[user + 1..]
+                .iter()
+                .any(|n| n.operands().contains(id));
+            if !constant
+                && !later
+                && !graph.outputs.contains(id)
+                && let Some(register) = self.common.remove(id)
+            {
+                self.free.give(&register);
+            }
+        }
     }
 
     /// The register of a value that is the same along the row; the flag says that it is a constant read for this use only.
@@ -292,7 +314,7 @@ impl<'a> Kernel<'a> {
         &mut self,
         level: usize,
         rows: usize,
-        accumulators: &FxHashMap<(Id, usize), Vec<String>>,
+        accumulators: &Accumulators,
     ) -> Result<(), Pressure> {
         let graph = self.s.graph;
         let all = self.row_values(level);
@@ -401,12 +423,7 @@ impl<'a> Kernel<'a> {
     }
 
     /// A pass's body with accumulators in these registers.
-    fn body(
-        &self,
-        pass: &Pass,
-        rows: usize,
-        accumulators: &FxHashMap<(Id, usize), Vec<String>>,
-    ) -> Builder<'a> {
+    fn body(&self, pass: &Pass, rows: usize, accumulators: &Accumulators) -> Builder<'a> {
         let s = self.s;
         let mut b = Builder::rows(s.program, s.graph, s.layout, rows as u64);
         b.reload = s.reload;
@@ -446,14 +463,14 @@ impl<'a> Kernel<'a> {
         &mut self,
         pass: &Pass,
         rows: usize,
-    ) -> Result<(usize, FxHashMap<(Id, usize), Vec<String>>), Pressure> {
+    ) -> Result<(usize, Accumulators), Pressure> {
         let named = |n: usize| {
             let keys = pass
                 .reduces
                 .iter()
                 .flat_map(|id| (0..rows).map(move |row| (*id, row)));
             keys.map(|key| (key, vec!["v0".to_owned(); n]))
-                .collect::<FxHashMap<_, _>>()
+                .collect::<Accumulators>()
         };
         let least = |n: usize| {
             self.body(pass, rows, &named(n))
@@ -521,7 +538,7 @@ impl<'a> Kernel<'a> {
             cols % lanes,
         )?;
         let pass = self.passes.first().cloned().unwrap_or_default();
-        let b = self.body(&pass, 1, &FxHashMap::default());
+        let b = self.body(&pass, 1, &Accumulators::default());
         self.pipeline(b, 1, cols.div_ceil(lanes), cols % lanes != 0, 1)?;
         self.text.inst("vret");
         Ok(())
@@ -600,7 +617,7 @@ impl<'a> Kernel<'a> {
     fn rows_of_block(&mut self, rows: usize) -> Result<(), Pressure> {
         let l = self.s.layout;
         let vectors = l.cols.div_ceil(l.lanes);
-        self.section(0, rows, &FxHashMap::default())?;
+        self.section(0, rows, &Accumulators::default())?;
         for p in 0..self.passes.len() {
             let pass = self.passes[p].clone();
             let (many, accumulators) = self.accumulators(&pass, rows)?;

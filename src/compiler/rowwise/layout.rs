@@ -87,6 +87,11 @@ impl Layout {
         self.cols * ELEMENT
     }
 
+    /// Whether anything stays in SRAM, so that a first kernel makes or awaits it.
+    pub fn resident(&self) -> bool {
+        self.pool_bytes + self.fixed_bytes > 0
+    }
+
     /// Whether a tensor has a place in the slots.
     pub fn in_slot(&self, spread: Spread) -> bool {
         match spread {
