@@ -247,9 +247,9 @@ fn what_cannot_be_is_one_error() {
     program.outputs[0].step = StepId(9);
     assert_eq!(message(&program, &[]), "output `Y` is step 9 of 3");
     let program = Kind::Softmax.program(3, 300, Dtype::F32);
-    let error = message(&program, &["tsram.size=2 KiB"]);
+    let error = message(&program, &["tsram.size=4 KiB"]);
     assert!(
-        error.contains("past the tile's 2048 bytes of SRAM"),
+        error.contains("past the tile's 4096 bytes of SRAM"),
         "{error}"
     );
     let error = message(&program, &["semaphores.count=8"]);
@@ -335,6 +335,7 @@ fn draw(seed: u64, rows: u64, cols: u64, steps: usize) -> Rowwise {
         values.push(p.input(&format!("X{n}"), types[pick(7)], spreads[pick(4)]));
     }
     values.push(p.constant([0.5, -1.25, 3.0, 1e-3][pick(4)]));
+    // No cast to FP4 or FP6: a NaN there sets a flag, which the sanitizer wants read.
     let unary = [
         Unary::Neg,
         Unary::Abs,
@@ -357,7 +358,6 @@ fn draw(seed: u64, rows: u64, cols: u64, steps: usize) -> Rowwise {
         Unary::Cast(Dtype::Bf16),
         Unary::Cast(Dtype::E4m3),
         Unary::Cast(Dtype::I8),
-        Unary::Cast(Dtype::E2m1),
     ];
     let compares = [
         Compare::Eq,
@@ -422,9 +422,9 @@ proptest! {
 
     /// The same where rows are streamed.
     #[test]
-    fn random_programs_in_chunks(seed in any::<u64>(), rows in 1u64..5, cols in 300u64..1500, steps in 1usize..10) {
+    fn random_programs_in_chunks(seed in any::<u64>(), rows in 1u64..4, cols in 3500u64..5000, steps in 1usize..10) {
         let program = draw(seed, rows, cols, steps);
-        let checked = check(&program, &chip("mini", &["tsram.size=32 KiB"]), seed % 4 == 0);
+        let checked = check(&program, &chip("mini", &["tsram.size=64 KiB"]), seed % 4 == 0);
         prop_assert!(checked.is_ok(), "{}\n{program:?}", checked.unwrap_err());
     }
 }

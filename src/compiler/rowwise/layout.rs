@@ -87,6 +87,15 @@ impl Layout {
         self.cols * ELEMENT
     }
 
+    /// The areas in TSRAM, each a whole number of [`ALIGN`] bytes, as all of their parts are.
+    pub fn areas(&self) -> [(&'static str, u64); 3] {
+        [
+            ("buf.ring", (self.ring * self.slot_bytes).max(ALIGN)),
+            ("buf.fixed", self.fixed_bytes.max(ALIGN)),
+            ("buf.pool", self.pool_bytes.max(ALIGN)),
+        ]
+    }
+
     /// Whether anything stays in SRAM, so that a first kernel makes or awaits it.
     pub fn resident(&self) -> bool {
         self.pool_bytes + self.fixed_bytes > 0
@@ -269,7 +278,7 @@ impl Planner<'_> {
         (2..=RING)
             .rev()
             .map(|ring| self.place(walk, strip, cols, ring))
-            .find(|l| l.ring * l.slot_bytes + l.fixed_bytes + l.pool_bytes <= self.room)
+            .find(|l| l.areas().iter().map(|(_, bytes)| bytes).sum::<u64>() <= self.room)
     }
 
     fn place(&self, walk: Walk, strip: u64, cols: u64, ring: u64) -> Layout {
@@ -346,8 +355,8 @@ impl Planner<'_> {
 /// Places the areas in TSRAM.
 pub fn areas(l: &Layout, chip: &Chip) -> Result<TsramLayout, CompileError> {
     let mut tsram = TsramLayout::new(chip);
-    tsram.place("buf.ring", (l.ring * l.slot_bytes).max(ALIGN))?;
-    tsram.place("buf.fixed", l.fixed_bytes.max(ALIGN))?;
-    tsram.place("buf.pool", l.pool_bytes.max(ALIGN))?;
+    for (name, bytes) in l.areas() {
+        tsram.place(name, bytes)?;
+    }
     Ok(tsram)
 }
