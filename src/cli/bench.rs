@@ -3,9 +3,12 @@
 use super::progress::Progress;
 use super::simulate::{self, DEFAULT_MAX_CYCLES, Options};
 use super::{CliError, Context, check, inputs, model, outcome, stream, work};
-use crate::compiler::{Attention, Matmul, MatmulType, Op, parse_attention_dtype};
+use crate::compiler::rowwise::kinds::Kind;
+use crate::compiler::{Attention, Matmul, MatmulType, Op, OpError, parse_attention_dtype};
+use crate::num::Dtype;
 use crate::report::Metrics;
 use clap::Subcommand;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use serde_json::{Map, json};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -70,6 +73,23 @@ enum OpArgs {
         #[command(flatten)]
         common: Common,
     },
+    /// A vector operation on every row of a matrix
+    Rowwise {
+        /// What is computed
+        #[arg(long, value_parser = kinds())]
+        kind: String,
+        /// Rows
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
+        rows: u64,
+        /// Columns
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
+        cols: u64,
+        /// Type of the inputs: f32, bf16, f16 or fp8 (E4M3); the output has the same, of fp8 BF16
+        #[arg(long)]
+        dtype: String,
+        #[command(flatten)]
+        common: Common,
+    },
 }
 
 #[derive(clap::Args)]
@@ -108,6 +128,26 @@ struct Common {
     /// Give up after this many chip cycles
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = DEFAULT_MAX_CYCLES, value_parser = clap::value_parser!(u64).range(1..))]
     max_cycles: u64,
+}
+
+/// The kinds of programs, each with what it computes.
+fn kinds() -> PossibleValuesParser {
+    let all = Kind::ALL.into_iter();
+    PossibleValuesParser::new(all.map(|(_, name, help)| PossibleValue::new(name).help(help)))
+}
+
+/// The type of a row-wise operation's inputs.
+fn rowwise_dtype(name: &str) -> Result<Dtype, CliError> {
+    match name {
+        "f32" => Ok(Dtype::F32),
+        "bf16" => Ok(Dtype::Bf16),
+        "f16" => Ok(Dtype::F16),
+        "fp8" | "e4m3" => Ok(Dtype::E4m3),
+        _ => Err(model::usage(OpError::Dtype {
+            name: name.to_owned(),
+            allowed: "f32, bf16, f16, fp8",
+        })),
+    }
 }
 
 impl OpArgs {
@@ -150,6 +190,19 @@ impl OpArgs {
                 ref stream,
                 ref common,
             } => Ok((stream.resolve(common.check)?, common)),
+            OpArgs::Rowwise {
+                ref kind,
+                rows,
+                cols,
+                ref dtype,
+                ref common,
+            } => {
+                let dtype = rowwise_dtype(dtype)?;
+                let Some(kind) = Kind::parse(kind) else {
+                    return Err(CliError::usage(format!("kind `{kind}` is unknown")));
+                };
+                Ok((Op::Rowwise(kind.program(rows, cols, dtype)), common))
+            }
         }
     }
 }
@@ -176,7 +229,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     let findings = match common.sanitize {
         true => {
             let tensors = op.tensors();
-            let inputs = tensors.iter().filter(|t| !t.output).map(|t| t.name);
+            let inputs = tensors.iter().filter(|t| !t.output).map(|t| &t.name[..]);
             let given: Vec<&str> = inputs.collect();
             Some(simulate::sanitize(&machine, &given, None, context)?)
         }

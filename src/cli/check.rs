@@ -5,6 +5,7 @@
 
 use super::CliError;
 use super::simulate::{MEMORY_LIMIT, machine_error, memory_limit};
+use crate::compiler::rowwise::{Rowwise, Spread, evaluate};
 use crate::compiler::{Attention, Matmul, MatmulType, Op};
 use crate::isa::ScaleType;
 use crate::machine::Machine;
@@ -20,7 +21,7 @@ pub fn check(machine: &Machine, op: &Op, split_k: u64, seed: u64) -> Result<Chec
     // Tensors of numbers are widened to f32.
     let per_element = match op {
         Op::Stream(_) => 1,
-        Op::Matmul(_) | Op::Attention(_) => 4,
+        Op::Matmul(_) | Op::Attention(_) | Op::Rowwise(_) => 4,
     };
     let host: u128 = op
         .tensors()
@@ -44,6 +45,7 @@ pub fn check(machine: &Machine, op: &Op, split_k: u64, seed: u64) -> Result<Chec
             Ok(attention(op, seed, &values("Q")?, &values("K")?, &v, &out))
         }
         Op::Stream(_) => stream(machine),
+        Op::Rowwise(program) => rowwise(program, seed, &values),
     }
 }
 
@@ -152,6 +154,60 @@ fn attention(op: &Attention, seed: u64, q: &[f32], k: &[f32], v: &[f32], out: &[
     let max_v = v.iter().fold(0f64, |m, x| m.max(f64::from(x.abs())));
     let check = reference::compare_attention(&got, &want, max_v, op.dtype != Dtype::Bf16);
     shown("O", shape.dim, Some((&rows, all)), &check)
+}
+
+/// Every output between the ends of its error bound, each rounded to its type.
+fn rowwise(
+    program: &Rowwise,
+    seed: u64,
+    values: &dyn Fn(&str) -> Result<Vec<f32>, CliError>,
+) -> Result<Check, CliError> {
+    let inputs = program.inputs.iter().map(|i| values(&i.name));
+    let inputs: Vec<Vec<f32>> = inputs.collect::<Result<_, _>>()?;
+    let (count, cols) = (program.rows as usize, program.cols as usize);
+    // A step of the reference takes as long as tens of multiply-adds.
+    let work = program.cols.saturating_mul(64 * program.steps.len() as u64);
+    let rows: Vec<u64> = rows(count, work, seed).iter().map(|r| *r as u64).collect();
+    let want = evaluate::evaluate(program, &inputs, &rows);
+    let mut check = Check {
+        passed: true,
+        max_abs_err: 0.0,
+        max_rel_err: 0.0,
+        reference: String::new(),
+        first_failure: None,
+    };
+    let (mut elements, mut checked) = (0, 0);
+    for (o, want) in program.outputs.iter().zip(&want) {
+        let width = if o.spread == Spread::Full { cols } else { 1 };
+        let all = values(&o.name)?;
+        let got: Vec<f32> = (rows.iter())
+            .flat_map(|r| &all[*r as usize * width..][..width])
+            .copied()
+            .collect();
+        let found = evaluate::compare(o, &got, want);
+        elements += found.elements;
+        checked += found.checked;
+        check.max_abs_err = check.max_abs_err.max(found.max_abs_err);
+        check.max_rel_err = check.max_rel_err.max(found.max_rel_err);
+        if let Some(first) = found.first {
+            check.passed = false;
+            let (row, column) = (rows[first as usize / width], first as usize % width);
+            check.first_failure.get_or_insert(format!(
+                "{} row {row}, column {column}; {} of {} elements fail",
+                o.name, found.failed, found.elements
+            ));
+        }
+    }
+    // Nothing compared is nothing shown.
+    check.passed &= checked > 0;
+    let of_rows = match rows.len() < count {
+        true => format!(", {} of {count} rows", rows.len()),
+        false => String::new(),
+    };
+    check.reference = format!(
+        "f64, within the error bound of FP32 arithmetic, {checked} of {elements} elements bounded{of_rows}"
+    );
+    Ok(check)
 }
 
 /// All of `count` rows, or as many distinct ones as the work allows, drawn from the seed.

@@ -36,8 +36,8 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     }
     let chip = context.chip()?;
     let model = model::read(&args.model, &args.shape, args.dtype.as_deref())?;
-    let op = model.op;
-    let (compiled, compile_s) = model::compiled(&op, &chip, Some(&model))?;
+    let op = &model.op;
+    let (compiled, compile_s) = model::compiled(op, &chip, Some(&model))?;
     let beside = || (!args.explain).then(|| args.model.with_extension("elf"));
     let output = args.output.clone().or_else(beside);
     if let Some(path) = &output {

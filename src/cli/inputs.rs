@@ -31,26 +31,30 @@ pub fn fill(machine: &mut Machine, op: &Op, seed: u64) -> Result<(), CliError> {
     }
     for (name, bytes) in inputs(op, seed) {
         machine
-            .set_tensor(name, &bytes)
-            .map_err(|e| machine_error(name, &e))?;
+            .set_tensor(&name, &bytes)
+            .map_err(|e| machine_error(&name, &e))?;
     }
     Ok(())
 }
 
 /// Every input with its bytes as they lie in memory.
-pub fn inputs(op: &Op, seed: u64) -> Vec<(&'static str, Vec<u8>)> {
+pub fn inputs(op: &Op, seed: u64) -> Vec<(String, Vec<u8>)> {
     let stream = |i: usize| random::splitmix64(seed, i as u64);
     match op {
         Op::Matmul(op) => [Side::A, Side::B]
             .into_iter()
             .enumerate()
             .flat_map(|(i, side)| operand(op, side, stream(i)))
+            .map(|(name, bytes)| (name.to_owned(), bytes))
             .collect(),
-        Op::Attention(_) => {
+        Op::Attention(_) | Op::Rowwise(_) => {
             let tensors = op.tensors().into_iter().enumerate();
             tensors
                 .filter(|(_, t)| !t.output)
-                .map(|(i, t)| (t.name, rounded(t.dtype, t.elements(), stream(i))))
+                .map(|(i, t)| {
+                    let bytes = rounded(t.dtype, t.elements(), stream(i));
+                    (t.name, bytes)
+                })
                 .collect()
         }
         Op::Stream(_) => {
@@ -249,7 +253,7 @@ mod tests {
             let find = |name: &str| given.iter().find(|(n, _)| *n == name).map(|(_, b)| b);
             let inputs = op.tensors().into_iter().filter(|t| !t.output);
             for t in inputs {
-                let bytes = find(t.name).unwrap();
+                let bytes = find(&t.name).unwrap();
                 assert_eq!(bytes.len() as u128, t.bytes(), "{dtype} {}", t.name);
             }
             for (side, name, rows, columns) in [(Side::A, "A", m, k), (Side::B, "B", k, n)] {

@@ -113,6 +113,11 @@ impl Text {
         }
     }
 
+    /// Text made apart, whose labels and registers no other part has.
+    pub fn raw(&mut self, text: &str) {
+        self.text.push_str(text);
+    }
+
     /// The finished text.
     pub fn finish(self) -> String {
         self.text

@@ -4,7 +4,7 @@
 //! the machine only by the ISA and by the formulas of [`crate::chip::cost`]. Invariants: the same input gives the same text;
 //! program size does not grow with the problem; the image is what the assembler makes of the text.
 //!
-//! Reading order: [`op`] (operations, bounds), [`formats`] (operands of a product), [`limits`] (what chips must have), [`tiling`] and [`plan`] (the search), [`matmul`], [`attention`], [`stream`] (the schedules), [`emit`].
+//! Reading order: [`op`] (operations, bounds), [`formats`] (operands of a product), [`limits`] (what chips must have), [`tiling`] and [`plan`] (the search), [`matmul`], [`attention`], [`stream`] (the schedules), [`rowwise`] (vector programs), [`emit`].
 
 pub mod attention;
 pub mod emit;
@@ -26,6 +26,7 @@ use crate::isa::image::Image;
 
 pub use formats::{MatmulType, Operand, parse_attention_dtype};
 pub use op::{Attention, Bound, BoundUnit, Matmul, Op, OpError, Stream, TensorSpec};
+pub use rowwise::Rowwise;
 
 /// Why an operation does not compile.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +77,7 @@ pub fn compile(op: &Op, chip: &Chip) -> Result<Compiled, CompileError> {
         Op::Matmul(matmul) => matmul::lower(matmul, chip)?,
         Op::Attention(attention) => attention::lower(attention, chip)?,
         Op::Stream(stream) => stream::lower(stream, chip)?,
+        Op::Rowwise(program) => rowwise::lower(program, chip)?,
     };
     assemble(op, lowered)
 }

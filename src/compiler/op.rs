@@ -7,6 +7,7 @@
 //! overflows, and its tensors fit in HBM.
 
 use super::formats::{ATTENTION_DTYPES, MatmulType, Operand};
+use super::rowwise::{Rowwise, graph::Graph};
 pub use super::stream::Stream;
 use crate::chip::{Chip, cost};
 use crate::num::Dtype;
@@ -45,11 +46,12 @@ pub struct Attention {
 }
 
 /// An operation to compile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Op {
     Matmul(Matmul),
     Attention(Attention),
     Stream(Stream),
+    Rowwise(Rowwise),
 }
 
 /// An operation that cannot be.
@@ -87,7 +89,7 @@ pub enum OpError {
 /// A tensor of an operation, in HBM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorSpec {
-    pub name: &'static str,
+    pub name: String,
     pub dtype: Dtype,
     /// Outermost first.
     pub shape: Vec<u64>,
@@ -159,8 +161,8 @@ impl Matmul {
     /// A, B, their scales if the format has any, and C. `A_scales` and `B_scales` are codes, [blocks along K, rows of A or columns
     /// of B]; `A_tensor_scale` and `B_tensor_scale` the factors of NVFP4.
     fn tensors(&self) -> Vec<TensorSpec> {
-        let tensor = |name, dtype, shape: &[u64]| TensorSpec {
-            name,
+        let tensor = |name: &str, dtype, shape: &[u64]| TensorSpec {
+            name: name.to_owned(),
             dtype,
             shape: shape.to_vec(),
             pitch: None,
@@ -233,6 +235,10 @@ impl Op {
                 op.validate()?;
                 &[]
             }
+            Op::Rowwise(program) => {
+                program.validate()?;
+                &[("rows", program.rows), ("cols", program.cols)]
+            }
         };
         if let Some(&(name, value)) = extents.iter().find(|(_, v)| *v == 0 || *v > MAX_EXTENT) {
             return Err(OpError::Extent { name, value });
@@ -269,23 +275,24 @@ impl Op {
         match self {
             Op::Matmul(op) => Some(op.dtype.dtypes()),
             Op::Attention(op) => Some((op.dtype, op.dtype)),
-            Op::Stream(_) => None,
+            Op::Stream(_) | Op::Rowwise(_) => None,
         }
     }
 
-    /// `matmul`, `attention` or `stream`.
+    /// `matmul`, `attention`, `stream` or `rowwise`.
     pub fn name(&self) -> &'static str {
         match self {
             Op::Matmul(_) => "matmul",
             Op::Attention(_) => "attention",
             Op::Stream(_) => "stream",
+            Op::Rowwise(_) => "rowwise",
         }
     }
 
     /// The tensors in the order of their places in HBM: inputs, then the output.
     pub fn tensors(&self) -> Vec<TensorSpec> {
-        let tensor = |name, dtype, shape: &[u64], output| TensorSpec {
-            name,
+        let tensor = |name: &str, dtype, shape: &[u64], output| TensorSpec {
+            name: name.to_owned(),
             dtype,
             shape: shape.to_vec(),
             pitch: None,
@@ -304,6 +311,15 @@ impl Op {
                 ]
             }
             Op::Stream(op) => op.tensors(),
+            Op::Rowwise(p) => {
+                let inputs = p.inputs.iter().map(|i| (&i.name, i.dtype, i.spread, false));
+                let outputs = p.outputs.iter().map(|o| (&o.name, o.dtype, o.spread, true));
+                let all = inputs.chain(outputs);
+                all.map(|(name, dtype, spread, output)| {
+                    tensor(name, dtype, &spread.shape(p.rows, p.cols), output)
+                })
+                .collect()
+            }
         }
     }
 
@@ -313,7 +329,7 @@ impl Op {
         match self {
             Op::Matmul(op) => 2 * u128::from(op.m) * u128::from(op.n) * u128::from(op.k),
             Op::Attention(op) => 4 * u128::from(op.head_dim) * op.scores(),
-            Op::Stream(_) => 0,
+            Op::Stream(_) | Op::Rowwise(_) => 0,
         }
     }
 
@@ -351,6 +367,14 @@ impl Op {
             (BoundUnit::Hbm, hbm),
             (BoundUnit::Noc, noc),
         ];
+        if let Op::Rowwise(program) = self {
+            let graph = Graph::new(program);
+            let elements = program.rows as f64 * program.cols as f64;
+            let (special, slots) = graph.work();
+            let exp2 = per(elements * special as f64, cost::exp2_rate(chip));
+            let slots = per(elements * slots as f64, cost::arithmetic_slots_rate(chip));
+            units.insert(1, (BoundUnit::Vector, exp2.max(slots)));
+        }
         if let Op::Attention(op) = self {
             let scores = op.scores() as f64;
             let exp2 = per(scores, cost::exp2_rate(chip));
@@ -406,6 +430,21 @@ impl std::fmt::Display for Op {
                 shown(op.dtype)
             ),
             Op::Stream(op) => op.fmt(f),
+            Op::Rowwise(p) => {
+                let named = |all: &mut dyn Iterator<Item = (&String, Dtype)>| {
+                    let all: Vec<String> = all.map(|(n, t)| format!("{n} {t}")).collect();
+                    all.join(", ")
+                };
+                write!(
+                    f,
+                    "rowwise [{}, {}], {} steps, {} -> {}",
+                    p.rows,
+                    p.cols,
+                    p.steps.len(),
+                    named(&mut p.inputs.iter().map(|i| (&i.name, i.dtype))),
+                    named(&mut p.outputs.iter().map(|o| (&o.name, o.dtype)))
+                )
+            }
         }
     }
 }

@@ -16,5 +16,6 @@ mod onnx;
 mod pages;
 mod programs;
 mod properties;
+mod rowwise;
 mod sanitize;
 mod timing;

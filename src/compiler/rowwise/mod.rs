@@ -8,7 +8,21 @@
 //! depends on shape and chip, not on data or arrival. Invariant: a program that [`Rowwise::validate`] accepts refers to earlier steps
 //! only, so it has no cycles, and its spreads are consistent.
 //!
-//! Reading order: this page, [`Rowwise::spreads`].
+//! Reading order: this page, [`graph`] (instructions), [`passes`], [`layout`], [`body`] and [`pipeline`] (loops), [`kernels`], [`code`]
+//! (control), [`lower`](mod@lower). [`kinds`] has programs by name, [`evaluate`] the reference.
+
+pub mod body;
+pub mod code;
+pub mod evaluate;
+pub mod graph;
+pub mod kernels;
+pub mod kinds;
+pub mod layout;
+pub mod lower;
+pub mod passes;
+pub mod pipeline;
+
+pub use lower::lower;
 
 use super::op::{MAX_EXTENT, OpError};
 use crate::num::Dtype;
@@ -111,7 +125,7 @@ pub struct Output {
 pub enum Unary {
     Neg,
     Abs,
-    /// 1 / (1 / sqrt x)), two instructions: within 2 ulp, exact at 0 and infinity.
+    /// 1 / (1 / sqrt x), two instructions: within 2 ulp, exact at 0 and infinity.
     Sqrt,
     /// 1 / sqrt x.
     Rsqrt,
@@ -126,9 +140,9 @@ pub enum Unary {
     Tanh,
     /// 1 / (1 + 2^(-x log2 e)).
     Sigmoid,
-    /// The error function.
+    /// The error function: absolute error below 5e-7.
     Erf,
-    /// x Phi(x), Phi the distribution function of the normal distribution.
+    /// x/2 (1 + erf(x / sqrt 2)); of minus infinity NaN, as that product.
     Gelu,
     /// x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
     GeluTanh,
@@ -242,6 +256,8 @@ pub enum RowwiseError {
     },
     #[error("name `{0}` must be letters, digits and `_`, with no digit first")]
     Name(String),
+    #[error("name `{0}` is that of a register")]
+    Register(String),
     #[error("name `{0}` is given twice")]
     Twice(String),
     #[error("`{name}` is {dtype}; row-wise tensors have elements of whole bytes")]
@@ -377,6 +393,11 @@ impl Rowwise {
                 || name.starts_with(|c: char| c.is_ascii_digit())
             {
                 return Err(RowwiseError::Name(name.clone()));
+            }
+            // As the assembler calls its registers.
+            let digits = name.strip_prefix(['r', 's', 'v', 'p']).unwrap_or("");
+            if !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit()) {
+                return Err(RowwiseError::Register(name.clone()));
             }
             if names.contains(&name) {
                 return Err(RowwiseError::Twice(name.clone()));
@@ -529,6 +550,10 @@ mod tests {
         check(
             &|p| p.outputs[0].name = "a b".into(),
             "name `a b` must be letters, digits and `_`, with no digit first",
+        );
+        check(
+            &|p| p.outputs[0].name = "v12".into(),
+            "name `v12` is that of a register",
         );
         check(
             &|p| p.inputs[0].dtype = Dtype::E2m1,

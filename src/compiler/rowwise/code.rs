@@ -1,0 +1,505 @@
+//! Control code of a row-wise program: every tile takes strips in turn, and moves them through a ring of slots.
+//!
+//! Models: loads on one channel, kernels, stores on another, each ordered by semaphores of the slot; what stays in SRAM is loaded once, at
+//! the start. Leaves out: kernels. Invariants: an operation waits only for operations pushed before it, so that no queue, however
+//! short, blocks for good; tile t takes strips t, t + tiles, ..
+
+use super::graph::{Graph, Kind};
+use super::kernels::variants;
+use super::layout::{ELEMENT, Layout, Walk};
+use super::passes::{Pass, passes};
+use super::{Rowwise, Spread};
+use crate::chip::Chip;
+use crate::compiler::emit::Text;
+use crate::compiler::limits::Needs;
+use crate::num::Dtype;
+
+/// Semaphores: of the ring's slots, each as many as the ring has; then those of what is loaded once and of a streamed row.
+const IN_FREE: u64 = 0;
+const IN_FULL: u64 = 1;
+const OUT_FREE: u64 = 2;
+const OUT_FULL: u64 = 3;
+
+/// What the program needs of a chip.
+pub fn needs(program: &Rowwise, layout: &Layout) -> Needs {
+    Needs {
+        lanes: 0,
+        loop_depth: 2,
+        semaphores: 4 * layout.ring + 5,
+        counter: program.inputs.len().max(program.outputs.len()).max(1) as u64,
+        per_op: 2,
+    }
+}
+
+/// A tensor that moves: its symbol, type, place in the slot.
+struct Moved<'a> {
+    name: &'a str,
+    dtype: Dtype,
+    spread: Spread,
+    offset: u64,
+}
+
+/// Control code under construction.
+pub struct Code<'a> {
+    pub program: &'a Rowwise,
+    pub graph: &'a Graph,
+    pub layout: &'a Layout,
+    pub chip: &'a Chip,
+}
+
+impl Code<'_> {
+    /// The semaphores of a kind are those of slot 0 and up.
+    fn semaphore(&self, kind: u64) -> u64 {
+        kind * self.layout.ring
+    }
+
+    /// Counts what is loaded once.
+    fn once(&self) -> u64 {
+        4 * self.layout.ring
+    }
+
+    fn inputs(&self) -> impl Iterator<Item = Moved<'_>> {
+        let all = self.program.inputs.iter().zip(&self.layout.inputs);
+        all.map(|(i, offset)| Moved {
+            name: &i.name,
+            dtype: i.dtype,
+            spread: i.spread,
+            offset: *offset,
+        })
+    }
+
+    fn outputs(&self) -> impl Iterator<Item = Moved<'_>> {
+        let all = self.program.outputs.iter().zip(&self.layout.outputs);
+        all.map(|(o, offset)| Moved {
+            name: &o.name,
+            dtype: o.dtype,
+            spread: o.spread,
+            offset: *offset,
+        })
+    }
+
+    fn channels(&self) -> (u64, u64) {
+        (0, u64::from(self.chip.dma.channels.min(2)) - 1)
+    }
+
+    /// Emits the tile's program.
+    pub fn emit(&self, text: &mut Text) {
+        let l = self.layout;
+        text.blank();
+        text.directive(".tile");
+        text.registers(&[
+            ("c.strip", "strip at hand; of a streamed walk the row"),
+            ("c.slot", "its slot of the ring"),
+            ("c.first", "first row or element"),
+            ("c.count", "rows or elements"),
+            ("c.base", "address of the slot"),
+            ("c.far", "address in HBM"),
+            ("c.near", "address in SRAM"),
+            ("c.len", "elements"),
+            ("c.t", ""),
+            ("c.chunk", "chunk of a streamed row"),
+            ("a.slot", "arguments of kernels: the slot"),
+            ("a.rows", "its per-row part"),
+            ("a.fixed", "the fixed area"),
+            ("a.pool", "the pool"),
+            ("a.blocks", "blocks of rows"),
+            ("a.rest", "rows beside"),
+        ]);
+        text.block(
+            "rdsr c.strip, tile
+            li c.slot, 0
+            li a.fixed, addr(buf.fixed)
+            li a.pool, addr(buf.pool)",
+        );
+        text.inst("rdsr c.t, tile");
+        for slot in 0..l.ring {
+            for kind in [IN_FREE, OUT_FREE] {
+                text.inst(&format!("sem.post c.t, {}, 1", self.semaphore(kind) + slot));
+            }
+        }
+        self.load_once(text);
+        match l.walk {
+            Walk::Streamed => self.streamed(text),
+            _ => self.strips(text),
+        }
+        text.inst("halt");
+    }
+
+    /// What stays in SRAM: constants, scalars, rows for all columns.
+    fn load_once(&self, text: &mut Text) {
+        let l = self.layout;
+        let (channel, _) = self.channels();
+        let mut loads = 0;
+        for i in self.inputs() {
+            let (area, elements) = match i.spread {
+                Spread::Scalar => ("a.pool", 1),
+                Spread::PerColumn if l.walk != Walk::Streamed => ("a.fixed", self.program.cols),
+                _ => continue,
+            };
+            loads += 1;
+            text.block(&format!(
+                "li c.far, addr({name})
+                addi c.near, {area}, {offset}
+                li c.len, {elements}
+                signal {sem}, 1
+                dma.{dtype}.f32 {channel}, c.near, c.far, c.len",
+                name = i.name,
+                offset = i.offset,
+                sem = self.once(),
+                dtype = i.dtype,
+            ));
+        }
+        // Kernels run one after another: those behind this one see what it waited for.
+        if loads > 0 {
+            text.inst(&format!("wait {}, {loads}", self.once()));
+        }
+        if l.resident() {
+            text.inst("vrun k.pool, a.slot, 4");
+        }
+    }
+
+    /// The address of the slot at hand.
+    fn slot(&self, text: &mut Text) {
+        let l = self.layout;
+        text.block(&format!(
+            "muli c.base, c.slot, {}
+            li c.t, addr(buf.ring)
+            add c.base, c.base, c.t
+            addi a.slot, c.base, 0
+            addi a.rows, c.base, {}",
+            l.slot_bytes, l.per_row
+        ));
+    }
+
+    fn next_slot(&self, text: &mut Text) {
+        let same = text.fresh("at.slot");
+        text.block(&format!(
+            "addi c.slot, c.slot, 1
+            li c.t, {}
+            blt c.slot, c.t, {same}
+            li c.slot, 0
+            {same}:",
+            self.layout.ring
+        ));
+    }
+
+    /// A transfer between HBM and the slot; `far` is done when `c.far` is the address.
+    fn transfer(
+        &self,
+        text: &mut Text,
+        moved: &Moved<'_>,
+        load: bool,
+        base: &str,
+        clauses: &[String],
+    ) {
+        let area = if moved.spread == Spread::PerRow && base == "c.base" {
+            self.layout.per_row
+        } else {
+            0
+        };
+        text.inst(&format!("addi c.near, {base}, {}", area + moved.offset));
+        for clause in clauses {
+            text.inst(clause);
+        }
+        let (loads, stores) = self.channels();
+        let dtype = moved.dtype;
+        text.inst(&match load {
+            true => format!("dma.{dtype}.f32 {loads}, c.near, c.far, c.len"),
+            false => format!("dma.f32.{dtype} {stores}, c.far, c.near, c.len"),
+        });
+    }
+
+    /// `c.far` and `c.len` of a tensor's part of the strip.
+    fn part(&self, text: &mut Text, moved: &Moved<'_>) {
+        let size = u64::from(moved.dtype.bits() / 8);
+        let row = match (self.layout.walk, moved.spread) {
+            (Walk::Flat, _) | (_, Spread::PerRow) => 1,
+            _ => self.program.cols,
+        };
+        text.block(&format!(
+            "li c.t, {}
+            mul c.t, c.t, c.first
+            li c.far, addr({})
+            add c.far, c.far, c.t
+            li c.t, {row}
+            mul c.len, c.count, c.t",
+            size * row,
+            moved.name
+        ));
+    }
+
+    fn strips(&self, text: &mut Text) {
+        let l = self.layout;
+        let loads: Vec<Moved<'_>> = self.inputs().filter(|i| l.in_slot(i.spread)).collect();
+        let stores: Vec<Moved<'_>> = self.outputs().collect();
+        let flat = l.walk == Walk::Flat;
+        let (unit, last) = match flat {
+            true => (l.cols, l.last_cols),
+            false => (l.strip, l.last_strip),
+        };
+        let total = (l.strips - 1) * unit + last;
+        text.blank();
+        text.block(&format!(
+            "at.next:
+            li c.t, {}
+            bge c.strip, c.t, at.done
+            li c.t, {unit}
+            mul c.first, c.strip, c.t
+            li c.count, {total}
+            sub c.count, c.count, c.first
+            min c.count, c.count, c.t",
+            l.strips
+        ));
+        self.slot(text);
+        text.comment("Loads");
+        for (n, i) in loads.iter().enumerate() {
+            self.part(text, i);
+            // Transfers of a channel start in order: what the first waited for holds for all.
+            let mut clauses = vec![format!("signal {}(c.slot), 1", self.semaphore(IN_FULL))];
+            if n == 0 {
+                clauses.insert(0, format!("wait {}(c.slot), 1", self.semaphore(IN_FREE)));
+            }
+            self.transfer(text, i, true, "c.base", &clauses);
+        }
+        text.comment("The kernel");
+        if l.walk == Walk::Long {
+            text.block(&format!(
+                "li c.t, {block}
+                divu a.blocks, c.count, c.t
+                remu a.rest, c.count, c.t",
+                block = l.block
+            ));
+        }
+        let kernels = match l.walk {
+            Walk::Long => vec![("rows".to_owned(), unit)],
+            _ => variants("rows", unit, last, l.strips),
+        };
+        let launch = |text: &mut Text, name: &str| {
+            if !loads.is_empty() {
+                text.inst(&format!(
+                    "wait {}(c.slot), {}",
+                    self.semaphore(IN_FULL),
+                    loads.len()
+                ));
+                text.inst(&format!("signal {}(c.slot), 1", self.semaphore(IN_FREE)));
+            }
+            text.inst(&format!("wait {}(c.slot), 1", self.semaphore(OUT_FREE)));
+            text.inst(&format!("signal {}(c.slot), 1", self.semaphore(OUT_FULL)));
+            text.inst(&format!("vrun k.{name}, a.slot, 6"));
+        };
+        match &kernels[..] {
+            [(name, _)] => launch(text, name),
+            [(whole, count), (last, _)] => {
+                let (short, both) = (text.fresh("at.short"), text.fresh("at.both"));
+                text.inst(&format!("li c.t, {count}"));
+                text.inst(&format!("bne c.count, c.t, {short}"));
+                launch(text, whole);
+                text.inst(&format!("jal r0, {both}"));
+                text.label(&short);
+                launch(text, last);
+                text.label(&both);
+            }
+            _ => {}
+        }
+        text.comment("Stores");
+        for (n, o) in stores.iter().enumerate() {
+            self.part(text, o);
+            let mut clauses = Vec::new();
+            if n == 0 {
+                clauses.push(format!("wait {}(c.slot), 1", self.semaphore(OUT_FULL)));
+            }
+            // They retire in order too.
+            if n + 1 == stores.len() {
+                clauses.push(format!("signal {}(c.slot), 1", self.semaphore(OUT_FREE)));
+            }
+            self.transfer(text, o, false, "c.base", &clauses);
+        }
+        self.next_slot(text);
+        text.block(
+            "rdsr c.t, tiles
+            add c.strip, c.strip, c.t
+            jal r0, at.next
+            at.done:",
+        );
+    }
+
+    /// Rows in chunks: the passes one after the other over all of a row.
+    fn streamed(&self, text: &mut Text) {
+        let l = self.layout;
+        let [row_in_free, row_in_full, row_out_free, row_out_full] =
+            [1, 2, 3, 4].map(|n| self.once() + n);
+        let row_inputs: Vec<Moved<'_>> = self
+            .inputs()
+            .filter(|i| i.spread == Spread::PerRow)
+            .collect();
+        let row_outputs: Vec<Moved<'_>> = self
+            .outputs()
+            .filter(|o| o.spread == Spread::PerRow)
+            .collect();
+        text.inst("rdsr c.t, tile");
+        for sem in [row_in_free, row_out_free] {
+            text.inst(&format!("sem.post c.t, {sem}, 1"));
+        }
+        text.blank();
+        text.block(&format!(
+            "at.next:
+            li c.t, {}
+            bge c.strip, c.t, at.done
+            li c.count, 1
+            addi c.first, c.strip, 0",
+            l.strips
+        ));
+        for (n, i) in row_inputs.iter().enumerate() {
+            self.part(text, i);
+            let mut clauses = vec![format!("signal {row_in_full}, 1")];
+            if n == 0 {
+                clauses.insert(0, format!("wait {row_in_free}, 1"));
+            }
+            self.transfer(text, i, true, "a.pool", &clauses);
+        }
+        let all = passes(self.graph, self.program, false);
+        if !row_inputs.is_empty() {
+            text.inst(&format!("wait {row_in_full}, {}", row_inputs.len()));
+            text.inst(&format!("signal {row_in_free}, 1"));
+        }
+        if !row_outputs.is_empty() {
+            text.inst(&format!("wait {row_out_free}, 1"));
+        }
+        if all.is_empty() && !row_outputs.is_empty() {
+            text.inst(&format!("signal {row_out_full}, 1"));
+        }
+        text.inst("vrun k.row_0, a.slot, 4");
+        for (p, pass) in all.iter().enumerate() {
+            self.pass(text, p, pass);
+            if p + 1 == all.len() && !row_outputs.is_empty() {
+                text.inst(&format!("signal {row_out_full}, 1"));
+            }
+            text.inst(&format!("vrun k.row_{}, a.slot, 4", p + 1));
+        }
+        for (n, o) in row_outputs.iter().enumerate() {
+            text.inst("addi c.first, c.strip, 0");
+            text.inst("li c.count, 1");
+            self.part(text, o);
+            let mut clauses = Vec::new();
+            if n == 0 {
+                clauses.push(format!("wait {row_out_full}, 1"));
+            }
+            if n + 1 == row_outputs.len() {
+                clauses.push(format!("signal {row_out_free}, 1"));
+            }
+            self.transfer(text, o, false, "a.pool", &clauses);
+        }
+        text.block(
+            "rdsr c.t, tiles
+            add c.strip, c.strip, c.t
+            jal r0, at.next
+            at.done:",
+        );
+    }
+
+    /// One pass over the chunks of row `c.strip`.
+    fn pass(&self, text: &mut Text, p: usize, pass: &Pass) {
+        let l = self.layout;
+        let read = |n: usize| {
+            let mut nodes = pass.nodes.iter();
+            nodes.any(|id| self.graph.nodes[*id].kind == Kind::Input(n))
+        };
+        let loads: Vec<Moved<'_>> = (self.inputs().enumerate())
+            .filter(|(n, i)| l.in_slot(i.spread) && read(*n))
+            .map(|(_, i)| i)
+            .collect();
+        let outputs: Vec<Moved<'_>> = self.outputs().collect();
+        let stores: Vec<&Moved<'_>> = pass.outputs.iter().map(|o| &outputs[*o]).collect();
+        let top = text.fresh("at.chunk");
+        text.blank();
+        text.comment(&format!("Pass {p}"));
+        text.block(&format!(
+            "li c.chunk, 0
+            {top}:
+            li c.t, {chunk}
+            mul c.first, c.chunk, c.t
+            li c.count, {cols}
+            sub c.count, c.count, c.first
+            min c.count, c.count, c.t",
+            chunk = l.cols,
+            cols = self.program.cols
+        ));
+        self.slot(text);
+        let place = |text: &mut Text, moved: &Moved<'_>| {
+            let size = u64::from(moved.dtype.bits() / 8);
+            let row = if moved.spread == Spread::Full {
+                self.program.cols
+            } else {
+                0
+            };
+            text.block(&format!(
+                "li c.far, {row}
+                mul c.far, c.far, c.strip
+                add c.far, c.far, c.first
+                muli c.far, c.far, {size}
+                li c.t, addr({})
+                add c.far, c.far, c.t
+                addi c.len, c.count, 0",
+                moved.name
+            ));
+        };
+        for (n, i) in loads.iter().enumerate() {
+            place(text, i);
+            let mut clauses = vec![format!("signal {}(c.slot), 1", self.semaphore(IN_FULL))];
+            if n == 0 {
+                clauses.insert(0, format!("wait {}(c.slot), 1", self.semaphore(IN_FREE)));
+            }
+            self.transfer(text, i, true, "c.base", &clauses);
+        }
+        let launch = |text: &mut Text, name: &str| {
+            if !loads.is_empty() {
+                text.inst(&format!(
+                    "wait {}(c.slot), {}",
+                    self.semaphore(IN_FULL),
+                    loads.len()
+                ));
+                text.inst(&format!("signal {}(c.slot), 1", self.semaphore(IN_FREE)));
+            }
+            if !stores.is_empty() {
+                text.inst(&format!("wait {}(c.slot), 1", self.semaphore(OUT_FREE)));
+                text.inst(&format!("signal {}(c.slot), 1", self.semaphore(OUT_FULL)));
+            }
+            text.inst(&format!("vrun k.{name}, a.slot, 4"));
+        };
+        match &variants(&format!("pass_{p}"), l.cols, l.last_cols, l.chunks)[..] {
+            [(name, _)] => launch(text, name),
+            [(whole, count), (last, _)] => {
+                let (short, both) = (text.fresh("at.short"), text.fresh("at.both"));
+                text.inst(&format!("li c.t, {count}"));
+                text.inst(&format!("bne c.count, c.t, {short}"));
+                launch(text, whole);
+                text.inst(&format!("jal r0, {both}"));
+                text.label(&short);
+                launch(text, last);
+                text.label(&both);
+            }
+            _ => {}
+        }
+        for (n, o) in stores.iter().enumerate() {
+            place(text, o);
+            let mut clauses = Vec::new();
+            if n == 0 {
+                clauses.push(format!("wait {}(c.slot), 1", self.semaphore(OUT_FULL)));
+            }
+            if n + 1 == stores.len() {
+                clauses.push(format!("signal {}(c.slot), 1", self.semaphore(OUT_FREE)));
+            }
+            self.transfer(text, o, false, "c.base", &clauses);
+        }
+        self.next_slot(text);
+        text.block(&format!(
+            "addi c.chunk, c.chunk, 1
+            li c.t, {}
+            blt c.chunk, c.t, {top}",
+            l.chunks
+        ));
+    }
+}
+
+/// Bytes of a tensor's element in TSRAM are those of FP32.
+const _: () = assert!(ELEMENT == 4);
