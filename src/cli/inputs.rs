@@ -61,7 +61,10 @@ pub fn inputs(op: &Op, seed: u64) -> Vec<(String, Vec<u8>)> {
             let tensors = op.tensors().into_iter().enumerate();
             tensors
                 .filter(|(_, t)| !t.output)
-                .map(|(i, t)| (t.name, random_bytes(t.elements(), stream(i))))
+                .map(|(i, t)| {
+                    let bytes = random_bytes(t.elements(), stream(i));
+                    (t.name, bytes)
+                })
                 .collect()
         }
     }

@@ -100,8 +100,8 @@ impl Stream {
 
     /// `src` and `dst`, as far as the way has them.
     pub fn tensors(&self) -> Vec<TensorSpec> {
-        let tensor = |name, bytes, output| TensorSpec {
-            name,
+        let tensor = |name: &str, bytes, output| TensorSpec {
+            name: name.to_owned(),
             dtype: Dtype::U8,
             shape: vec![bytes],
             pitch: None,
