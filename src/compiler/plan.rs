@@ -108,6 +108,23 @@ fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
+/// The stride of rows of `bytes` that the banks serve best when a block of `rows` x `piece` bytes is read; a multiple of
+/// the bank's width, a few of them wider at most.
+pub(super) fn good_stride(chip: &Chip, bytes: u64, rows: u32, piece: u32) -> u64 {
+    let word = u64::from(chip.tsram.bank_bytes);
+    let least = bytes.next_multiple_of(word);
+    let candidates = (0..6).map(|i| least + i * word);
+    let conflicts = |stride: u64| -> u32 {
+        let bases = (0..8).map(|i| i * 32 * stride + i * u64::from(piece));
+        bases
+            .map(|base| bank::bank_cycles(chip, base, stride, rows, piece))
+            .sum()
+    };
+    candidates
+        .min_by_key(|stride| (conflicts(*stride), *stride))
+        .unwrap_or(least)
+}
+
 struct Search<'a> {
     op: &'a Matmul,
     chip: &'a Chip,
@@ -309,24 +326,13 @@ impl Search<'_> {
         Some(tiling)
     }
 
-    /// The stride of rows of `bytes` that the banks serve best when a block of `rows` x `piece` bytes is read; a multiple of
-    /// the bank's width, a few of them wider at most.
+    /// [`good_stride`], remembered.
     fn stride(&mut self, bytes: u64, rows: u32, piece: u32) -> u64 {
         let chip = self.chip;
-        *self.strides.entry((bytes, rows, piece)).or_insert_with(|| {
-            let word = u64::from(chip.tsram.bank_bytes);
-            let least = bytes.next_multiple_of(word);
-            let candidates = (0..6).map(|i| least + i * word);
-            let conflicts = |stride: u64| -> u32 {
-                let bases = (0..8).map(|i| i * 32 * stride + i * u64::from(piece));
-                bases
-                    .map(|base| bank::bank_cycles(chip, base, stride, rows, piece))
-                    .sum()
-            };
-            candidates
-                .min_by_key(|stride| (conflicts(*stride), *stride))
-                .unwrap_or(least)
-        })
+        *self
+            .strides
+            .entry((bytes, rows, piece))
+            .or_insert_with(|| good_stride(chip, bytes, rows, piece))
     }
 
     /// The loads of a tiling. A row of `len` bytes that starts on multiples of g bytes touches (len - g) / 256 + 1 blocks of
