@@ -12,7 +12,7 @@
 
 mod code;
 mod loads;
-mod split;
+pub mod split;
 mod split_code;
 
 use super::emit::{Text, TsramLayout};
@@ -24,8 +24,8 @@ use crate::chip::Chip;
 /// Compiles a validated matrix product.
 pub fn lower(op: &Matmul, chip: &Chip) -> Result<Lowered, CompileError> {
     let whole = plan::search(op, chip);
-    if let Some(split) = split::plan(op, chip)
-        && whole.as_ref().map_or(true, |t| split.cycles < t.cycles)
+    if let Some(split) = split::search(op, chip)
+        && whole.as_ref().map_or(true, |t| split::is_faster(&split, t))
     {
         return split::lower(&split, chip);
     }

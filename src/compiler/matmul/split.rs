@@ -12,8 +12,8 @@
 
 use super::super::epilogue::Epilogue;
 use super::super::limits::Needs;
-use super::super::plan::good_stride;
-use super::super::tiling::{BLOCK, Cut, ScaleSlots, Side};
+use super::super::plan::Strides;
+use super::super::tiling::{BLOCK, Cut, ScaleSlots, Side, Tiling};
 use super::super::{CompileError, Lowered, Matmul, Op, Operand, Plan, prologue};
 use super::split_code;
 use crate::chip::{Chip, cost};
@@ -21,7 +21,7 @@ use crate::compiler::emit::{Text, TsramLayout};
 use crate::num::Dtype;
 
 /// Most rows of A: with more, the tensor unit or the exchange of sums limits, not B's bytes.
-const MAX_ROWS: u64 = 256;
+const MAX_ROWS: u64 = 64;
 /// Most slots of a ring: as deep as the queues.
 const MAX_RING: u64 = 16;
 /// Columns of a slice are multiples of an accumulator block's.
@@ -32,13 +32,16 @@ pub(super) const GROUP: u64 = 4;
 const FACTOR_BYTES: u64 = 256;
 /// Share of the HBM's peak that streams reach, in percent.
 const HBM_REACHED: u64 = 95;
+/// Heuristic of the search, set by timed runs on both HBM models: a stream of runs of so many bytes takes twice as long as one of long
+/// runs, because each tile's reaches few channels at a time and opens a row for little.
+const SHORT_RUN: u64 = 64;
 /// Control instructions per chunk and per transfer of sums, counted in the programs that [`super::split_code`] emits.
 const CONTROL_PER_CHUNK: u64 = 90;
 const CONTROL_PER_SEND: u64 = 50;
 
 /// A complete tiling.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Split {
+pub struct Split {
     pub op: Matmul,
     pub cols: Cut,
     /// Parts of K, and elements of each but the last, which may have fewer.
@@ -137,41 +140,70 @@ impl Split {
 }
 
 /// The tiling of the least predicted time, if the operation has few rows and any fits.
-pub(super) fn plan(op: &Matmul, chip: &Chip) -> Option<Split> {
+pub(super) fn search(op: &Matmul, chip: &Chip) -> Option<Split> {
+    let mut best: Option<Split> = None;
+    visit(op, chip, &mut |t| {
+        if best.as_ref().is_none_or(|b| t.cycles < b.cycles) {
+            best = Some(t.clone());
+        }
+    });
+    best
+}
+
+/// Calls `each` with every tiling that fits, in a fixed order.
+pub fn visit(op: &Matmul, chip: &Chip, each: &mut dyn FnMut(&Split)) {
     if op.m > MAX_ROWS {
-        return None;
+        return;
     }
     // Masks of tiles have 64 bits.
     let tiles = u64::from(chip.tiles()).min(64);
     let blocks = u64::from(chip.ttu.accumulator_blocks) / op.m.div_ceil(BLOCK);
     let (ta, tb) = op.dtype.dtypes();
     let step = cost::kblock(ta, tb).max(cost::ttu_k(chip, ta, tb));
-    let mut best: Option<Split> = None;
+    let mut strides = Strides::default();
     for strips in 1..=tiles / 2 {
         for unit in [32, 64, 128, 256, 512] {
+            let mut tried = 0;
             for pass in [blocks, blocks / 2, blocks / 4] {
                 let Some(cols) = Cut::new(op.n, unit, strips, pass * BLOCK) else {
                     continue;
                 };
+                if cols.passes == tried {
+                    continue;
+                }
+                tried = cols.passes;
                 for kc in [step, 2 * step, 4 * step, 8 * step] {
-                    if let Some(t) = fit(op, chip, cols, tiles / strips, kc)
-                        && best.as_ref().is_none_or(|b| t.cycles < b.cycles)
-                    {
-                        best = Some(t);
+                    if let Some(t) = fit(op, chip, cols, tiles / strips, kc, &mut strides) {
+                        each(&t);
                     }
                 }
             }
         }
     }
-    best
+}
+
+/// Whether a split takes less time than a tiling without one, by the predictions of both, the runs of B that the latter reads, and a tenth
+/// of its HBM time: few rows leave its loads nothing to hide behind, which its prediction, made for large products, leaves out.
+pub(super) fn is_faster(split: &Split, whole: &Tiling) -> bool {
+    let run = split.operand(Side::B).bytes(whole.cols.pass()).max(1);
+    let hbm = whole.costs.iter().find(|c| c.0 == "hbm").map_or(0, |c| c.1);
+    let short = hbm / 10 + hbm * SHORT_RUN / run;
+    split.cycles < whole.cycles + short
 }
 
 /// Lays out the SRAM with the deepest ring that fits, and predicts the time.
-fn fit(op: &Matmul, chip: &Chip, cols: Cut, parts: u64, kc: u64) -> Option<Split> {
+fn fit(
+    op: &Matmul,
+    chip: &Chip,
+    cols: Cut,
+    parts: u64,
+    kc: u64,
+    strides: &mut Strides,
+) -> Option<Split> {
     let (a, b) = op.dtype.operands();
-    let all = op.k.div_ceil(kc);
-    let chunks = all.div_ceil(parts);
-    let (depth, parts) = (chunks * kc, all.div_ceil(chunks));
+    let block = cost::kblock(a.dtype, b.dtype);
+    let depth = op.k.div_ceil(parts).next_multiple_of(block);
+    let (chunks, parts) = (depth.div_ceil(kc), op.k.div_ceil(depth));
     if parts < 2 {
         return None;
     }
@@ -184,9 +216,9 @@ fn fit(op: &Matmul, chip: &Chip, cols: Cut, parts: u64, kc: u64) -> Option<Split
     let step = cost::ttu_k(chip, a.dtype, b.dtype) as u32;
     let (rows, columns) = (chip.ttu.block_rows, chip.ttu.block_cols);
     let piece = |of: Operand, elements: u32| of.bytes(u64::from(elements)) as u32;
-    let lda = good_stride(chip, a.row(depth), rows, piece(a, step));
-    let ldb = good_stride(chip, b.row(nj), step, piece(b, columns));
-    let ldp = good_stride(chip, 4 * nj, rows, 4 * columns);
+    let lda = strides.of(chip, a.row(depth), rows, piece(a, step));
+    let ldb = strides.of(chip, b.row(nj), step, piece(b, columns));
+    let ldp = strides.of(chip, 4 * nj, rows, 4 * columns);
     let scales = |of: Operand, extent: u64, elements: u64| {
         let ld = match of.scaled() {
             true => extent.next_multiple_of(u64::from(chip.tsram.bank_bytes)),
@@ -258,8 +290,11 @@ fn predict(t: &mut Split, chip: &Chip) {
     let issued = t.cols.passes
         * (t.depth * requests(row, aligned) + blocks * requests(scale_row, false))
         + op.m * requests(a.bytes(t.depth), false);
-    let bytes =
-        op.k * b.row(op.n) + b.scale_blocks(op.k) * op.n + t.cols.parts * op.m * a.row(op.k);
+    // Every tile has its share of the HBM until the last is done: the one with the most counts for all.
+    let busiest = t.depth * b.bytes(t.cols.strip())
+        + blocks * t.cols.strip()
+        + op.m * (a.bytes(t.depth) + a.scale_blocks(t.depth));
+    let bytes = busiest * t.parts * t.cols.parts;
     let (mb, nb) = (op.m.div_ceil(BLOCK), t.cols.blocks(BLOCK));
     let steps = t.depth.div_ceil(cost::ttu_k(chip, a.dtype, b.dtype));
     let store = mb * nb * cost::store_cycles(chip, Dtype::F32, 1, 1);
@@ -272,10 +307,13 @@ fn predict(t: &mut Split, chip: &Chip) {
         .max(op.m * requests(4 * t.slice(), true) * slices * request / port)
         .max(4 * op.m * t.slice() * t.parts / port);
     let units = [
-        ("hbm", bytes * 100 / HBM_REACHED / per_cycle),
+        (
+            "hbm",
+            bytes * 100 / HBM_REACHED / per_cycle * (row + SHORT_RUN) / row,
+        ),
         (
             "requests in flight",
-            issued.saturating_mul(latency + latency / 4) / u64::from(chip.dma.outstanding).max(1),
+            issued.saturating_mul(latency + latency / 2) / u64::from(chip.dma.outstanding).max(1),
         ),
         ("tensor", mb * nb * steps + store),
         (
@@ -302,7 +340,7 @@ fn predict(t: &mut Split, chip: &Chip) {
 }
 
 /// The program of a tiling.
-pub(super) fn lower(t: &Split, chip: &Chip) -> Result<Lowered, CompileError> {
+pub fn lower(t: &Split, chip: &Chip) -> Result<Lowered, CompileError> {
     let layout = t.layout(chip)?;
     let plan = describe(t, &layout, chip);
     let whole = Op::Matmul(t.op);

@@ -132,6 +132,7 @@ fn constants(text: &mut Text, t: &Split) {
         ("col", "its strip of columns"),
         ("base", "first tile of the strip"),
         ("kb", "first element of K of the part"),
+        ("kx", "its elements of K"),
         ("kn", "its chunks"),
         ("po", "product: pass"),
         ("pk", "product: chunk"),
@@ -195,11 +196,11 @@ fn start(text: &mut Text, t: &Split, channels: &Channels) {
          divu col, t0, t1
          sub base, t0, kk
          muli kb, kk, PART_K
-         li t5, DIM_K
-         sub t5, t5, kb
+         li t0, DIM_K
+         sub t0, t0, kb
          li t1, PART_K
-         min t5, t5, t1          # elements of K of this part
-         addi t0, t5, CHUNK - 1
+         min kx, t0, t1
+         addi t0, kx, CHUNK - 1
          li t1, CHUNK
          divu kn, t0, t1
          muli left, kn, COL_PASSES
@@ -218,10 +219,7 @@ fn start(text: &mut Text, t: &Split, channels: &Channels) {
          sem.post t0, SUM_FREE, 1
          sem.post t0, OUT_FREE, 1
          sem.post t0, ADDED, 1
-         li t5, DIM_K
-         sub t5, t5, kb
-         li t1, PART_K
-         min t5, t5, t1",
+         mv t5, kx",
     );
     if a.scaled() {
         text.block(&format!(
@@ -359,15 +357,13 @@ fn products(text: &mut Text, t: &Split, chip: &Chip) {
 
 /// t3 = elements of K in chunk `index` of the part; clobbers t4.
 fn part_depth(text: &mut Text, t: &Split, index: &str) {
-    if t.op.k.is_multiple_of(t.kc) {
+    if t.op.k.is_multiple_of(t.depth) && t.depth.is_multiple_of(t.kc) {
         text.inst("li t3, CHUNK");
         return;
     }
     text.block(&format!(
         "muli t3, {index}, CHUNK
-         add t3, t3, kb
-         li t4, DIM_K
-         sub t3, t4, t3
+         sub t3, kx, t3
          li t4, CHUNK
          min t3, t3, t4          # the last chunk is short"
     ));
