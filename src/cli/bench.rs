@@ -220,7 +220,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         model::write(&compiled, path)?;
         context.note(&format!("wrote {}", path.display()));
     }
-    let split_k = compiled.plan.split_k;
+    let (split_k, split_depth) = (compiled.plan.split_k, compiled.plan.split_depth);
     let image = Arc::new(compiled.image);
     let mut machine = simulate::load(&chip, &image, !common.no_data, op.name())?;
     if !common.no_data {
@@ -251,7 +251,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     metrics.compile_s = Some(compile_s);
     if common.check {
         let _progress = Progress::start("checking", context);
-        metrics.check = Some(check::check(&run.machine, &op, split_k, common.seed)?);
+        metrics.check = Some(check::check(&run.machine, &op, split_depth, common.seed)?);
     }
     let mut extra = Map::new();
     extra.insert("op".into(), json!(op));

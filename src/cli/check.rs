@@ -1,6 +1,6 @@
 //! `--check` of `bench`: the result of a run against a slow reference.
 //!
-//! A product up to [`EXACT_LIMIT`] with one sum over K is compared bit for bit; anything else in f64 under the tolerance of
+//! A product up to [`EXACT_LIMIT`] is compared bit for bit; anything else in f64 under the tolerance of
 //! the numerics page, on every row if that takes at most [`WORK_LIMIT`] multiply-adds, else on rows drawn from the seed.
 
 use super::CliError;
@@ -16,8 +16,8 @@ use crate::report::{Check, reference};
 /// Multiply-adds that a reference in f64 may take: some seconds.
 const WORK_LIMIT: u64 = 4_000_000_000;
 
-/// Checks the tensors that a run ended with.
-pub fn check(machine: &Machine, op: &Op, split_k: u64, seed: u64) -> Result<Check, CliError> {
+/// Checks the tensors that a run ended with; `split_depth`: elements of K that its plan sums from zero.
+pub fn check(machine: &Machine, op: &Op, split_depth: u64, seed: u64) -> Result<Check, CliError> {
     // Tensors of numbers are widened to f32.
     let per_element = match op {
         Op::Stream(_) => 1,
@@ -39,7 +39,7 @@ pub fn check(machine: &Machine, op: &Op, split_k: u64, seed: u64) -> Result<Chec
             .map_err(|e| machine_error(name, &e))
     };
     match op {
-        Op::Matmul(op) => matmul(machine, op, split_k, seed),
+        Op::Matmul(op) => matmul(machine, op, split_depth, seed),
         Op::Attention(op) => {
             let (out, v) = (values("O")?, values("V")?);
             Ok(attention(op, seed, &values("Q")?, &values("K")?, &v, &out))
@@ -74,7 +74,7 @@ fn stream(machine: &Machine) -> Result<Check, CliError> {
     })
 }
 
-fn matmul(machine: &Machine, op: &Matmul, split_k: u64, seed: u64) -> Result<Check, CliError> {
+fn matmul(machine: &Machine, op: &Matmul, split_depth: u64, seed: u64) -> Result<Check, CliError> {
     let bytes = |name: &str| {
         let bytes = machine.tensor_bytes(name);
         bytes.map_err(|e| machine_error(name, &e))
@@ -115,10 +115,11 @@ fn matmul(machine: &Machine, op: &Matmul, split_k: u64, seed: u64) -> Result<Che
         n,
         k: op.k as usize,
         kblock: if op.dtype == MatmulType::Bf16 { 8 } else { 32 },
+        part: split_depth as usize,
         tensor_scales,
     };
     let macs = u128::from(op.m) * u128::from(op.n) * u128::from(op.k);
-    if split_k == 1 && macs <= u128::from(EXACT_LIMIT) {
+    if macs <= u128::from(EXACT_LIMIT) {
         let want = reference::matmul(&a, &b, &shape);
         return Ok(shown("C", n, None, &reference::compare_bits(&got, &want)));
     }

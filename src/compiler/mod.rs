@@ -112,6 +112,9 @@ pub struct Plan {
     pub facts: Vec<(String, String)>,
     /// Parts in which K is summed separately; 1: one sum.
     pub split_k: u64,
+    /// Elements of K of each part but the last, which has the rest; the parts are added in ascending order. All of K if there is one
+    /// sum, 0 where there is no K.
+    pub split_depth: u64,
     /// Cycles that the cost formulas predict, without queueing.
     pub predicted_cycles: u64,
 }

@@ -108,14 +108,38 @@ fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
+/// Good row strides, remembered by row bytes and what reads the rows.
+#[derive(Default)]
+pub(super) struct Strides(BTreeMap<(u64, u32, u32), u64>);
+
+impl Strides {
+    /// The stride of rows of `bytes` that the banks serve best when a block of `rows` x `piece` bytes is read; a multiple of
+    /// the bank's width, a few of them wider at most.
+    pub fn of(&mut self, chip: &Chip, bytes: u64, rows: u32, piece: u32) -> u64 {
+        *self.0.entry((bytes, rows, piece)).or_insert_with(|| {
+            let word = u64::from(chip.tsram.bank_bytes);
+            let least = bytes.next_multiple_of(word);
+            let candidates = (0..6).map(|i| least + i * word);
+            let conflicts = |stride: u64| -> u32 {
+                let bases = (0..8).map(|i| i * 32 * stride + i * u64::from(piece));
+                bases
+                    .map(|base| bank::bank_cycles(chip, base, stride, rows, piece))
+                    .sum()
+            };
+            candidates
+                .min_by_key(|stride| (conflicts(*stride), *stride))
+                .unwrap_or(least)
+        })
+    }
+}
+
 struct Search<'a> {
     op: &'a Matmul,
     chip: &'a Chip,
     a: Operand,
     b: Operand,
     epilogue: Epilogue,
-    /// Good row strides, by row bytes and what reads the rows.
-    strides: BTreeMap<(u64, u32, u32), u64>,
+    strides: Strides,
     /// Cycles from a request to its data, and bytes per cycle of HBM.
     latency: u64,
     hbm_per_cycle: u64,
@@ -137,7 +161,7 @@ impl Search<'_> {
             a: op.dtype.operands().0,
             b: op.dtype.operands().1,
             epilogue: Epilogue::of(op),
-            strides: BTreeMap::new(),
+            strides: Strides::default(),
             latency,
             hbm_per_cycle,
             refused: None,
@@ -193,9 +217,14 @@ impl Search<'_> {
         };
         let c_element = self.epilogue.c_bytes();
         let piece = |of: Operand, elements: u32| of.bytes(u64::from(elements)) as u32;
-        let lda = self.stride(a.bytes(a_row), block_m, piece(a, k_step));
-        let ldb = self.stride(b.row(nj), k_step, piece(b, chip.ttu.block_cols));
-        let ldc = self.stride(
+        let lda = self
+            .strides
+            .of(chip, a.bytes(a_row), block_m, piece(a, k_step));
+        let ldb = self
+            .strides
+            .of(chip, b.row(nj), k_step, piece(b, chip.ttu.block_cols));
+        let ldc = self.strides.of(
+            chip,
             nj * c_element,
             block_m,
             chip.ttu.block_cols * c_element as u32,
@@ -307,26 +336,6 @@ impl Search<'_> {
         };
         self.score(&mut tiling);
         Some(tiling)
-    }
-
-    /// The stride of rows of `bytes` that the banks serve best when a block of `rows` x `piece` bytes is read; a multiple of
-    /// the bank's width, a few of them wider at most.
-    fn stride(&mut self, bytes: u64, rows: u32, piece: u32) -> u64 {
-        let chip = self.chip;
-        *self.strides.entry((bytes, rows, piece)).or_insert_with(|| {
-            let word = u64::from(chip.tsram.bank_bytes);
-            let least = bytes.next_multiple_of(word);
-            let candidates = (0..6).map(|i| least + i * word);
-            let conflicts = |stride: u64| -> u32 {
-                let bases = (0..8).map(|i| i * 32 * stride + i * u64::from(piece));
-                bases
-                    .map(|base| bank::bank_cycles(chip, base, stride, rows, piece))
-                    .sum()
-            };
-            candidates
-                .min_by_key(|stride| (conflicts(*stride), *stride))
-                .unwrap_or(least)
-        })
     }
 
     /// The loads of a tiling. A row of `len` bytes that starts on multiples of g bytes touches (len - g) / 256 + 1 blocks of

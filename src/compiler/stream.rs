@@ -196,6 +196,7 @@ fn describe(op: &Stream, chip: &Chip) -> Plan {
         op: op.to_string(),
         facts: Vec::new(),
         split_k: 1,
+        split_depth: 0,
         predicted_cycles: latency + costs.iter().map(|c| c.1).max().unwrap_or(0),
     };
     plan.fact("tiles", tiles);

@@ -205,6 +205,7 @@ pub fn lower_as(op: &Attention, chip: &Chip, chosen: &Schedule) -> Result<Lowere
         op: whole.to_string(),
         facts: Vec::new(),
         split_k: 1,
+        split_depth: 0,
         predicted_cycles: chosen.cycles(),
     };
     for (name, value) in facts {

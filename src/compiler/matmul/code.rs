@@ -6,6 +6,7 @@
 
 use super::super::plan::Side;
 use super::{Emit, Stream};
+use crate::compiler::emit::Text;
 
 impl Emit<'_> {
     /// The whole program.
@@ -390,40 +391,47 @@ impl Emit<'_> {
 
     /// Subroutines: first row (column) and number of rows (columns) of a pass.
     fn ranges(&mut self) {
-        for (what, one, place, unit, parts, extent) in [
-            ("rows", "row", "row", "ROW", "GRID_ROWS", "DIM_M"),
-            ("cols", "column", "col", "COL", "GRID_COLS", "DIM_N"),
-        ] {
-            self.text.blank();
-            self.text.block(&format!(
-                "# t0 = pass -> t0 = its first {one}, t1 = how many; clobbers t2 to t4. Returns to rc. The strip is units
-                 # {place} * {unit}_UNITS / {parts} up to ({place} + 1) * {unit}_UNITS / {parts}. Longer passes come first, so
-                 # that tiles which share chunks have theirs at the same time.
-                 {what}_of_pass:
-                 muli t1, {place}, {unit}_UNITS
-                 li t4, {parts}
-                 divu t1, t1, t4         # first unit of the strip
-                 addi t2, {place}, 1
-                 muli t2, t2, {unit}_UNITS
-                 divu t2, t2, t4
-                 sub t2, t2, t1          # its units
-                 li t4, {unit}_PASSES
-                 divu t3, t2, t4         # units of a pass; the first ones have one more,
-                 remu t2, t2, t4         # so many
-                 slt t4, t0, t2          # and this one, or not
-                 min t2, t0, t2
-                 mul t0, t0, t3
-                 add t0, t0, t2
-                 add t0, t0, t1          # first unit
-                 add t1, t0, t3
-                 add t1, t1, t4          # past the last
-                 muli t0, t0, {unit}_UNIT
-                 muli t1, t1, {unit}_UNIT
-                 li t4, {extent}
-                 min t1, t1, t4
-                 sub t1, t1, t0
-                 jalr r0, 0(rc)"
-            ));
-        }
+        let text = &mut self.text;
+        range(text, &["rows", "row", "row", "ROW", "GRID_ROWS", "DIM_M"]);
+        range(
+            text,
+            &["cols", "column", "col", "COL", "GRID_COLS", "DIM_N"],
+        );
     }
+}
+
+/// Subroutine `{what}_of_pass`: first row (column) and number of rows (columns) of a pass. `names`: what, one of them, the register of
+/// the strip, and constants: the prefix of the cut's, the strips, the extent.
+pub(super) fn range(text: &mut Text, names: &[&str; 6]) {
+    let [what, one, place, unit, parts, extent] = names;
+    text.blank();
+    text.block(&format!(
+        "# t0 = pass -> t0 = its first {one}, t1 = how many; clobbers t2 to t4. Returns to rc. The strip is units
+         # {place} * {unit}_UNITS / {parts} up to ({place} + 1) * {unit}_UNITS / {parts}. Longer passes come first, so
+         # that tiles which share chunks have theirs at the same time.
+         {what}_of_pass:
+         muli t1, {place}, {unit}_UNITS
+         li t4, {parts}
+         divu t1, t1, t4         # first unit of the strip
+         addi t2, {place}, 1
+         muli t2, t2, {unit}_UNITS
+         divu t2, t2, t4
+         sub t2, t2, t1          # its units
+         li t4, {unit}_PASSES
+         divu t3, t2, t4         # units of a pass; the first ones have one more,
+         remu t2, t2, t4         # so many
+         slt t4, t0, t2          # and this one, or not
+         min t2, t0, t2
+         mul t0, t0, t3
+         add t0, t0, t2
+         add t0, t0, t1          # first unit
+         add t1, t0, t3
+         add t1, t1, t4          # past the last
+         muli t0, t0, {unit}_UNIT
+         muli t1, t1, {unit}_UNIT
+         li t4, {extent}
+         min t1, t1, t4
+         sub t1, t1, t0
+         jalr r0, 0(rc)"
+    ));
 }

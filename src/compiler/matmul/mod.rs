@@ -5,13 +5,15 @@
 //! waits for its chunks' `full`, and at its end tells the loader of the chunk that will next use the slot that it is `free`;
 //! a load waits until all sharers said so. Block scales travel with the chunk of their operand: a second transfer on the same
 //! channel into a place that goes with the slot, which adds one more to `full`; it needs no wait of its own, because transfers of a
-//! channel start in order. What follows the sums is [`super::epilogue`]. Leaves out: split-K.
+//! channel start in order. What follows the sums is [`super::epilogue`]. Leaves out: split-K, which few rows need ([`split`]).
 //!
 //! Invariants: no queue that is full can deadlock, because operations only wait for operations of an earlier chunk, or for
 //! loads of their own chunk, which are pushed `ring` chunks ahead of it; the text's size does not depend on the problem.
 
 mod code;
 mod loads;
+pub mod split;
+mod split_code;
 
 use super::emit::{Text, TsramLayout};
 use super::epilogue::Epilogue;
@@ -21,7 +23,13 @@ use crate::chip::Chip;
 
 /// Compiles a validated matrix product.
 pub fn lower(op: &Matmul, chip: &Chip) -> Result<Lowered, CompileError> {
-    lower_tiling(&plan::search(op, chip)?, chip)
+    let whole = plan::search(op, chip);
+    if let Some(split) = split::search(op, chip)
+        && whole.as_ref().map_or(true, |t| split::is_faster(&split, t))
+    {
+        return split::lower(&split, chip);
+    }
+    lower_tiling(&whole?, chip)
 }
 
 /// The program of a tiling.
@@ -77,6 +85,7 @@ fn describe(t: &Tiling, layout: &TsramLayout, chip: &Chip) -> Plan {
         op: Op::Matmul(t.op).to_string(),
         facts: Vec::new(),
         split_k: 1,
+        split_depth: t.op.k,
         predicted_cycles: t.cycles,
     };
     plan.fact(
@@ -101,27 +110,7 @@ fn describe(t: &Tiling, layout: &TsramLayout, chip: &Chip) -> Plan {
         );
     }
     plan.fact("chunks", format!("{} of K = {}", t.chunks, t.kc));
-    for side in [Side::A, Side::B] {
-        let of = t.operand(side);
-        let scales = match of.scaled() {
-            true => format!(
-                ", a scale ({}) for {} along K",
-                of.scale_name(),
-                of.scale_block()
-            ),
-            false => String::new(),
-        };
-        plan.fact(
-            &format!("operand {}", name(side)),
-            format!("{}{scales}", of.dtype),
-        );
-    }
-    if Epilogue::of(&t.op).has_kernel() {
-        plan.fact(
-            "epilogue",
-            "sums x (A_tensor_scale x B_tensor_scale) in FP32, then BF16",
-        );
-    }
+    operands(&mut plan, &t.op);
     let outer = match t.outer {
         Side::A => "A, row passes",
         Side::B => "B, column passes",
@@ -150,25 +139,51 @@ fn describe(t: &Tiling, layout: &TsramLayout, chip: &Chip) -> Plan {
             }
         ),
     );
-    let buffers: Vec<String> = layout
-        .buffers
-        .iter()
-        .map(|(name, at, bytes)| format!("{name} {bytes} at {at:#x}"))
-        .collect();
-    plan.fact(
-        "tile SRAM",
-        format!(
-            "{} of {} bytes: {}",
-            layout.used(),
-            chip.tsram.size_bytes,
-            buffers.join(", ")
-        ),
-    );
+    plan.fact("tile SRAM", buffers(layout, chip));
     plan.fact("HBM reads", format!("{} bytes", t.hbm_bytes));
     for (unit, cycles) in &t.costs {
         plan.fact(&format!("cycles, {unit}"), cycles);
     }
     plan
+}
+
+/// The formats of the operands, and what follows the sums.
+fn operands(plan: &mut Plan, op: &Matmul) {
+    for side in [Side::A, Side::B] {
+        let of = op.dtype.operand(side);
+        let scales = match of.scaled() {
+            true => format!(
+                ", a scale ({}) for {} along K",
+                of.scale_name(),
+                of.scale_block()
+            ),
+            false => String::new(),
+        };
+        plan.fact(
+            &format!("operand {}", name(side)),
+            format!("{}{scales}", of.dtype),
+        );
+    }
+    if Epilogue::of(op).has_kernel() {
+        plan.fact(
+            "epilogue",
+            "sums x (A_tensor_scale x B_tensor_scale) in FP32, then BF16",
+        );
+    }
+}
+
+/// The buffers of a tile's SRAM.
+fn buffers(layout: &TsramLayout, chip: &Chip) -> String {
+    let each = layout
+        .buffers
+        .iter()
+        .map(|(name, at, bytes)| format!("{name} {bytes} at {at:#x}"));
+    format!(
+        "{} of {} bytes: {}",
+        layout.used(),
+        chip.tsram.size_bytes,
+        each.collect::<Vec<_>>().join(", ")
+    )
 }
 
 /// What the code for A and the code for B differ in.

@@ -119,6 +119,7 @@ fn plan(op: &Op, graph: &Graph, l: &Layout, k: &Kernels, pooled: usize, chip: &C
         op: op.to_string(),
         facts: Vec::new(),
         split_k: 1,
+        split_depth: 0,
         predicted_cycles: memory.max(turns.saturating_mul(k.cycles)),
     };
     let walk = match l.walk {

@@ -86,6 +86,9 @@ pub struct Shape {
     pub k: usize,
     /// Elements along K that are summed before a rounding: 8 for BF16 operands, else 32.
     pub kblock: usize,
+    /// Elements along K that are summed from zero, a multiple of `kblock`; the sums of the parts are then added in ascending order.
+    /// Without a split: `k` or more.
+    pub part: usize,
     /// FP32 scales of A and of B as tensors: their FP32 product multiplies the sums.
     pub tensor_scales: Option<(f32, f32)>,
 }
@@ -399,18 +402,24 @@ pub fn matmul(a: &Matrix<'_>, b: &Matrix<'_>, shape: &Shape) -> Vec<u16> {
     let (ga, gb) = (groups(a.scales, m, k), groups(b.scales, n, k));
     let tensor_scale = shape.tensor_scales.map(|(a, b)| a * b);
     let mut out = vec![0u16; m * n];
+    let per_part = shape.part.div_ceil(kblock).max(1);
     let rows = out.par_chunks_mut(n.max(1)).enumerate();
     rows.for_each(|(r, row)| {
         let ar = pa.line(&ga, r, k);
         for (c, y) in row.iter_mut().enumerate() {
             let bc = pb.line(&gb, c, k);
-            let mut acc = 0f32;
-            for block in 0..pa.per_row {
-                acc += block_sum(&ar, &bc, block, shape, |i| {
-                    (a.values[r * k + i], b.values[i * n + c])
-                });
-            }
-            *y = bf16_code(tensor_scale.map_or(acc, |g| acc * g));
+            let part = |first: usize| {
+                let blocks = first..(first + per_part).min(pa.per_row);
+                blocks.fold(0f32, |acc, block| {
+                    acc + block_sum(&ar, &bc, block, shape, |i| {
+                        (a.values[r * k + i], b.values[i * n + c])
+                    })
+                })
+            };
+            let first = part(0);
+            let later = (per_part..pa.per_row).step_by(per_part);
+            let sum = later.fold(first, |sum, block| sum + part(block));
+            *y = bf16_code(tensor_scale.map_or(sum, |g| sum * g));
         }
     });
     out
@@ -474,6 +483,7 @@ mod tests {
             n: 1,
             k,
             kblock,
+            part: k,
             tensor_scales: None,
         }
     }
