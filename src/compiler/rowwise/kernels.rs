@@ -212,9 +212,10 @@ impl<'a> Kernel<'a> {
         let graph = self.s.graph;
         for id in graph.nodes[user].operands() {
             let constant = matches!(graph.nodes[*id].kind, Kind::Const(_));
-            let later = graph.nodes[user + 1..]
-                .iter()
-                .any(|n| n.operands().contains(id));
+            // Scalars are made first: whatever else reads it comes after them, wherever it stands in the graph.
+            let later = graph.nodes.iter().enumerate().any(|(n, node)| {
+                (n > user || node.spread != Spread::Scalar) && node.operands().contains(id)
+            });
             if !constant
                 && !later
                 && !graph.outputs.contains(id)
