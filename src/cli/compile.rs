@@ -49,7 +49,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         ));
     }
     if context.json {
-        let work = work::of_op(&op, Some(compiled.plan.split_k), &chip);
+        let work = work::of_op(op, Some(compiled.plan.split_k), &chip);
         return context.print_json(json!({
             "chip": chip.name,
             "op": op,

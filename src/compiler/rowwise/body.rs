@@ -74,7 +74,7 @@ impl<'a> Builder<'a> {
     /// A body of all vectors of a row.
     pub fn vectors(program: &'a Rowwise, graph: &'a Graph, layout: &'a Layout) -> Builder<'a> {
         let copies = layout.cols.div_ceil(layout.lanes);
-        let tail = layout.cols % layout.lanes != 0;
+        let tail = !layout.cols.is_multiple_of(layout.lanes);
         let steps = [layout.row() as i64, super::layout::ELEMENT as i64, 0, 0];
         Builder::new(
             program,

@@ -212,9 +212,10 @@ impl<'a> Kernel<'a> {
         let graph = self.s.graph;
         for id in graph.nodes[user].operands() {
             let constant = matches!(graph.nodes[*id].kind, Kind::Const(_));
-            let later = graph.nodes[user + 1..]
-                .iter()
-                .any(|n| n.operands().contains(id));
+            // Scalars are made first: whatever else reads it comes after them, wherever it stands in the graph.
+            let later = graph.nodes.iter().enumerate().any(|(n, node)| {
+                (n > user || node.spread != Spread::Scalar) && node.operands().contains(id)
+            });
             if !constant
                 && !later
                 && !graph.outputs.contains(id)
@@ -539,7 +540,7 @@ impl<'a> Kernel<'a> {
         )?;
         let pass = self.passes.first().cloned().unwrap_or_default();
         let b = self.body(&pass, 1, &Accumulators::default());
-        self.pipeline(b, 1, cols.div_ceil(lanes), cols % lanes != 0, 1)?;
+        self.pipeline(b, 1, cols.div_ceil(lanes), !cols.is_multiple_of(lanes), 1)?;
         self.text.inst("vret");
         Ok(())
     }
@@ -578,7 +579,7 @@ impl<'a> Kernel<'a> {
             l.cols % l.lanes,
         )?;
         let common = self.free.clone();
-        let beside = l.strip % l.block != 0 || l.last_strip % l.block != 0;
+        let beside = !l.strip.is_multiple_of(l.block) || !l.last_strip.is_multiple_of(l.block);
         let blocks = [(l.block, "s5", true), (1, "s6", beside && l.block > 1)];
         for (rows, counter, used) in blocks {
             if !used {
@@ -629,7 +630,7 @@ impl<'a> Kernel<'a> {
                 }
             }
             let b = self.body(&pass, rows, &accumulators);
-            self.pipeline(b, many, vectors, l.cols % l.lanes != 0, 1)?;
+            self.pipeline(b, many, vectors, !l.cols.is_multiple_of(l.lanes), 1)?;
             let dead: Vec<Id> = (0..self.s.graph.nodes.len())
                 .filter(|id| self.last_use(*id) <= 2 * p + 1)
                 .collect();

@@ -413,7 +413,8 @@ impl Window<'_> {
         for t in cycles.clone() {
             for &index in self.order {
                 let at = s.cycles[index] as u64;
-                if t < at || (t - at) % interval != 0 || (t - at) / interval >= self.count {
+                if t < at || !(t - at).is_multiple_of(interval) || (t - at) / interval >= self.count
+                {
                     continue;
                 }
                 let iteration = (t - at) / interval;
