@@ -24,13 +24,13 @@
 //! | [`num`] | formats, rounding, the exact block product, vector functions, random numbers | nothing |
 //! | [`sim`] | event engine: integer picoseconds, partitions, queues for bandwidth; knows no chip | nothing |
 //! | [`isa`] | instruction types generated from `isa/*.toml`, decoder, printer, the program image | num |
-//! | `reference` | the instruction set a second time, slow and plain, for tests (feature `testing`) | isa |
+//! | [`reference`] | the instruction set a second time, slow and plain, and what graphs and row-wise programs compute, in f64: for tests (feature `testing`) and `--check` | isa, the compiler's graph types |
 //! | [`asm`] | assembler, object file, disassembler, diagnostics | isa, num |
 //! | [`chip`] | the chip description and its cost formulas (rates and widths; no queueing) | isa, num |
 //! | [`machine`] | memories, processors, the executor, the untimed runner, deadlock reports | num, isa, chip |
 //! | [`trace`] | event schema, trace folders, exporters | isa, sim |
 //! | [`timing`] | every unit as a component of the event engine, and their wiring | machine, chip, sim, trace, isa, num |
-//! | [`compiler`] | operation → plan → SRAM allocation → schedule → assembly | isa, asm, chip, num |
+//! | [`compiler`] | operation → plan → SRAM allocation → schedule → assembly: `matmul`, `attention`, `rowwise`, `stream`; whole graphs (`graph`) and their import from ONNX and Hugging Face (`import`), which are not lowered yet | isa, asm, chip, num |
 //! | [`report`] | rates, bounds, stalls, lines; the references of `--check` | trace, chip, asm, isa, num, sim |
 //! | [`cli`] | a file per subcommand | all |
 //! | `testing` | feature `testing`: strategies, runs compared, fuzz targets for property tests | isa, asm, chip, machine, timing, trace, num, cli's readers |
@@ -81,7 +81,8 @@
 //! 3. [`machine::op`] (what control code pushes), [`machine::exec`] (what it does), [`machine::untimed`] (the simplest runner).
 //! 4. [`sim`], then [`timing`]: `processor`, `dma`, `tensor`, `vector`, `tile`, `cluster`, `global`, `hbm`.
 //! 5. `timing::hbm` and `timing::noc`: the parts that also run alone, each with its own page and reading order.
-//! 6. [`trace`] and [`report`]: where the time went. [`compiler`]: `op`, `plan`, `matmul`, `attention`.
+//! 6. [`trace`] and [`report`]: where the time went. [`compiler`]: `op`, `plan`, `matmul`, `attention`, `rowwise`, `stream`, then
+//!    `graph` and `import`.
 //!
 //! # Adding an instruction
 //!
@@ -98,6 +99,11 @@ pub mod machine;
 pub mod num;
 #[cfg(any(test, feature = "testing"))]
 pub mod reference;
+#[cfg(not(any(test, feature = "testing")))]
+pub mod reference {
+    //! What `--check` needs of the slow references; the rest comes with the feature `testing`.
+    pub mod rowwise;
+}
 pub mod report;
 pub mod sim;
 #[cfg(any(test, feature = "testing"))]

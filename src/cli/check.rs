@@ -5,11 +5,12 @@
 
 use super::CliError;
 use super::simulate::{MEMORY_LIMIT, machine_error, memory_limit};
-use crate::compiler::rowwise::{Rowwise, Spread, evaluate};
+use crate::compiler::rowwise::{Rowwise, Spread};
 use crate::compiler::{Attention, Matmul, MatmulType, Op};
 use crate::isa::ScaleType;
 use crate::machine::Machine;
-use crate::num::{Dtype, random};
+use crate::num::{self, Dtype, Overflow, Rounding, random};
+use crate::reference::rowwise as oracle;
 use crate::report::reference::{AttentionShape, EXACT_LIMIT, Matrix, Scales, Shape};
 use crate::report::{Check, reference};
 
@@ -169,7 +170,12 @@ fn rowwise(
     // A step of the reference takes as long as tens of multiply-adds.
     let work = program.cols.saturating_mul(64 * program.steps.len() as u64);
     let rows: Vec<u64> = rows(count, work, seed).iter().map(|r| *r as u64).collect();
-    let want = evaluate::evaluate(program, &inputs, &rows);
+    let data: Vec<&[f32]> = inputs.iter().map(|x| &x[..]).collect();
+    let round = |dtype, x| {
+        let code = num::encode(dtype, x as f32, Rounding::Rne, Overflow::Saturate);
+        f64::from(num::decode(dtype, code))
+    };
+    let want = oracle::evaluate(program, &data, &rows, round);
     let mut check = Check {
         passed: true,
         max_abs_err: 0.0,
@@ -185,7 +191,7 @@ fn rowwise(
             .flat_map(|r| &all[*r as usize * width..][..width])
             .copied()
             .collect();
-        let found = evaluate::compare(o, &got, want);
+        let found = oracle::compare(o, &got, want, round);
         elements += found.elements;
         checked += found.checked;
         check.max_abs_err = check.max_abs_err.max(found.max_abs_err);

@@ -5,7 +5,7 @@
 //! results agree within a tolerance, not to the bit. Invariant: it reads the graph's types and nothing else of the compiler.
 
 use super::codes::{self, Element};
-use super::rowwise;
+use super::rowwise::{self, Bounded};
 use crate::compiler::graph::{Attention, Graph, Kind, Op, Value, ValueId, View};
 use crate::isa::Dtype;
 use std::collections::BTreeMap;
@@ -195,7 +195,10 @@ fn run(
         Op::Attention(op) => vec![attention(op, x)],
         Op::Rowwise(op) => {
             let data: Vec<&[f64]> = x.iter().map(|x| x.data).collect();
-            rowwise::evaluate(op, &data, round)
+            let rows: Vec<u64> = (0..op.rows).collect();
+            let results = rowwise::evaluate(op, &data, &rows, round).into_iter();
+            let values = |all: Vec<Bounded>| all.iter().map(|x| x.value).collect();
+            results.map(values).collect()
         }
         Op::Layout(view) => vec![view.indices().map(|i| x[0].data[i as usize]).collect()],
         Op::Concat { axis } => {

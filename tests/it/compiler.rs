@@ -1,5 +1,7 @@
 //! Compiled programs against references written apart from the executor; size and limits of what the compiler emits.
 
+mod split;
+
 use proptest::prelude::*;
 use std::sync::Arc;
 use tilewright::asm::assemble_text;

@@ -25,7 +25,17 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "num", "sim", "isa", "asm", "chip", "machine", "trace", "timing", "compiler", "report",
+            "num",
+            "sim",
+            "isa",
+            "asm",
+            "chip",
+            "machine",
+            "trace",
+            "timing",
+            "compiler",
+            "report",
+            "reference",
         ],
     ),
 ];

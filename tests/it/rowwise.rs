@@ -3,7 +3,6 @@
 use proptest::prelude::*;
 use std::sync::Arc;
 use tilewright::chip::Chip;
-use tilewright::compiler::rowwise::evaluate::{compare, elements, evaluate};
 use tilewright::compiler::rowwise::kinds::Kind;
 use tilewright::compiler::rowwise::{
     Binary, Compare, Reduce, Rowwise, Spread, Step, StepId, Ternary, Unary,
@@ -13,7 +12,8 @@ use tilewright::machine::{
     LoadOptions, Machine, SanitizeOptions, UntimedLimits, run_untimed, sanitize,
 };
 use tilewright::num::random::{normal, splitmix64};
-use tilewright::num::{Dtype, Overflow, Rounding, decode_slice, encode_slice};
+use tilewright::num::{Dtype, Overflow, Rounding, decode, decode_slice, encode, encode_slice};
+use tilewright::reference::rowwise::{compare, evaluate};
 use tilewright::timing::{self, TimedOptions};
 
 fn chip(name: &str, set: &[&str]) -> Arc<Chip> {
@@ -32,7 +32,8 @@ fn filled(program: &Rowwise, compiled: &Compiled, chip: &Arc<Chip>) -> (Machine,
     let mut machine = Machine::load(chip.clone(), image, &LoadOptions::default()).unwrap();
     let mut all = Vec::new();
     for (n, input) in program.inputs.iter().enumerate() {
-        let count = elements(program, input);
+        let shape = input.spread.shape(program.rows, program.cols);
+        let count = shape.iter().product();
         let values: Vec<f32> = (0..count).map(|i| normal(n as u64 + 7, i)).collect();
         let mut bytes = vec![0; input.dtype.bytes_for(count) as usize];
         encode_slice(
@@ -85,12 +86,17 @@ fn check(program: &Rowwise, chip: &Arc<Chip>, whole: bool) -> Result<u64, String
         run_untimed(&mut machine, &UntimedLimits::default()).map_err(|e| e.to_string())?;
     }
     let rows: Vec<u64> = (0..program.rows).collect();
-    let want = evaluate(program, &inputs, &rows);
+    let round = |dtype, x| {
+        let code = encode(dtype, x as f32, Rounding::Rne, Overflow::Saturate);
+        f64::from(decode(dtype, code))
+    };
+    let data: Vec<&[f32]> = inputs.iter().map(|x| &x[..]).collect();
+    let want = evaluate(program, &data, &rows, round);
     let mut checked = 0;
     for (o, want) in program.outputs.iter().zip(&want) {
         let got = machine.tensor_f32(&o.name).unwrap();
         assert_eq!(got.len(), want.len());
-        let found = compare(o, &got, want);
+        let found = compare(o, &got, want, round);
         checked += found.checked;
         if let Some(first) = found.first {
             let i = first as usize;

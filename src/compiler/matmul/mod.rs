@@ -25,7 +25,9 @@ use crate::chip::Chip;
 pub fn lower(op: &Matmul, chip: &Chip) -> Result<Lowered, CompileError> {
     let whole = plan::search(op, chip);
     if let Some(split) = split::search(op, chip)
-        && whole.as_ref().map_or(true, |t| split::is_faster(&split, t))
+        && whole
+            .as_ref()
+            .map_or(true, |t| split::is_faster(&split, t, chip))
     {
         return split::lower(&split, chip);
     }

@@ -25,16 +25,23 @@ const MAX_ROWS: u64 = 64;
 /// Most slots of a ring: as deep as the queues.
 const MAX_RING: u64 = 16;
 /// Columns of a slice are multiples of an accumulator block's.
-pub(super) const SLICE: u64 = BLOCK;
+pub const SLICE: u64 = BLOCK;
 /// Vectors that the adding kernel keeps in registers.
 pub(super) const GROUP: u64 = 4;
 /// Bytes that the two tensor scales take in tile SRAM.
 const FACTOR_BYTES: u64 = 256;
 /// Share of the HBM's peak that streams reach, in percent.
 const HBM_REACHED: u64 = 95;
-/// Heuristic of the search, set by timed runs on both HBM models: a stream of runs of so many bytes takes twice as long as one of long
-/// runs, because each tile's reaches few channels at a time and opens a row for little.
-const SHORT_RUN: u64 = 64;
+/// Heuristic of the search, in percent of the idle latency: that of requests while every tile streams. Timed runs of about 40 shapes
+/// took up to 30 % longer without it, because the search then took cuts whose requests in flight just sufficed; it ranks
+/// splits, and is left out of the cycles that an unsplit tiling is compared with.
+const LOADED: u64 = 150;
+/// Heuristic: one part in this many of the exchanges before the last is not hidden behind the stream of B. Timed runs of several passes
+/// show a fifth to two thirds, the more the shorter a pass is.
+const EXPOSED: u64 = 2;
+/// Heuristic: a split must be predicted to be faster by one part in this many, as far as both predictions are off, and by the refresh
+/// of a bank, which either may meet or not at its end. Set on timed runs of about 100 shapes, and right on 60 others.
+const MARGIN: u64 = 16;
 /// Control instructions per chunk and per transfer of sums, counted in the programs that [`super::split_code`] emits.
 const CONTROL_PER_CHUNK: u64 = 90;
 const CONTROL_PER_SEND: u64 = 50;
@@ -65,6 +72,8 @@ pub struct Split {
     /// Predicted cycles: unit, or ramp; and what follows for the whole.
     pub costs: Vec<(&'static str, u64)>,
     pub cycles: u64,
+    /// What the search makes least: `cycles` with latencies under load.
+    pub score: u64,
 }
 
 impl Split {
@@ -139,11 +148,11 @@ impl Split {
     }
 }
 
-/// The tiling of the least predicted time, if the operation has few rows and any fits.
+/// The tiling of the least score, if the operation has few rows and any fits.
 pub(super) fn search(op: &Matmul, chip: &Chip) -> Option<Split> {
     let mut best: Option<Split> = None;
     visit(op, chip, &mut |t| {
-        if best.as_ref().is_none_or(|b| t.cycles < b.cycles) {
+        if best.as_ref().is_none_or(|b| t.score < b.score) {
             best = Some(t.clone());
         }
     });
@@ -182,13 +191,17 @@ pub fn visit(op: &Matmul, chip: &Chip, each: &mut dyn FnMut(&Split)) {
     }
 }
 
-/// Whether a split takes less time than a tiling without one, by the predictions of both, the runs of B that the latter reads, and a tenth
-/// of its HBM time: few rows leave its loads nothing to hide behind, which its prediction, made for large products, leaves out.
-pub(super) fn is_faster(split: &Split, whole: &Tiling) -> bool {
-    let run = split.operand(Side::B).bytes(whole.cols.pass()).max(1);
+/// Whether a split takes less time than a tiling without one, by both predictions. That of the tiling takes all bytes at the HBM's full
+/// rate; but while the tiles of the longest strips finish theirs the others are done, and what is left to load has between all of the
+/// HBM and only its tiles' own share of it: the middle is taken.
+pub(super) fn is_faster(split: &Split, whole: &Tiling, chip: &Chip) -> bool {
     let hbm = whole.costs.iter().find(|c| c.0 == "hbm").map_or(0, |c| c.1);
-    let short = hbm / 10 + hbm * SHORT_RUN / run;
-    split.cycles < whole.cycles + short
+    let (n, longest) = (split.op.n, whole.cols.strip() * whole.cols.parts);
+    let uneven = hbm.saturating_mul(longest.saturating_sub(n)) / n / 2;
+    let timing = &chip.hbm.timing;
+    let refresh_ps = u64::from(timing.tck_ps) * u64::from(timing.rfcpb_ck);
+    let refresh = refresh_ps * (chip.clock_hz / 1_000_000) / 1_000_000;
+    split.cycles + split.cycles / MARGIN + refresh < whole.cycles + uneven
 }
 
 /// Lays out the SRAM with the deepest ring that fits, and predicts the time.
@@ -249,6 +262,7 @@ fn fit(
         b_scales: scales(b, nj, kc),
         costs: Vec::new(),
         cycles: 0,
+        score: 0,
     };
     t.in_bytes = (parts * op.m * t.slice() * 4).next_multiple_of(256);
     t.out_bytes = op.m * t.slice() * 2;
@@ -265,7 +279,8 @@ fn fit(
     Some(t)
 }
 
-/// Cycles without queueing: the slowest of HBM, requests in flight, tensor unit and control, then the last pass's exchange.
+/// Cycles without queueing: the slowest of HBM, requests in flight, tensor unit, control and exchange, what of the exchange is not
+/// hidden, and the last pass's.
 fn predict(t: &mut Split, chip: &Chip) {
     let (op, a, b) = (t.op, t.operand(Side::A), t.operand(Side::B));
     let timing = &chip.hbm.timing;
@@ -306,36 +321,28 @@ fn predict(t: &mut Split, chip: &Chip) {
     let exchange = (slices * CONTROL_PER_SEND)
         .max(op.m * requests(4 * t.slice(), true) * slices * request / port)
         .max(4 * op.m * t.slice() * t.parts / port);
+    let passes = t.cols.passes;
+    let in_flight = issued.saturating_mul(latency) / u64::from(chip.dma.outstanding).max(1);
     let units = [
-        (
-            "hbm",
-            bytes * 100 / HBM_REACHED / per_cycle * (row + SHORT_RUN) / row,
-        ),
-        (
-            "requests in flight",
-            issued.saturating_mul(latency + latency / 2) / u64::from(chip.dma.outstanding).max(1),
-        ),
+        ("hbm", bytes * 100 / HBM_REACHED / per_cycle),
+        ("requests in flight", in_flight),
         ("tensor", mb * nb * steps + store),
         (
             "control",
-            t.cols.passes * (chunks * CONTROL_PER_CHUNK + slices * CONTROL_PER_SEND),
+            passes * (chunks * CONTROL_PER_CHUNK + slices * CONTROL_PER_SEND),
         ),
-        ("exchange", t.cols.passes * (exchange + add)),
+        ("exchange", passes * (exchange + add)),
     ];
     let most = units.iter().map(|u| u.1).max().unwrap_or(0);
-    // With few slots the stream stops at every chunk.
-    let grain = t.cols.passes * chunks;
-    let grain = if grain > t.ring {
-        most / (t.ring * t.ring)
-    } else {
-        0
-    };
+    let exposed = (passes - 1) * (exchange + add) / EXPOSED;
     let last_chunk = t.kc * row / port + mb * t.cols.pass().div_ceil(BLOCK) * t.kc.div_ceil(32);
     let hop = u64::from(chip.control.chip_signal_cycles);
-    let ramp = latency + 250 + last_chunk + exchange + add + 2 * hop + 200 + latency;
-    t.cycles = most + grain + ramp;
+    // The first data, the last chunk, and the last pass's sums: sent, added, and written.
+    let ramp = latency + last_chunk + exchange + add + 2 * hop + latency;
+    t.cycles = most + exposed + ramp;
+    t.score = most.max(in_flight.saturating_mul(LOADED) / 100) + exposed + ramp;
     t.costs = units.to_vec();
-    t.costs.push(("ring grain", grain));
+    t.costs.push(("exposed exchange", exposed));
     t.costs.push(("ramp", ramp));
 }
 

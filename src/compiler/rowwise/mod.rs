@@ -9,11 +9,10 @@
 //! only, so it has no cycles, and its spreads are consistent.
 //!
 //! Reading order: this page, [`graph`] (instructions), [`passes`], [`layout`], [`body`] and [`pipeline`] (loops), [`kernels`], [`code`]
-//! (control), [`lower`](mod@lower). [`kinds`] has programs by name, [`evaluate`] the reference.
+//! (control), [`lower`](mod@lower). [`kinds`] has programs by name; the oracle is `reference::rowwise`.
 
 pub mod body;
 pub mod code;
-pub mod evaluate;
 pub mod graph;
 pub mod kernels;
 pub mod kinds;
