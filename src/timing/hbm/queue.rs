@@ -21,17 +21,19 @@ pub enum Kind {
     Write,
 }
 
-/// A request in the controller.
+/// Requests in the controller that came together: of consecutive columns, or one.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
-    /// Order of acceptance.
+    /// Order of acceptance of the first.
     pub seq: u64,
-    /// When it was accepted.
+    /// When they were accepted.
     pub accepted: Time,
-    /// The caller's name for it.
+    /// The caller's name for them.
     pub tag: u64,
+    /// Of the first.
     pub column: u16,
-    /// Whether a command was issued for it, so that it is counted as hit, miss or conflict.
+    count: u8,
+    /// Whether a command was issued for the first, so that it is counted as hit, miss or conflict.
     pub counted: bool,
     /// The next younger of the group.
     next: u32,
@@ -65,12 +67,15 @@ pub struct List {
     pub miss: u32,
 }
 
-const EMPTY: List = List {
-    first: NONE,
-    last: NONE,
-    hit: NONE,
-    miss: NONE,
-};
+impl List {
+    /// Nothing waits.
+    pub const EMPTY: List = List {
+        first: NONE,
+        last: NONE,
+        hit: NONE,
+        miss: NONE,
+    };
+}
 
 /// All waiting requests.
 #[derive(Clone, Debug)]
@@ -81,8 +86,6 @@ pub struct Queues {
     groups: Vec<Group>,
     /// The first free group.
     free_group: u32,
-    /// By kind, then bank.
-    lists: [Vec<List>; 2],
     /// Waiting entries by kind.
     pub len: [u32; 2],
     next_seq: u64,
@@ -93,13 +96,11 @@ pub struct Queues {
 impl Queues {
     /// Empty queues for a channel.
     pub fn new(geometry: &Geometry) -> Queues {
-        let banks = geometry.bank_numbers() as usize;
         Queues {
             entries: Vec::new(),
             free_entry: NONE,
             groups: Vec::new(),
             free_group: NONE,
-            lists: [vec![EMPTY; banks], vec![EMPTY; banks]],
             len: [0; 2],
             next_seq: 0,
             column_shift: geometry.columns.div_ceil(64).next_power_of_two().ilog2(),
@@ -119,21 +120,15 @@ impl Queues {
         &self.groups[group as usize]
     }
 
-    /// The list of a kind and bank.
-    #[inline]
-    pub fn list(&self, kind: Kind, bank: u32) -> &List {
-        &self.lists[kind as usize][bank as usize]
-    }
-
     #[inline]
     fn bit(&self, column: u32) -> u64 {
         1 << (column >> self.column_shift)
     }
 
-    /// Whether a write of this place waits.
-    pub fn is_buffered(&self, bank: u32, row: u32, column: u32) -> bool {
+    /// Whether a request of this place waits in a list of writes.
+    pub fn is_buffered(&self, writes: &List, row: u32, column: u32) -> bool {
         let bit = self.bit(column);
-        let mut at = self.list(Kind::Write, bank).first;
+        let mut at = writes.first;
         while at != NONE {
             let group = self.group(at);
             if group.row == row
@@ -152,7 +147,8 @@ impl Queues {
         let mut at = group.head;
         while at != NONE {
             let entry = &self.entries[at as usize];
-            if u32::from(entry.column) == column {
+            let first = u32::from(entry.column);
+            if (first..first + u32::from(entry.count)).contains(&column) {
                 return true;
             }
             at = entry.next;
@@ -160,18 +156,17 @@ impl Queues {
         false
     }
 
-    /// Appends requests of one row to the list of its bank, whose open row is `open`; whether they began a group.
+    /// Appends requests of one row to the list of its kind and bank, whose open row is `open`; whether they began a group.
     #[inline]
     pub fn push(
         &mut self,
+        list: &mut List,
         kind: Kind,
-        bank: u32,
         open: u32,
         row: u32,
         columns: Range<u32>,
         (tag, accepted): (u64, Time),
     ) -> bool {
-        let list = &mut self.lists[kind as usize][bank as usize];
         let last = list.last;
         let begins = last == NONE || self.groups[last as usize].row != row;
         let seq = self.next_seq;
@@ -215,55 +210,70 @@ impl Queues {
         }
         let group = &mut self.groups[list.last as usize];
         self.len[kind as usize] += columns.end - columns.start;
-        for column in columns {
-            let entry = Entry {
-                seq: self.next_seq,
-                accepted,
-                tag,
-                column: column as u16,
-                counted: false,
-                next: NONE,
-            };
-            self.next_seq += 1;
-            let index = self.free_entry;
-            let index = match self.entries.get_mut(index as usize) {
-                Some(free) => {
-                    self.free_entry = free.next;
-                    *free = entry;
-                    index
-                }
-                None => {
-                    self.entries.push(entry);
-                    self.entries.len() as u32 - 1
-                }
-            };
-            match group.tail {
-                NONE => group.head = index,
-                tail => self.entries[tail as usize].next = index,
+        let entry = Entry {
+            seq,
+            accepted,
+            tag,
+            column: columns.start as u16,
+            count: columns.len() as u8,
+            counted: false,
+            next: NONE,
+        };
+        self.next_seq += columns.len() as u64;
+        let index = self.free_entry;
+        let index = match self.entries.get_mut(index as usize) {
+            Some(free) => {
+                self.free_entry = free.next;
+                *free = entry;
+                index
             }
-            group.tail = index;
+            None => {
+                self.entries.push(entry);
+                self.entries.len() as u32 - 1
+            }
+        };
+        match group.tail {
+            NONE => group.head = index,
+            tail => self.entries[tail as usize].next = index,
+        }
+        group.tail = index;
+        for column in columns {
             group.columns |= 1 << (column >> self.column_shift);
         }
         begins
     }
 
-    /// Takes the oldest request out of a group of a bank, whose open row is `open`; the request, and the order of acceptance of the
-    /// next of the group, which is gone if there is none.
+    /// Takes the oldest request out of a group of the list of a kind and bank, whose open row is `open`; the request, and the order of
+    /// acceptance of the next of the group, which is gone if there is none.
     #[inline]
-    pub fn pop(&mut self, kind: Kind, bank: u32, open: u32, index: u32) -> (Entry, Option<u64>) {
+    pub fn pop(
+        &mut self,
+        list: &mut List,
+        kind: Kind,
+        open: u32,
+        index: u32,
+    ) -> (Entry, Option<u64>) {
         self.len[kind as usize] -= 1;
         let exact = self.column_shift == 0;
         let group = &mut self.groups[index as usize];
         let head = group.head;
         let place = &mut self.entries[head as usize];
         let entry = *place;
+        if exact {
+            group.columns &= !(1 << entry.column);
+        }
+        if entry.count > 1 {
+            place.seq += 1;
+            place.column += 1;
+            place.count -= 1;
+            place.counted = false;
+            group.seq = place.seq;
+            return (entry, Some(group.seq));
+        }
         place.next = self.free_entry;
         self.free_entry = head;
         if entry.next != NONE {
             group.head = entry.next;
-            if exact {
-                group.columns &= !(1 << entry.column);
-            }
             let next = &self.entries[entry.next as usize];
             (group.seq, group.accepted) = (next.seq, next.accepted);
             return (entry, Some(next.seq));
@@ -272,7 +282,6 @@ impl Queues {
         group.next = self.free_group;
         self.free_group = index;
         let group = gone;
-        let list = &mut self.lists[kind as usize][bank as usize];
         match group.prev {
             NONE => list.first = group.next,
             prev => self.groups[prev as usize].next = group.next,
@@ -290,19 +299,16 @@ impl Queues {
         (entry, None)
     }
 
-    /// The bank's open row changed: finds the oldest hit and miss of both kinds.
+    /// The open row of the list's bank changed: finds the oldest hit and miss.
     #[inline]
-    pub fn reopen(&mut self, bank: u32, open: u32) {
-        for lists in &mut self.lists {
-            let list = &mut lists[bank as usize];
-            (list.hit, list.miss) = match open {
-                CLOSED => (NONE, NONE),
-                open => (
-                    find(&self.groups, list.first, |row| row == open),
-                    find(&self.groups, list.first, |row| row != open),
-                ),
-            };
-        }
+    pub fn reopen(&self, list: &mut List, open: u32) {
+        (list.hit, list.miss) = match open {
+            CLOSED => (NONE, NONE),
+            open => (
+                find(&self.groups, list.first, |row| row == open),
+                find(&self.groups, list.first, |row| row != open),
+            ),
+        };
     }
 }
 
@@ -480,48 +486,67 @@ mod tests {
 
     #[test]
     fn lists_know_their_oldest_hit_and_miss() {
-        let mut queues = Queues::new(&SHAPE);
+        let (mut queues, mut list) = (Queues::new(&SHAPE), List::EMPTY);
         for (seq, row) in [3, 5, 5, 3, 7, 5].into_iter().enumerate() {
-            let new = queues.push(
-                Kind::Read,
-                0,
-                CLOSED,
-                row,
-                seq as u32..seq as u32 + 1,
-                (0, 0),
-            );
+            let columns = seq as u32..seq as u32 + 1;
+            let new = queues.push(&mut list, Kind::Read, CLOSED, row, columns, (0, 0));
             assert_eq!(new, seq != 2, "a run of one row is one group");
         }
-        assert_eq!(queues.list(Kind::Read, 0).hit, NONE);
-        queues.reopen(0, 5);
+        assert_eq!(list.hit, NONE);
+        queues.reopen(&mut list, 5);
         let seq = |queues: &Queues, group| queues.group(group).seq;
-        let list = *queues.list(Kind::Read, 0);
         assert_eq!((seq(&queues, list.hit), seq(&queues, list.miss)), (1, 0));
         for (expected, next) in [(1, Some(2)), (2, None), (5, None)] {
-            let hit = queues.list(Kind::Read, 0).hit;
-            let (entry, rest) = queues.pop(Kind::Read, 0, 5, hit);
+            let hit = list.hit;
+            let (entry, rest) = queues.pop(&mut list, Kind::Read, 5, hit);
             assert_eq!((entry.seq, rest), (expected, next));
         }
-        assert_eq!(queues.list(Kind::Read, 0).hit, NONE);
-        queues.push(Kind::Read, 0, 5, 5, 0..1, (0, 0));
-        let list = *queues.list(Kind::Read, 0);
+        assert_eq!(list.hit, NONE);
+        queues.push(&mut list, Kind::Read, 5, 5, 0..1, (0, 0));
         assert_eq!(seq(&queues, list.hit), 6);
         assert_eq!(queues.len, [4, 0]);
     }
 
     #[test]
+    fn requests_that_entered_together_leave_one_by_one() {
+        let (mut queues, mut list) = (Queues::new(&SHAPE), List::EMPTY);
+        for columns in [4..7, 9..10] {
+            queues.push(&mut list, Kind::Read, 5, 5, columns, (8, 2));
+        }
+        queues.head_mut(list.hit).counted = true;
+        let mut seen = Vec::new();
+        while list.hit != NONE {
+            let hit = list.hit;
+            let (entry, rest) = queues.pop(&mut list, Kind::Read, 5, hit);
+            seen.push((entry.seq, entry.column, entry.counted, rest));
+        }
+        let expected = [
+            (0, 4, true, Some(1)),
+            (1, 5, false, Some(2)),
+            (2, 6, false, Some(3)),
+            (3, 9, false, None),
+        ];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
     fn queues_know_which_places_wait() {
         for columns in [32, 256] {
-            let mut queues = Queues::new(&Geometry { columns, ..SHAPE });
-            for (row, column) in [(3, 1), (3, 31), (4, 2)] {
-                queues.push(Kind::Write, 9, 3, row, column..column + 1, (0, 0));
+            let shape = Geometry { columns, ..SHAPE };
+            let (mut queues, mut list) = (Queues::new(&shape), List::EMPTY);
+            for (row, columns) in [(3, 1..3), (3, 31..32), (4, 2..3)] {
+                queues.push(&mut list, Kind::Write, 3, row, columns, (0, 0));
             }
-            let waits = |queues: &Queues, row, column| queues.is_buffered(9, row, column);
-            assert!(waits(&queues, 3, 1) && waits(&queues, 3, 31) && waits(&queues, 4, 2));
-            assert!(!waits(&queues, 3, 0) && !waits(&queues, 4, 1) && !waits(&queues, 5, 1));
-            let hit = queues.list(Kind::Write, 9).hit;
-            queues.pop(Kind::Write, 9, 3, hit);
-            assert!(!waits(&queues, 3, 1) && waits(&queues, 3, 31));
+            let waits = |queues: &Queues, list, row, column| queues.is_buffered(list, row, column);
+            for (row, column) in [(3, 1), (3, 2), (3, 31), (4, 2)] {
+                assert!(waits(&queues, &list, row, column));
+            }
+            for (row, column) in [(3, 0), (4, 1), (5, 1)] {
+                assert!(!waits(&queues, &list, row, column));
+            }
+            let hit = list.hit;
+            queues.pop(&mut list, Kind::Write, 3, hit);
+            assert!(!waits(&queues, &list, 3, 1) && waits(&queues, &list, 3, 2));
         }
     }
 
