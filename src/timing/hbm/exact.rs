@@ -32,8 +32,9 @@ const PER_HALF_CK: u64 = 4;
 const PATIENCE: Time = 1 << 21;
 /// No run. Every burst has one now.
 const NO_RUN: u32 = u32::MAX;
-/// Runs under way from which on threads share an epoch: below, waking them costs more than they do.
-const SHARED: u64 = 64;
+/// Half CK of channels with runs, summed, from which on threads share an epoch: below (some 50 us of host time), waking them for it
+/// costs more than they do.
+const SHARED: Time = 1 << 11;
 
 /// All channels.
 #[derive(Clone, Debug)]
@@ -422,7 +423,8 @@ impl Exact {
                 channel.advance(until, block, mapping);
             }
         };
-        if self.under_way >= SHARED && rayon::current_num_threads() > 1 {
+        let busy = self.under_way.min(self.channels.len() as u64);
+        if busy * self.epoch >= SHARED && rayon::current_num_threads() > 1 {
             self.channels.par_iter_mut().for_each(work);
         } else {
             self.channels.iter_mut().for_each(work);
