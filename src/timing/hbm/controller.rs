@@ -18,7 +18,7 @@
 //! The reference for all of this is Ramulator 2.1 (c5b1c3a), whose published behaviour it follows; see [`super::reference`].
 
 use super::constraints::{Command, Table, Time};
-use super::device::{CLOSED, Device, Geometry};
+use super::device::{Bank, CLOSED, Device, Geometry};
 use super::maintenance::Maintenance;
 use super::mapping::Place;
 use super::queue::{BankSet, Entry, Key, Kind, List, NONE, Order, Queues};
@@ -152,6 +152,9 @@ pub(super) struct Known {
     /// Maintenance that waits for it and does not block the channel.
     pub held: u16,
 }
+
+/// Two cache lines: the whole chip's channels share a core's caches.
+const _: () = assert!(size_of::<Bank<Known>>() == 128);
 
 impl Known {
     const NOTHING: Known = Known {
@@ -368,7 +371,7 @@ impl Controller {
         kind: Kind,
         bank: u32,
         open: u32,
-        group: u32,
+        group: u16,
     ) -> (Entry, Option<u64>) {
         let list = &mut self.device.banks[bank as usize].own.lists[kind as usize];
         self.queues.pop(list, kind, open, group)

@@ -10,8 +10,12 @@ use super::constraints::Time;
 use super::device::{CLOSED, Geometry};
 use std::ops::Range;
 
-/// No entry, no group.
-pub const NONE: u32 = u32::MAX;
+/// No group.
+pub const NONE: u16 = u16::MAX;
+/// No entry.
+const END: u32 = u32::MAX;
+/// Requests of a kind that a controller may hold, so that a number of 16 bits names each group.
+pub const MOST: u32 = 32_767;
 
 /// Reads, or writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,22 +25,62 @@ pub enum Kind {
     Write,
 }
 
-/// Requests in the controller that came together: of consecutive columns, or one.
+/// Requests in the controller: one, or up to eight that followed each other in order of acceptance, with one name and consecutive columns.
+/// A queue full of runs is a few cache lines.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
-    /// Order of acceptance of the first.
+    /// Order of acceptance of the first among those of its kind.
     pub seq: u64,
-    /// When they were accepted.
+    /// When the first was accepted.
     pub accepted: Time,
     /// The caller's name for them.
     pub tag: u64,
+    /// By how much later each other was accepted than the one before it: a byte each, that of the second lowest.
+    delays: u64,
+    /// The next younger of the group.
+    next: u32,
+    /// Sum of the delays.
+    span: u16,
     /// Of the first.
     pub column: u16,
     count: u8,
     /// Whether a command was issued for the first, so that it is counted as hit, miss or conflict.
     pub counted: bool,
-    /// The next younger of the group.
-    next: u32,
+}
+
+impl Entry {
+    /// Requests of an entry, at most.
+    const MOST: u8 = 8;
+
+    /// Takes in a request if it continues these.
+    #[inline]
+    fn extend(&mut self, seq: u64, column: u32, tag: u64, accepted: Time) -> bool {
+        let delay = accepted - self.accepted - Time::from(self.span);
+        let follows = self.tag == tag
+            && self.seq + u64::from(self.count) == seq
+            && u32::from(self.column) + u32::from(self.count) == column
+            && self.count < Entry::MOST
+            && delay <= 0xff;
+        if follows {
+            self.delays |= delay << (8 * (self.count - 1));
+            self.span += delay as u16;
+            self.count += 1;
+        }
+        follows
+    }
+
+    /// Drops the first of several.
+    #[inline]
+    fn shrink(&mut self) {
+        let delay = self.delays & 0xff;
+        self.delays >>= 8;
+        self.span -= delay as u16;
+        self.accepted += delay;
+        self.seq += 1;
+        self.column += 1;
+        self.count -= 1;
+        self.counted = false;
+    }
 }
 
 /// Requests of one row of a bank, oldest first.
@@ -51,20 +95,20 @@ pub struct Group {
     head: u32,
     tail: u32,
     /// The group that came after it.
-    next: u32,
-    prev: u32,
+    next: u16,
+    prev: u16,
 }
 
 /// Groups of one kind waiting for one bank.
 #[derive(Clone, Copy, Debug)]
 pub struct List {
     /// Oldest group.
-    pub first: u32,
-    last: u32,
+    pub first: u16,
+    last: u16,
     /// Oldest of the open row.
-    pub hit: u32,
+    pub hit: u16,
     /// Oldest of another row than the open one.
-    pub miss: u32,
+    pub miss: u16,
 }
 
 impl List {
@@ -85,10 +129,11 @@ pub struct Queues {
     free_entry: u32,
     groups: Vec<Group>,
     /// The first free group.
-    free_group: u32,
+    free_group: u16,
     /// Waiting entries by kind.
     pub len: [u32; 2],
-    next_seq: u64,
+    /// Requests accepted by kind.
+    next_seq: [u64; 2],
     /// Neighbouring columns that share a bit of a group's mask, as a logarithm: 0 up to 64 columns.
     column_shift: u32,
 }
@@ -98,25 +143,25 @@ impl Queues {
     pub fn new(geometry: &Geometry) -> Queues {
         Queues {
             entries: Vec::new(),
-            free_entry: NONE,
+            free_entry: END,
             groups: Vec::new(),
             free_group: NONE,
             len: [0; 2],
-            next_seq: 0,
+            next_seq: [0; 2],
             column_shift: geometry.columns.div_ceil(64).next_power_of_two().ilog2(),
         }
     }
 
     /// The oldest request of a group.
     #[inline]
-    pub fn head_mut(&mut self, group: u32) -> &mut Entry {
+    pub fn head_mut(&mut self, group: u16) -> &mut Entry {
         let head = self.groups[group as usize].head;
         &mut self.entries[head as usize]
     }
 
     /// A group.
     #[inline]
-    pub fn group(&self, group: u32) -> &Group {
+    pub fn group(&self, group: u16) -> &Group {
         &self.groups[group as usize]
     }
 
@@ -145,7 +190,7 @@ impl Queues {
     /// Whether a request of this column is in a group, one by one.
     fn holds(&self, group: &Group, column: u32) -> bool {
         let mut at = group.head;
-        while at != NONE {
+        while at != END {
             let entry = &self.entries[at as usize];
             let first = u32::from(entry.column);
             if (first..first + u32::from(entry.count)).contains(&column) {
@@ -169,15 +214,15 @@ impl Queues {
     ) -> bool {
         let last = list.last;
         let begins = last == NONE || self.groups[last as usize].row != row;
-        let seq = self.next_seq;
+        let seq = self.next_seq[kind as usize];
         if begins {
             let group = Group {
                 seq,
                 accepted,
                 columns: 0,
                 row,
-                head: NONE,
-                tail: NONE,
+                head: END,
+                tail: END,
                 next: NONE,
                 prev: last,
             };
@@ -190,7 +235,7 @@ impl Queues {
                 }
                 None => {
                     self.groups.push(group);
-                    self.groups.len() as u32 - 1
+                    self.groups.len() as u16 - 1
                 }
             };
             match last {
@@ -210,35 +255,42 @@ impl Queues {
         }
         let group = &mut self.groups[list.last as usize];
         self.len[kind as usize] += columns.end - columns.start;
-        let entry = Entry {
-            seq,
-            accepted,
-            tag,
-            column: columns.start as u16,
-            count: columns.len() as u8,
-            counted: false,
-            next: NONE,
-        };
-        self.next_seq += columns.len() as u64;
-        let index = self.free_entry;
-        let index = match self.entries.get_mut(index as usize) {
-            Some(free) => {
-                self.free_entry = free.next;
-                *free = entry;
-                index
-            }
-            None => {
-                self.entries.push(entry);
-                self.entries.len() as u32 - 1
-            }
-        };
-        match group.tail {
-            NONE => group.head = index,
-            tail => self.entries[tail as usize].next = index,
-        }
-        group.tail = index;
-        for column in columns {
+        self.next_seq[kind as usize] += columns.len() as u64;
+        for (seq, column) in (seq..).zip(columns) {
             group.columns |= 1 << (column >> self.column_shift);
+            if let Some(tail) = self.entries.get_mut(group.tail as usize)
+                && tail.extend(seq, column, tag, accepted)
+            {
+                continue;
+            }
+            let entry = Entry {
+                seq,
+                accepted,
+                tag,
+                delays: 0,
+                next: END,
+                span: 0,
+                column: column as u16,
+                count: 1,
+                counted: false,
+            };
+            let index = self.free_entry;
+            let index = match self.entries.get_mut(index as usize) {
+                Some(free) => {
+                    self.free_entry = free.next;
+                    *free = entry;
+                    index
+                }
+                None => {
+                    self.entries.push(entry);
+                    self.entries.len() as u32 - 1
+                }
+            };
+            match group.tail {
+                END => group.head = index,
+                tail => self.entries[tail as usize].next = index,
+            }
+            group.tail = index;
         }
         begins
     }
@@ -251,7 +303,7 @@ impl Queues {
         list: &mut List,
         kind: Kind,
         open: u32,
-        index: u32,
+        index: u16,
     ) -> (Entry, Option<u64>) {
         self.len[kind as usize] -= 1;
         let exact = self.column_shift == 0;
@@ -263,16 +315,13 @@ impl Queues {
             group.columns &= !(1 << entry.column);
         }
         if entry.count > 1 {
-            place.seq += 1;
-            place.column += 1;
-            place.count -= 1;
-            place.counted = false;
-            group.seq = place.seq;
+            place.shrink();
+            (group.seq, group.accepted) = (place.seq, place.accepted);
             return (entry, Some(group.seq));
         }
         place.next = self.free_entry;
         self.free_entry = head;
-        if entry.next != NONE {
+        if entry.next != END {
             group.head = entry.next;
             let next = &self.entries[entry.next as usize];
             (group.seq, group.accepted) = (next.seq, next.accepted);
@@ -313,7 +362,7 @@ impl Queues {
 }
 
 #[inline]
-fn find(groups: &[Group], mut from: u32, wanted: impl Fn(u32) -> bool) -> u32 {
+fn find(groups: &[Group], mut from: u16, wanted: impl Fn(u32) -> bool) -> u16 {
     while from != NONE && !wanted(groups[from as usize].row) {
         from = groups[from as usize].next;
     }
@@ -508,25 +557,33 @@ mod tests {
     }
 
     #[test]
-    fn requests_that_entered_together_leave_one_by_one() {
+    fn requests_that_share_an_entry_leave_one_by_one() {
         let (mut queues, mut list) = (Queues::new(&SHAPE), List::EMPTY);
-        for columns in [4..7, 9..10] {
-            queues.push(&mut list, Kind::Read, 5, 5, columns, (8, 2));
-        }
-        queues.head_mut(list.hit).counted = true;
-        let mut seen = Vec::new();
-        while list.hit != NONE {
-            let hit = list.hit;
-            let (entry, rest) = queues.pop(&mut list, Kind::Read, 5, hit);
-            seen.push((entry.seq, entry.column, entry.counted, rest));
-        }
-        let expected = [
-            (0, 4, true, Some(1)),
-            (1, 5, false, Some(2)),
-            (2, 6, false, Some(3)),
-            (3, 9, false, None),
+        // Column, tag and time of each: a run, a gap in columns, another tag, a long delay, and more than an entry holds.
+        let mut requests = vec![
+            (4, 8, 2),
+            (5, 8, 2),
+            (6, 8, 9),
+            (9, 8, 9),
+            (10, 7, 10),
+            (11, 7, 900),
         ];
-        assert_eq!(seen, expected);
+        requests.extend((12..24).map(|column| (column, 7, 900 + 255 * u64::from(column))));
+        for &(column, tag, at) in &requests {
+            queues.push(&mut list, Kind::Read, 5, 5, column..column + 1, (tag, at));
+        }
+        assert!(queues.entries.len() < 8);
+        queues.head_mut(list.hit).counted = true;
+        for (seq, &(column, tag, at)) in requests.iter().enumerate() {
+            let (hit, next) = (list.hit, seq as u64 + 1);
+            assert_eq!(queues.group(hit).accepted, at);
+            let (entry, rest) = queues.pop(&mut list, Kind::Read, 5, hit);
+            let seen = (u32::from(entry.column), entry.tag, entry.accepted);
+            assert_eq!((entry.seq, seen), (seq as u64, (column, tag, at)));
+            assert_eq!(entry.counted, seq == 0);
+            assert_eq!(rest, (next < requests.len() as u64).then_some(next));
+        }
+        assert_eq!(list.hit, NONE);
     }
 
     #[test]
