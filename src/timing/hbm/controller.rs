@@ -21,7 +21,7 @@ use super::constraints::{Command, Table, Time};
 use super::device::{Bank, CLOSED, Device, Geometry};
 use super::maintenance::Maintenance;
 use super::mapping::Place;
-use super::queue::{BankSet, Entry, Key, Kind, List, NONE, Order, Queues};
+use super::queue::{Entry, Key, Kind, List, NONE, Order, Queues};
 use super::schedule::access;
 use crate::chip::{HbmDevice, Refresh};
 
@@ -151,6 +151,8 @@ pub(super) struct Known {
     pre: [Key; 2],
     /// Maintenance that waits for it and does not block the channel.
     pub held: u16,
+    /// Of a request that its row was opened for and that was not served yet.
+    pub active: Option<Kind>,
 }
 
 /// Two cache lines: the whole chip's channels share a core's caches.
@@ -163,6 +165,7 @@ impl Known {
         act: [Key::NONE; 2],
         pre: [Key::NONE; 2],
         held: 0,
+        active: None,
     };
 }
 
@@ -221,8 +224,6 @@ pub struct Controller {
     pub(super) device: Device<Known>,
     pub(super) queues: Queues,
     pub(super) active: Vec<Active>,
-    /// Their banks.
-    pub(super) active_set: BankSet,
     /// None of them can be served before.
     pub(super) active_wake: Time,
     pub(super) activations: u64,
@@ -257,7 +258,6 @@ impl Controller {
             config,
             queues: Queues::new(&geometry),
             active: Vec::new(),
-            active_set: BankSet::new(&geometry),
             active_wake: FAR,
             activations: 0,
             hits: Wishes::new(&geometry),
@@ -295,10 +295,7 @@ impl Controller {
     /// Whether a request of this place needs no room: a buffered write answers or absorbs it.
     #[inline]
     pub fn absorbs(&self, place: &Place) -> bool {
-        self.queues.len[1] > 0 && {
-            let writes = self.list(Kind::Write, self.bank(place));
-            self.queues.is_buffered(writes, place.row, place.column)
-        }
+        self.meets_writes(place, 1)
     }
 
     #[inline]
@@ -355,6 +352,16 @@ impl Controller {
         let queues = &mut self.queues;
         if queues.push(list, kind, open, place.row, columns, (tag, now)) {
             self.update_list(kind, bank, now);
+        }
+    }
+
+    /// Whether a write waits that has the place of one of these requests.
+    #[inline]
+    pub(super) fn meets_writes(&self, place: &Place, count: u32) -> bool {
+        self.queues.len[1] > 0 && {
+            let writes = self.list(Kind::Write, self.bank(place));
+            let columns = place.column..place.column + count;
+            self.queues.is_buffered(writes, place.row, columns)
         }
     }
 
@@ -471,6 +478,10 @@ impl Controller {
     pub(super) fn update_list(&mut self, kind: Kind, bank: u32, now: Time) {
         let own = &self.device.banks[bank as usize].own;
         let list = own.lists[kind as usize];
+        let k = kind as usize;
+        if list.first == NONE && [own.hit[k], own.act[k], own.pre[k]] == [Key::NONE; 3] {
+            return;
+        }
         let key = |group| match group {
             NONE => Key::NONE,
             group => Key::new(self.queues.group(group).seq, bank),
@@ -480,10 +491,13 @@ impl Controller {
         } else if self.device.open_row(bank) == CLOSED {
             act = key(list.first);
         } else {
-            hit = key(list.hit);
+            // A request that its row was opened for goes first, and until it can go no other of its kind can.
+            if own.active != Some(kind) {
+                hit = key(list.hit);
+            }
             let accepted = |group| self.queues.group(group).accepted;
             if list.miss != NONE
-                && !self.active_set.contains(bank)
+                && own.active.is_none()
                 && (list.hit == NONE
                     || self.config.scheduler == Scheduler::FrFcfs
                     || accepted(list.miss) < accepted(list.hit))
@@ -492,7 +506,6 @@ impl Controller {
             }
         }
         let own = &mut self.device.banks[bank as usize].own;
-        let k = kind as usize;
         let hits = self.hits.set(kind, bank, &mut own.hit[k], hit);
         let acts = self.acts.set(kind, bank, &mut own.act[k], act);
         let pres = self.pres.set(kind, bank, &mut own.pre[k], pre);
@@ -513,8 +526,11 @@ impl Controller {
     /// Whether an activated request is still to be served in the bank, or with an all-bank command in its pseudo channel.
     pub(super) fn has_active(&self, command: Command, bank: u32) -> bool {
         match command {
-            Command::PreAll => !self.active_set.is_empty(bank >> self.geometry().pc_shift()),
-            _ => self.active_set.contains(bank),
+            Command::PreAll => {
+                let pc = |bank| bank >> self.geometry().pc_shift();
+                self.active.iter().any(|a| pc(a.bank) == pc(bank))
+            }
+            _ => self.device.banks[bank as usize].own.active.is_some(),
         }
     }
 }

@@ -14,8 +14,6 @@ use std::ops::Range;
 pub const NONE: u16 = u16::MAX;
 /// No entry.
 const END: u32 = u32::MAX;
-/// Requests of a kind that a controller may hold, so that a number of 16 bits names each group.
-pub const MOST: u32 = 32_767;
 
 /// Reads, or writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +87,7 @@ pub struct Group {
     /// Of the oldest.
     pub seq: u64,
     pub accepted: Time,
-    /// Of writes, the columns that wait, by [`Queues::bit`]: no two of them are the same.
+    /// Of writes, the columns that wait, by `column_shift`: no two of them are the same.
     columns: u64,
     pub row: u32,
     head: u32,
@@ -165,20 +163,17 @@ impl Queues {
         &self.groups[group as usize]
     }
 
-    #[inline]
-    fn bit(&self, column: u32) -> u64 {
-        1 << (column >> self.column_shift)
-    }
-
-    /// Whether a request of this place waits in a list of writes.
-    pub fn is_buffered(&self, writes: &List, row: u32, column: u32) -> bool {
-        let bit = self.bit(column);
+    /// Whether a request of one of these places waits in a list of writes.
+    pub fn is_buffered(&self, writes: &List, row: u32, columns: Range<u32>) -> bool {
+        let shift = self.column_shift;
+        let upto = |column: u32| u64::MAX >> (63 - (column >> shift));
+        let mask = upto(columns.end - 1) & !(upto(columns.start) >> 1);
         let mut at = writes.first;
         while at != NONE {
             let group = self.group(at);
             if group.row == row
-                && group.columns & bit != 0
-                && (self.column_shift == 0 || self.holds(group, column))
+                && group.columns & mask != 0
+                && (shift == 0 || columns.clone().any(|column| self.holds(group, column)))
             {
                 return true;
             }
@@ -594,13 +589,17 @@ mod tests {
             for (row, columns) in [(3, 1..3), (3, 31..32), (4, 2..3)] {
                 queues.push(&mut list, Kind::Write, 3, row, columns, (0, 0));
             }
-            let waits = |queues: &Queues, list, row, column| queues.is_buffered(list, row, column);
+            let waits = |queues: &Queues, list, row, column| {
+                queues.is_buffered(list, row, column..column + 1)
+            };
             for (row, column) in [(3, 1), (3, 2), (3, 31), (4, 2)] {
                 assert!(waits(&queues, &list, row, column));
             }
             for (row, column) in [(3, 0), (4, 1), (5, 1)] {
                 assert!(!waits(&queues, &list, row, column));
             }
+            assert!(queues.is_buffered(&list, 3, 2..8) && queues.is_buffered(&list, 3, 8..32));
+            assert!(!queues.is_buffered(&list, 3, 3..31) && !queues.is_buffered(&list, 5, 0..32));
             let hit = list.hit;
             queues.pop(&mut list, Kind::Write, 3, hit);
             assert!(!waits(&queues, &list, 3, 1) && waits(&queues, &list, 3, 2));

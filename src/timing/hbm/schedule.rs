@@ -47,7 +47,7 @@ impl Controller {
         let Active {
             entry, kind, bank, ..
         } = self.active.swap_remove(at);
-        self.active_set.set(bank, false);
+        self.device.banks[bank as usize].own.active = None;
         if self.active.is_empty() {
             self.active_wake = FAR;
         }
@@ -272,7 +272,7 @@ impl Controller {
             order,
             bank,
         });
-        self.active_set.set(bank, true);
+        self.device.banks[bank as usize].own.active = Some(kind);
         let ready = self.device.bank_ready_at(access(kind), bank);
         self.active_wake = self.active_wake.min(ready);
         self.column_wake = self.column_wake.min(ready);
