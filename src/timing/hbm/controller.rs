@@ -138,6 +138,8 @@ pub(super) struct Active {
     /// Order of activation, which breaks ties of acceptance.
     pub order: u64,
     pub bank: u32,
+    /// Not before, as far as was known when the row was opened.
+    pub ready: Time,
 }
 
 /// What the controller knows of a bank.

@@ -30,7 +30,10 @@ impl Controller {
     fn active_access<S: Sink>(&mut self, now: Time, sink: &mut S) -> bool {
         let (mut best, mut wake) = (None, FAR);
         for (at, a) in self.active.iter().enumerate() {
-            let ready = self.device.ready_at(access(a.kind), a.bank);
+            let mut ready = a.ready;
+            if ready <= now {
+                ready = self.device.ready_at(access(a.kind), a.bank);
+            }
             if ready > now {
                 wake = wake.min(ready);
             } else {
@@ -266,14 +269,15 @@ impl Controller {
         self.reopen(bank, row);
         let order = self.activations;
         self.activations += 1;
+        let ready = self.device.bank_ready_at(access(kind), bank);
         self.active.push(Active {
             entry,
             kind,
             order,
             bank,
+            ready,
         });
         self.device.banks[bank as usize].own.active = Some(kind);
-        let ready = self.device.bank_ready_at(access(kind), bank);
         self.active_wake = self.active_wake.min(ready);
         self.column_wake = self.column_wake.min(ready);
         self.update_bank(bank, now);
