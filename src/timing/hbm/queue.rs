@@ -589,9 +589,9 @@ mod tests {
             for (row, columns) in [(3, 1..3), (3, 31..32), (4, 2..3)] {
                 queues.push(&mut list, Kind::Write, 3, row, columns, (0, 0));
             }
-            let waits = |queues: &Queues, list, row, column| {
+            fn waits(queues: &Queues, list: &List, row: u32, column: u32) -> bool {
                 queues.is_buffered(list, row, column..column + 1)
-            };
+            }
             for (row, column) in [(3, 1), (3, 2), (3, 31), (4, 2)] {
                 assert!(waits(&queues, &list, row, column));
             }
