@@ -259,8 +259,8 @@ pub static FIELDS: &[Field] = &[
             }
         },
     },
-    number!("hbm.read_queue", hbm.read_queue, Count, 1, 65_536, "bursts that a channel's controller holds for reading"),
-    number!("hbm.write_queue", hbm.write_queue, Count, 1, 65_536, "bursts that a channel's controller holds for writing"),
+    number!("hbm.read_queue", hbm.read_queue, Count, 1, 32_767, "bursts that a channel's controller holds for reading"),
+    number!("hbm.write_queue", hbm.write_queue, Count, 1, 32_767, "bursts that a channel's controller holds for writing"),
     number!("hbm.write_high", hbm.write_high_permille, Permille, 1, 1000, "share of the write queue at which writes start to drain"),
     number!("hbm.write_low", hbm.write_low_permille, Permille, 0, 1000, "share of the write queue at which draining stops"),
     number!("hbm.path.translate", hbm.path.translate_ns, Nanoseconds, 0, 10_000, "address translation and request assembly at the DMA engine"),

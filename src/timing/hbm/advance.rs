@@ -130,16 +130,18 @@ impl Controller {
         let head = &feed.heads()[port];
         let (tag, write, place) = (head.tag, head.write, head.place);
         let len = self.queues.len;
-        let count = if self.queues.len[1] > 0 || write {
-            // A write already buffered may concern any of them.
+        let (kind, size) = match write {
+            false => (Kind::Read, self.config.read_queue),
+            true => (Kind::Write, self.config.write_queue),
+        };
+        let mut count = head.run.min(most).min(size - len[kind as usize]);
+        if count > 0 && !self.meets_writes(&place, count) {
+            self.accept_run(now, tag, &place, kind, count);
+        } else {
+            count = 1;
             let taken = self.accept(now, tag, &place, write, feed);
             debug_assert!(taken, "room was checked");
-            1
-        } else {
-            let count = head.run.min(most).min(self.config.read_queue - len[0]);
-            self.accept_run(now, tag, &place, Kind::Read, count);
-            count
-        };
+        }
         feed.entered(port, now, count, self.queues.len != len);
         count
     }

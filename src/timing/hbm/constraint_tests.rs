@@ -87,7 +87,7 @@ const LEAST: &[(Command, Command, u32, Time)] = &[
 #[test]
 fn every_rule_holds_to_the_half_ck() {
     for &(before, after, bank, least) in LEAST {
-        let mut device = Device::new(&hbm3());
+        let mut device = Device::new(&hbm3(), ());
         let at = 10_000;
         device.issue(before, SAME, 7, at);
         let name = format!("{} to {} at bank {bank}", before.name(), after.name());
@@ -143,7 +143,7 @@ fn twins_have_the_same_rules() {
 
 #[test]
 fn a_fifth_activate_waits_for_the_window_of_four() {
-    let mut device = Device::new(&hbm3());
+    let mut device = Device::new(&hbm3(), ());
     // Four groups, RRDS apart, then the second stack ID: RRDS alone would let it start at 116.
     for (i, bank) in [0, 4, 8, 12].into_iter().enumerate() {
         device.issue(Act, bank, 0, 100 + 8 * i as Time);
@@ -160,7 +160,7 @@ fn a_fifth_activate_waits_for_the_window_of_four() {
 
 #[test]
 fn what_must_come_first() {
-    let mut device = Device::new(&hbm3());
+    let mut device = Device::new(&hbm3(), ());
     assert_eq!(device.required(Rd, 0, 5), Act);
     assert_eq!(device.required(RefAll, 0, CLOSED), RefAll);
     device.issue(Act, 0, 5, 0);
@@ -184,7 +184,7 @@ fn earliest_times_are_those_that_the_checker_accepts() {
     for name in ["hbm3-6400", "hbm3e-9132"] {
         let d = HbmDevice::preset(name).unwrap();
         let geometry = Geometry::new(&d);
-        let (mut device, mut checker) = (Device::new(&d), Checker::new(&d));
+        let (mut device, mut checker) = (Device::new(&d, ()), Checker::new(&d));
         let mut now = 0;
         let mut early = 0;
         for step in 0..4000 {

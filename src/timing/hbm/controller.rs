@@ -18,10 +18,10 @@
 //! The reference for all of this is Ramulator 2.1 (c5b1c3a), whose published behaviour it follows; see [`super::reference`].
 
 use super::constraints::{Command, Table, Time};
-use super::device::{CLOSED, Device, Geometry};
+use super::device::{Bank, CLOSED, Device, Geometry};
 use super::maintenance::Maintenance;
 use super::mapping::Place;
-use super::queue::{BankSet, Entry, Key, Kind, NONE, Order, Queues};
+use super::queue::{Entry, Key, Kind, List, NONE, Order, Queues};
 use super::schedule::access;
 use crate::chip::{HbmDevice, Refresh};
 
@@ -138,6 +138,37 @@ pub(super) struct Active {
     /// Order of activation, which breaks ties of acceptance.
     pub order: u64,
     pub bank: u32,
+    /// Not before, as far as was known when the row was opened.
+    pub ready: Time,
+}
+
+/// What the controller knows of a bank.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    /// Requests that wait, by kind.
+    pub lists: [List; 2],
+    /// By kind, what stands for the bank in each order of [`Wishes`].
+    hit: [Key; 2],
+    act: [Key; 2],
+    pre: [Key; 2],
+    /// Maintenance that waits for it and does not block the channel.
+    pub held: u16,
+    /// Of a request that its row was opened for and that was not served yet.
+    pub active: Option<Kind>,
+}
+
+/// Two cache lines: the whole chip's channels share a core's caches.
+const _: () = assert!(size_of::<Bank<Known>>() == 128);
+
+impl Known {
+    const NOTHING: Known = Known {
+        lists: [List::EMPTY; 2],
+        hit: [Key::NONE; 2],
+        act: [Key::NONE; 2],
+        pre: [Key::NONE; 2],
+        held: 0,
+        active: None,
+    };
 }
 
 /// Banks that wish for one command, by kind.
@@ -145,18 +176,14 @@ pub(super) struct Active {
 pub(super) struct Wishes {
     /// By kind and pseudo channel.
     orders: [Vec<Order>; 2],
-    /// Each bank's key in its order, or none.
-    keys: [Vec<Key>; 2],
     pc_shift: u32,
 }
 
 impl Wishes {
     fn new(geometry: &Geometry) -> Wishes {
         let orders = vec![Order::default(); geometry.pcs as usize];
-        let keys = vec![Key::NONE; geometry.bank_numbers() as usize];
         Wishes {
             orders: [orders.clone(), orders],
-            keys: [keys.clone(), keys],
             pc_shift: geometry.pc_shift(),
         }
     }
@@ -173,10 +200,9 @@ impl Wishes {
         self.orders[kind as usize].iter().all(Order::is_empty)
     }
 
-    /// The request for which a bank wishes it now; whether it did not wish it before.
+    /// The request for which a bank wishes it now, `known` before; whether it did not wish it before.
     #[inline]
-    fn set(&mut self, kind: Kind, bank: u32, key: Key) -> bool {
-        let known = &mut self.keys[kind as usize][bank as usize];
+    fn set(&mut self, kind: Kind, bank: u32, known: &mut Key, key: Key) -> bool {
         if *known == key {
             return false;
         }
@@ -187,8 +213,8 @@ impl Wishes {
 
     /// The bank at a place of an order puts forward a younger request.
     #[inline]
-    pub fn younger(&mut self, kind: Kind, pc: usize, at: usize, key: Key) {
-        self.keys[kind as usize][key.bank() as usize] = key;
+    fn younger(&mut self, kind: Kind, (pc, at): (usize, usize), known: &mut Key, key: Key) {
+        *known = key;
         self.orders[kind as usize][pc].younger(at, key);
     }
 }
@@ -197,11 +223,9 @@ impl Wishes {
 #[derive(Clone, Debug)]
 pub struct Controller {
     pub(super) config: Config,
-    pub(super) device: Device,
+    pub(super) device: Device<Known>,
     pub(super) queues: Queues,
     pub(super) active: Vec<Active>,
-    /// Their banks.
-    pub(super) active_set: BankSet,
     /// None of them can be served before.
     pub(super) active_wake: Time,
     pub(super) activations: u64,
@@ -226,7 +250,7 @@ pub struct Controller {
 impl Controller {
     /// An idle channel.
     pub fn new(d: &HbmDevice, config: Config) -> Controller {
-        let device = Device::new(d);
+        let device = Device::new(d, Known::NOTHING);
         let geometry = device.geometry;
         let check = match config.ecc {
             Ecc::None => 0,
@@ -236,7 +260,6 @@ impl Controller {
             config,
             queues: Queues::new(&geometry),
             active: Vec::new(),
-            active_set: BankSet::new(&geometry),
             active_wake: FAR,
             activations: 0,
             hits: Wishes::new(&geometry),
@@ -274,10 +297,7 @@ impl Controller {
     /// Whether a request of this place needs no room: a buffered write answers or absorbs it.
     #[inline]
     pub fn absorbs(&self, place: &Place) -> bool {
-        self.queues.len[1] > 0 && {
-            let bank = self.bank(place);
-            self.queues.is_buffered(bank, place.row, place.column)
-        }
+        self.meets_writes(place, 1)
     }
 
     #[inline]
@@ -330,12 +350,55 @@ impl Controller {
         let bank = self.bank(place);
         let open = self.device.open_row(bank);
         let columns = place.column..place.column + count;
-        if self
-            .queues
-            .push(kind, bank, open, place.row, columns, (tag, now))
-        {
+        let list = &mut self.device.banks[bank as usize].own.lists[kind as usize];
+        let queues = &mut self.queues;
+        if queues.push(list, kind, open, place.row, columns, (tag, now)) {
             self.update_list(kind, bank, now);
         }
+    }
+
+    /// Whether a write waits that has the place of one of these requests.
+    #[inline]
+    pub(super) fn meets_writes(&self, place: &Place, count: u32) -> bool {
+        self.queues.len[1] > 0 && {
+            let writes = self.list(Kind::Write, self.bank(place));
+            let columns = place.column..place.column + count;
+            self.queues.is_buffered(writes, place.row, columns)
+        }
+    }
+
+    /// The requests of a kind that wait for a bank.
+    #[inline]
+    pub(super) fn list(&self, kind: Kind, bank: u32) -> &List {
+        &self.device.banks[bank as usize].own.lists[kind as usize]
+    }
+
+    /// Takes the oldest request out of a group of a bank, whose open row is `open`; as [`Queues::pop`].
+    #[inline]
+    pub(super) fn pop(
+        &mut self,
+        kind: Kind,
+        bank: u32,
+        open: u32,
+        group: u16,
+    ) -> (Entry, Option<u64>) {
+        let list = &mut self.device.banks[bank as usize].own.lists[kind as usize];
+        self.queues.pop(list, kind, open, group)
+    }
+
+    /// The open row of a bank changed: finds the oldest hit and miss of both kinds.
+    #[inline]
+    pub(super) fn reopen(&mut self, bank: u32, open: u32) {
+        for list in &mut self.device.banks[bank as usize].own.lists {
+            self.queues.reopen(list, open);
+        }
+    }
+
+    /// The bank at a place of the order of hits puts forward a younger one.
+    #[inline]
+    pub(super) fn next_hit(&mut self, kind: Kind, place: (usize, usize), key: Key) {
+        let known = &mut self.device.banks[key.bank() as usize].own.hit[kind as usize];
+        self.hits.younger(kind, place, known, key);
     }
 
     /// Whether nothing waits and no row is open for anyone. Reads may still have data on its way.
@@ -415,20 +478,28 @@ impl Controller {
     /// The same after a change of one list.
     #[inline]
     pub(super) fn update_list(&mut self, kind: Kind, bank: u32, now: Time) {
-        let list = self.queues.list(kind, bank);
+        let own = &self.device.banks[bank as usize].own;
+        let list = own.lists[kind as usize];
+        let k = kind as usize;
+        if list.first == NONE && [own.hit[k], own.act[k], own.pre[k]] == [Key::NONE; 3] {
+            return;
+        }
         let key = |group| match group {
             NONE => Key::NONE,
             group => Key::new(self.queues.group(group).seq, bank),
         };
         let (mut hit, mut act, mut pre) = (Key::NONE, Key::NONE, Key::NONE);
-        if self.maintenance.is_held(bank) {
+        if own.held > 0 {
         } else if self.device.open_row(bank) == CLOSED {
             act = key(list.first);
         } else {
-            hit = key(list.hit);
+            // A request that its row was opened for goes first, and until it can go no other of its kind can.
+            if own.active != Some(kind) {
+                hit = key(list.hit);
+            }
             let accepted = |group| self.queues.group(group).accepted;
             if list.miss != NONE
-                && !self.active_set.contains(bank)
+                && own.active.is_none()
                 && (list.hit == NONE
                     || self.config.scheduler == Scheduler::FrFcfs
                     || accepted(list.miss) < accepted(list.hit))
@@ -436,15 +507,19 @@ impl Controller {
                 pre = key(list.miss);
             }
         }
-        if self.hits.set(kind, bank, hit) {
+        let own = &mut self.device.banks[bank as usize].own;
+        let hits = self.hits.set(kind, bank, &mut own.hit[k], hit);
+        let acts = self.acts.set(kind, bank, &mut own.act[k], act);
+        let pres = self.pres.set(kind, bank, &mut own.pre[k], pre);
+        if hits {
             let ready = self.device.bank_ready_at(access(kind), bank);
             self.column_wake = self.column_wake.min(ready.max(now));
         }
-        if self.acts.set(kind, bank, act) {
+        if acts {
             let ready = self.device.bank_ready_at(Command::Act, bank);
             self.row_wake = self.row_wake.min(ready.max(now));
         }
-        if self.pres.set(kind, bank, pre) {
+        if pres {
             let ready = self.device.precharge_ready_at(bank);
             self.row_wake = self.row_wake.min(ready.max(now));
         }
@@ -453,8 +528,11 @@ impl Controller {
     /// Whether an activated request is still to be served in the bank, or with an all-bank command in its pseudo channel.
     pub(super) fn has_active(&self, command: Command, bank: u32) -> bool {
         match command {
-            Command::PreAll => !self.active_set.is_empty(bank >> self.geometry().pc_shift()),
-            _ => self.active_set.contains(bank),
+            Command::PreAll => {
+                let pc = |bank| bank >> self.geometry().pc_shift();
+                self.active.iter().any(|a| pc(a.bank) == pc(bank))
+            }
+            _ => self.device.banks[bank as usize].own.active.is_some(),
         }
     }
 }

@@ -133,12 +133,27 @@ const fn slot(command: Command) -> usize {
     match command {
         Command::Act => 0,
         Command::Pre => 1,
-        Command::PreAll => 2,
-        Command::Rd | Command::RdA => 3,
-        Command::Wr | Command::WrA => 4,
-        Command::RefAll => 5,
-        Command::RefBank | Command::Rfm => 6,
+        Command::Rd | Command::RdA => 2,
+        Command::Wr | Command::WrA => 3,
+        Command::RefBank | Command::Rfm => 4,
+        Command::PreAll => 5,
+        Command::RefAll => 6,
     }
+}
+
+/// Commands that address a bank: the first of [`Starts`].
+const BANK_SLOTS: usize = 5;
+
+/// A bank, and what the controller knows of it: side by side, because whoever asks for one asks for the other.
+#[derive(Clone, Debug)]
+#[repr(align(128))]
+pub struct Bank<T> {
+    /// Earliest starts as far as the bank says.
+    starts: [Time; BANK_SLOTS],
+    /// Open row, or [`CLOSED`].
+    open: u32,
+    /// The controller's.
+    pub own: T,
 }
 
 /// What a read or a write pushes in every table that has the rules of JESD238; others stay with [`Device::pushes`]. A rule of 0
@@ -198,7 +213,7 @@ const NEVER: Time = Time::MAX;
 
 /// One channel.
 #[derive(Clone, Debug)]
-pub struct Device {
+pub struct Device<T> {
     pub geometry: Geometry,
     pushes: [Vec<Push>; Command::COUNT],
     /// Of reads and of writes.
@@ -214,9 +229,8 @@ pub struct Device {
     pc: Vec<Starts>,
     sid: Vec<Starts>,
     group: Vec<Starts>,
-    bank: Vec<Starts>,
-    /// Open row of each bank, or [`CLOSED`].
-    open: Vec<u32>,
+    /// The banks, by number.
+    pub banks: Vec<Bank<T>>,
     /// Open banks of each pseudo channel.
     open_count: Vec<u32>,
     pc_shift: u32,
@@ -224,9 +238,9 @@ pub struct Device {
     sid_shift: u32,
 }
 
-impl Device {
+impl<T: Clone> Device<T> {
     /// All banks closed, every command legal.
-    pub fn new(d: &HbmDevice) -> Device {
+    pub fn new(d: &HbmDevice, own: T) -> Device<T> {
         let geometry = Geometry::new(d);
         let nodes = |count: u32| vec![[0; 8]; count as usize];
         let (pcs, banks) = (geometry.pcs, geometry.bank_numbers());
@@ -285,8 +299,14 @@ impl Device {
             pc: nodes(pcs),
             sid: nodes(banks >> sid_shift),
             group: nodes(banks >> group_shift),
-            bank: nodes(banks),
-            open: vec![CLOSED; banks as usize],
+            banks: vec![
+                Bank {
+                    starts: [0; BANK_SLOTS],
+                    open: CLOSED,
+                    own,
+                };
+                banks as usize
+            ],
             open_count: vec![0; pcs as usize],
             pc_shift: geometry.pc_shift(),
             group_shift,
@@ -297,7 +317,7 @@ impl Device {
     /// Row that is open in a bank, or [`CLOSED`].
     #[inline]
     pub fn open_row(&self, bank: u32) -> u32 {
-        self.open[bank as usize]
+        self.banks[bank as usize].open
     }
 
     /// The command to issue next on the way to `command` at `bank` (of which an all-bank command takes the pseudo channel).
@@ -336,7 +356,7 @@ impl Device {
     #[inline]
     fn node_ready_at(&self, slot: usize, bank: u32) -> Time {
         let group = &self.group[(bank >> self.group_shift) as usize];
-        let ready = self.bank[bank as usize][slot].max(group[slot]);
+        let ready = self.banks[bank as usize].starts[slot].max(group[slot]);
         match self.has_sid_times {
             true => ready.max(self.sid[(bank >> self.sid_shift) as usize][slot]),
             false => ready,
@@ -364,7 +384,7 @@ impl Device {
     /// pseudo channel.
     #[inline]
     pub fn precharge_ready_at(&self, bank: u32) -> Time {
-        self.bank[bank as usize][slot(Command::Pre)]
+        self.banks[bank as usize].starts[slot(Command::Pre)]
     }
 
     /// Earliest start of a command at a bank.
@@ -395,17 +415,17 @@ impl Device {
         let pc = bank >> self.pc_shift;
         match command {
             Command::Act => {
-                self.open[bank as usize] = row;
+                self.banks[bank as usize].open = row;
                 self.open_count[pc as usize] += 1;
             }
             // A precharge of a closed bank is legal and changes nothing.
-            Command::Pre | Command::RdA | Command::WrA if self.open[bank as usize] != CLOSED => {
-                self.open[bank as usize] = CLOSED;
+            Command::Pre | Command::RdA | Command::WrA if self.open_row(bank) != CLOSED => {
+                self.banks[bank as usize].open = CLOSED;
                 self.open_count[pc as usize] -= 1;
             }
             Command::PreAll => {
                 for bank in self.geometry.banks_of(pc) {
-                    self.open[bank as usize] = CLOSED;
+                    self.banks[bank as usize].open = CLOSED;
                 }
                 self.open_count[pc as usize] = 0;
             }
@@ -448,7 +468,7 @@ impl Device {
                     push_to(&mut self.sid[node][after]);
                 }
                 Scope::BankGroup => push_to(&mut self.group[node][after]),
-                Scope::Bank => push_to(&mut self.bank[node][after]),
+                Scope::Bank => push_to(&mut self.banks[node].starts[after]),
                 Scope::OtherSid => {
                     self.has_sid_times = true;
                     let first = (pc << (self.pc_shift - self.sid_shift)) as usize;
@@ -485,7 +505,7 @@ impl Device {
         let group = &mut self.group[(bank >> self.group_shift) as usize];
         later(&mut group[same], now + pace.group_same);
         later(&mut group[other], now + pace.group_other);
-        let close = &mut self.bank[bank as usize][slot(Command::Pre)];
+        let close = &mut self.banks[bank as usize].starts[slot(Command::Pre)];
         later(close, now + pace.bank_close);
         self.other_sid[at_pc as usize][K] = (bank >> self.sid_shift, now + pace.other_sid);
     }

@@ -25,8 +25,9 @@ use crate::chip::{Chip, mapping};
 use crate::sim::Ps;
 use rayon::prelude::*;
 
-/// Runs under way from which on threads share an epoch: below, waking them costs more than they do.
-const SHARED: u64 = 64;
+/// Half CK of channels with runs, summed, from which on threads share an epoch: below (some 50 us of host time), waking them for it
+/// costs more than they do.
+const SHARED: Time = 1 << 11;
 
 /// All channels.
 #[derive(Clone, Debug)]
@@ -116,7 +117,8 @@ impl Exact {
                 channel.advance(until, layout);
             }
         };
-        if self.under_way >= SHARED && rayon::current_num_threads() > 1 {
+        let busy = self.under_way.min(self.channels.len() as u64);
+        if busy * self.epoch >= SHARED && rayon::current_num_threads() > 1 {
             self.channels.par_iter_mut().for_each(work);
         } else {
             self.channels.iter_mut().for_each(work);

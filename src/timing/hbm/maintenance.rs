@@ -30,8 +30,6 @@ pub struct Maintenance {
     queue: VecDeque<Work>,
     /// Work in the queue that blocks.
     pub blocking: u32,
-    /// Work in the queue for each bank that does not block.
-    held: Vec<u32>,
     /// When to look again.
     pub wake: Time,
     mode: Refresh,
@@ -70,7 +68,6 @@ impl Maintenance {
         Maintenance {
             queue: VecDeque::new(),
             blocking: 0,
-            held: vec![0; banks],
             wake: next_refresh,
             mode: config.refresh,
             interval,
@@ -92,12 +89,6 @@ impl Maintenance {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
-    }
-
-    /// Whether a bank waits for maintenance.
-    #[inline]
-    pub fn is_held(&self, bank: u32) -> bool {
-        self.held[bank as usize] > 0
     }
 
     /// A bank was closed.
@@ -126,10 +117,7 @@ impl Maintenance {
 
     fn push(&mut self, work: Work) {
         self.queue.push_back(work);
-        match work.blocks {
-            true => self.blocking += 1,
-            false => self.held[work.bank as usize] += 1,
-        }
+        self.blocking += u32::from(work.blocks);
     }
 }
 
@@ -249,6 +237,7 @@ impl Controller {
             for at in before..self.maintenance.queue.len() {
                 let work = self.maintenance.queue[at];
                 if !work.blocks {
+                    self.device.banks[work.bank as usize].own.held += 1;
                     self.update_bank(work.bank, now);
                 }
             }
@@ -266,6 +255,7 @@ impl Controller {
         if *count >= threshold {
             *count -= threshold;
             let blocks = self.config.refresh != Refresh::PbBank;
+            self.device.banks[bank as usize].own.held += u16::from(!blocks);
             self.maintenance.push(Work {
                 command: Command::Rfm,
                 bank,
@@ -326,7 +316,7 @@ impl Controller {
             self.maintenance.queue.pop_front();
             match work.blocks {
                 true => self.maintenance.blocking -= 1,
-                false => self.maintenance.held[bank as usize] -= 1,
+                false => self.device.banks[bank as usize].own.held -= 1,
             }
             self.update_bank(bank, now);
             self.column_wake = self.column_wake.min(now + 1);

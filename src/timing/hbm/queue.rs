@@ -10,8 +10,10 @@ use super::constraints::Time;
 use super::device::{CLOSED, Geometry};
 use std::ops::Range;
 
-/// No entry, no group.
-pub const NONE: u32 = u32::MAX;
+/// No group.
+pub const NONE: u16 = u16::MAX;
+/// No entry.
+const END: u32 = u32::MAX;
 
 /// Reads, or writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,20 +23,62 @@ pub enum Kind {
     Write,
 }
 
-/// A request in the controller.
+/// Requests in the controller: one, or up to eight that followed each other in order of acceptance, with one name and consecutive columns.
+/// A queue full of runs is a few cache lines.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
-    /// Order of acceptance.
+    /// Order of acceptance of the first among those of its kind.
     pub seq: u64,
-    /// When it was accepted.
+    /// When the first was accepted.
     pub accepted: Time,
-    /// The caller's name for it.
+    /// The caller's name for them.
     pub tag: u64,
-    pub column: u16,
-    /// Whether a command was issued for it, so that it is counted as hit, miss or conflict.
-    pub counted: bool,
+    /// By how much later each other was accepted than the one before it: a byte each, that of the second lowest.
+    delays: u64,
     /// The next younger of the group.
     next: u32,
+    /// Sum of the delays.
+    span: u16,
+    /// Of the first.
+    pub column: u16,
+    count: u8,
+    /// Whether a command was issued for the first, so that it is counted as hit, miss or conflict.
+    pub counted: bool,
+}
+
+impl Entry {
+    /// Requests of an entry, at most.
+    const MOST: u8 = 8;
+
+    /// Takes in a request if it continues these.
+    #[inline]
+    fn extend(&mut self, seq: u64, column: u32, tag: u64, accepted: Time) -> bool {
+        let delay = accepted - self.accepted - Time::from(self.span);
+        let follows = self.tag == tag
+            && self.seq + u64::from(self.count) == seq
+            && u32::from(self.column) + u32::from(self.count) == column
+            && self.count < Entry::MOST
+            && delay <= 0xff;
+        if follows {
+            self.delays |= delay << (8 * (self.count - 1));
+            self.span += delay as u16;
+            self.count += 1;
+        }
+        follows
+    }
+
+    /// Drops the first of several.
+    #[inline]
+    fn shrink(&mut self) {
+        let delay = self.delays & 0xff;
+        self.delays >>= 8;
+        self.span -= delay as u16;
+        self.accepted += delay;
+        self.seq += 1;
+        self.column += 1;
+        self.count -= 1;
+        self.counted = false;
+    }
 }
 
 /// Requests of one row of a bank, oldest first.
@@ -43,34 +87,37 @@ pub struct Group {
     /// Of the oldest.
     pub seq: u64,
     pub accepted: Time,
-    /// Of writes, the columns that wait, by [`Queues::bit`]: no two of them are the same.
+    /// Of writes, the columns that wait, by `column_shift`: no two of them are the same.
     columns: u64,
     pub row: u32,
     head: u32,
     tail: u32,
     /// The group that came after it.
-    next: u32,
-    prev: u32,
+    next: u16,
+    prev: u16,
 }
 
 /// Groups of one kind waiting for one bank.
 #[derive(Clone, Copy, Debug)]
 pub struct List {
     /// Oldest group.
-    pub first: u32,
-    last: u32,
+    pub first: u16,
+    last: u16,
     /// Oldest of the open row.
-    pub hit: u32,
+    pub hit: u16,
     /// Oldest of another row than the open one.
-    pub miss: u32,
+    pub miss: u16,
 }
 
-const EMPTY: List = List {
-    first: NONE,
-    last: NONE,
-    hit: NONE,
-    miss: NONE,
-};
+impl List {
+    /// Nothing waits.
+    pub const EMPTY: List = List {
+        first: NONE,
+        last: NONE,
+        hit: NONE,
+        miss: NONE,
+    };
+}
 
 /// All waiting requests.
 #[derive(Clone, Debug)]
@@ -80,12 +127,11 @@ pub struct Queues {
     free_entry: u32,
     groups: Vec<Group>,
     /// The first free group.
-    free_group: u32,
-    /// By kind, then bank.
-    lists: [Vec<List>; 2],
+    free_group: u16,
     /// Waiting entries by kind.
     pub len: [u32; 2],
-    next_seq: u64,
+    /// Requests accepted by kind.
+    next_seq: [u64; 2],
     /// Neighbouring columns that share a bit of a group's mask, as a logarithm: 0 up to 64 columns.
     column_shift: u32,
 }
@@ -93,52 +139,41 @@ pub struct Queues {
 impl Queues {
     /// Empty queues for a channel.
     pub fn new(geometry: &Geometry) -> Queues {
-        let banks = geometry.bank_numbers() as usize;
         Queues {
             entries: Vec::new(),
-            free_entry: NONE,
+            free_entry: END,
             groups: Vec::new(),
             free_group: NONE,
-            lists: [vec![EMPTY; banks], vec![EMPTY; banks]],
             len: [0; 2],
-            next_seq: 0,
+            next_seq: [0; 2],
             column_shift: geometry.columns.div_ceil(64).next_power_of_two().ilog2(),
         }
     }
 
     /// The oldest request of a group.
     #[inline]
-    pub fn head_mut(&mut self, group: u32) -> &mut Entry {
+    pub fn head_mut(&mut self, group: u16) -> &mut Entry {
         let head = self.groups[group as usize].head;
         &mut self.entries[head as usize]
     }
 
     /// A group.
     #[inline]
-    pub fn group(&self, group: u32) -> &Group {
+    pub fn group(&self, group: u16) -> &Group {
         &self.groups[group as usize]
     }
 
-    /// The list of a kind and bank.
-    #[inline]
-    pub fn list(&self, kind: Kind, bank: u32) -> &List {
-        &self.lists[kind as usize][bank as usize]
-    }
-
-    #[inline]
-    fn bit(&self, column: u32) -> u64 {
-        1 << (column >> self.column_shift)
-    }
-
-    /// Whether a write of this place waits.
-    pub fn is_buffered(&self, bank: u32, row: u32, column: u32) -> bool {
-        let bit = self.bit(column);
-        let mut at = self.list(Kind::Write, bank).first;
+    /// Whether a request of one of these places waits in a list of writes.
+    pub fn is_buffered(&self, writes: &List, row: u32, columns: Range<u32>) -> bool {
+        let shift = self.column_shift;
+        let upto = |column: u32| u64::MAX >> (63 - (column >> shift));
+        let mask = upto(columns.end - 1) & !(upto(columns.start) >> 1);
+        let mut at = writes.first;
         while at != NONE {
             let group = self.group(at);
             if group.row == row
-                && group.columns & bit != 0
-                && (self.column_shift == 0 || self.holds(group, column))
+                && group.columns & mask != 0
+                && (shift == 0 || columns.clone().any(|column| self.holds(group, column)))
             {
                 return true;
             }
@@ -150,9 +185,10 @@ impl Queues {
     /// Whether a request of this column is in a group, one by one.
     fn holds(&self, group: &Group, column: u32) -> bool {
         let mut at = group.head;
-        while at != NONE {
+        while at != END {
             let entry = &self.entries[at as usize];
-            if u32::from(entry.column) == column {
+            let first = u32::from(entry.column);
+            if (first..first + u32::from(entry.count)).contains(&column) {
                 return true;
             }
             at = entry.next;
@@ -160,29 +196,28 @@ impl Queues {
         false
     }
 
-    /// Appends requests of one row to the list of its bank, whose open row is `open`; whether they began a group.
+    /// Appends requests of one row to the list of its kind and bank, whose open row is `open`; whether they began a group.
     #[inline]
     pub fn push(
         &mut self,
+        list: &mut List,
         kind: Kind,
-        bank: u32,
         open: u32,
         row: u32,
         columns: Range<u32>,
         (tag, accepted): (u64, Time),
     ) -> bool {
-        let list = &mut self.lists[kind as usize][bank as usize];
         let last = list.last;
         let begins = last == NONE || self.groups[last as usize].row != row;
-        let seq = self.next_seq;
+        let seq = self.next_seq[kind as usize];
         if begins {
             let group = Group {
                 seq,
                 accepted,
                 columns: 0,
                 row,
-                head: NONE,
-                tail: NONE,
+                head: END,
+                tail: END,
                 next: NONE,
                 prev: last,
             };
@@ -195,7 +230,7 @@ impl Queues {
                 }
                 None => {
                     self.groups.push(group);
-                    self.groups.len() as u32 - 1
+                    self.groups.len() as u16 - 1
                 }
             };
             match last {
@@ -215,16 +250,25 @@ impl Queues {
         }
         let group = &mut self.groups[list.last as usize];
         self.len[kind as usize] += columns.end - columns.start;
-        for column in columns {
+        self.next_seq[kind as usize] += columns.len() as u64;
+        for (seq, column) in (seq..).zip(columns) {
+            group.columns |= 1 << (column >> self.column_shift);
+            if let Some(tail) = self.entries.get_mut(group.tail as usize)
+                && tail.extend(seq, column, tag, accepted)
+            {
+                continue;
+            }
             let entry = Entry {
-                seq: self.next_seq,
+                seq,
                 accepted,
                 tag,
+                delays: 0,
+                next: END,
+                span: 0,
                 column: column as u16,
+                count: 1,
                 counted: false,
-                next: NONE,
             };
-            self.next_seq += 1;
             let index = self.free_entry;
             let index = match self.entries.get_mut(index as usize) {
                 Some(free) => {
@@ -238,32 +282,42 @@ impl Queues {
                 }
             };
             match group.tail {
-                NONE => group.head = index,
+                END => group.head = index,
                 tail => self.entries[tail as usize].next = index,
             }
             group.tail = index;
-            group.columns |= 1 << (column >> self.column_shift);
         }
         begins
     }
 
-    /// Takes the oldest request out of a group of a bank, whose open row is `open`; the request, and the order of acceptance of the
-    /// next of the group, which is gone if there is none.
+    /// Takes the oldest request out of a group of the list of a kind and bank, whose open row is `open`; the request, and the order of
+    /// acceptance of the next of the group, which is gone if there is none.
     #[inline]
-    pub fn pop(&mut self, kind: Kind, bank: u32, open: u32, index: u32) -> (Entry, Option<u64>) {
+    pub fn pop(
+        &mut self,
+        list: &mut List,
+        kind: Kind,
+        open: u32,
+        index: u16,
+    ) -> (Entry, Option<u64>) {
         self.len[kind as usize] -= 1;
         let exact = self.column_shift == 0;
         let group = &mut self.groups[index as usize];
         let head = group.head;
         let place = &mut self.entries[head as usize];
         let entry = *place;
+        if exact {
+            group.columns &= !(1 << entry.column);
+        }
+        if entry.count > 1 {
+            place.shrink();
+            (group.seq, group.accepted) = (place.seq, place.accepted);
+            return (entry, Some(group.seq));
+        }
         place.next = self.free_entry;
         self.free_entry = head;
-        if entry.next != NONE {
+        if entry.next != END {
             group.head = entry.next;
-            if exact {
-                group.columns &= !(1 << entry.column);
-            }
             let next = &self.entries[entry.next as usize];
             (group.seq, group.accepted) = (next.seq, next.accepted);
             return (entry, Some(next.seq));
@@ -272,7 +326,6 @@ impl Queues {
         group.next = self.free_group;
         self.free_group = index;
         let group = gone;
-        let list = &mut self.lists[kind as usize][bank as usize];
         match group.prev {
             NONE => list.first = group.next,
             prev => self.groups[prev as usize].next = group.next,
@@ -290,24 +343,21 @@ impl Queues {
         (entry, None)
     }
 
-    /// The bank's open row changed: finds the oldest hit and miss of both kinds.
+    /// The open row of the list's bank changed: finds the oldest hit and miss.
     #[inline]
-    pub fn reopen(&mut self, bank: u32, open: u32) {
-        for lists in &mut self.lists {
-            let list = &mut lists[bank as usize];
-            (list.hit, list.miss) = match open {
-                CLOSED => (NONE, NONE),
-                open => (
-                    find(&self.groups, list.first, |row| row == open),
-                    find(&self.groups, list.first, |row| row != open),
-                ),
-            };
-        }
+    pub fn reopen(&self, list: &mut List, open: u32) {
+        (list.hit, list.miss) = match open {
+            CLOSED => (NONE, NONE),
+            open => (
+                find(&self.groups, list.first, |row| row == open),
+                find(&self.groups, list.first, |row| row != open),
+            ),
+        };
     }
 }
 
 #[inline]
-fn find(groups: &[Group], mut from: u32, wanted: impl Fn(u32) -> bool) -> u32 {
+fn find(groups: &[Group], mut from: u16, wanted: impl Fn(u32) -> bool) -> u16 {
     while from != NONE && !wanted(groups[from as usize].row) {
         from = groups[from as usize].next;
     }
@@ -480,48 +530,79 @@ mod tests {
 
     #[test]
     fn lists_know_their_oldest_hit_and_miss() {
-        let mut queues = Queues::new(&SHAPE);
+        let (mut queues, mut list) = (Queues::new(&SHAPE), List::EMPTY);
         for (seq, row) in [3, 5, 5, 3, 7, 5].into_iter().enumerate() {
-            let new = queues.push(
-                Kind::Read,
-                0,
-                CLOSED,
-                row,
-                seq as u32..seq as u32 + 1,
-                (0, 0),
-            );
+            let columns = seq as u32..seq as u32 + 1;
+            let new = queues.push(&mut list, Kind::Read, CLOSED, row, columns, (0, 0));
             assert_eq!(new, seq != 2, "a run of one row is one group");
         }
-        assert_eq!(queues.list(Kind::Read, 0).hit, NONE);
-        queues.reopen(0, 5);
+        assert_eq!(list.hit, NONE);
+        queues.reopen(&mut list, 5);
         let seq = |queues: &Queues, group| queues.group(group).seq;
-        let list = *queues.list(Kind::Read, 0);
         assert_eq!((seq(&queues, list.hit), seq(&queues, list.miss)), (1, 0));
         for (expected, next) in [(1, Some(2)), (2, None), (5, None)] {
-            let hit = queues.list(Kind::Read, 0).hit;
-            let (entry, rest) = queues.pop(Kind::Read, 0, 5, hit);
+            let hit = list.hit;
+            let (entry, rest) = queues.pop(&mut list, Kind::Read, 5, hit);
             assert_eq!((entry.seq, rest), (expected, next));
         }
-        assert_eq!(queues.list(Kind::Read, 0).hit, NONE);
-        queues.push(Kind::Read, 0, 5, 5, 0..1, (0, 0));
-        let list = *queues.list(Kind::Read, 0);
+        assert_eq!(list.hit, NONE);
+        queues.push(&mut list, Kind::Read, 5, 5, 0..1, (0, 0));
         assert_eq!(seq(&queues, list.hit), 6);
         assert_eq!(queues.len, [4, 0]);
     }
 
     #[test]
+    fn requests_that_share_an_entry_leave_one_by_one() {
+        let (mut queues, mut list) = (Queues::new(&SHAPE), List::EMPTY);
+        // Column, tag and time of each: a run, a gap in columns, another tag, a long delay, and more than an entry holds.
+        let mut requests = vec![
+            (4, 8, 2),
+            (5, 8, 2),
+            (6, 8, 9),
+            (9, 8, 9),
+            (10, 7, 10),
+            (11, 7, 900),
+        ];
+        requests.extend((12..24).map(|column| (column, 7, 900 + 255 * u64::from(column))));
+        for &(column, tag, at) in &requests {
+            queues.push(&mut list, Kind::Read, 5, 5, column..column + 1, (tag, at));
+        }
+        assert!(queues.entries.len() < 8);
+        queues.head_mut(list.hit).counted = true;
+        for (seq, &(column, tag, at)) in requests.iter().enumerate() {
+            let (hit, next) = (list.hit, seq as u64 + 1);
+            assert_eq!(queues.group(hit).accepted, at);
+            let (entry, rest) = queues.pop(&mut list, Kind::Read, 5, hit);
+            let seen = (u32::from(entry.column), entry.tag, entry.accepted);
+            assert_eq!((entry.seq, seen), (seq as u64, (column, tag, at)));
+            assert_eq!(entry.counted, seq == 0);
+            assert_eq!(rest, (next < requests.len() as u64).then_some(next));
+        }
+        assert_eq!(list.hit, NONE);
+    }
+
+    #[test]
     fn queues_know_which_places_wait() {
         for columns in [32, 256] {
-            let mut queues = Queues::new(&Geometry { columns, ..SHAPE });
-            for (row, column) in [(3, 1), (3, 31), (4, 2)] {
-                queues.push(Kind::Write, 9, 3, row, column..column + 1, (0, 0));
+            let shape = Geometry { columns, ..SHAPE };
+            let (mut queues, mut list) = (Queues::new(&shape), List::EMPTY);
+            for (row, columns) in [(3, 1..3), (3, 31..32), (4, 2..3)] {
+                queues.push(&mut list, Kind::Write, 3, row, columns, (0, 0));
             }
-            let waits = |queues: &Queues, row, column| queues.is_buffered(9, row, column);
-            assert!(waits(&queues, 3, 1) && waits(&queues, 3, 31) && waits(&queues, 4, 2));
-            assert!(!waits(&queues, 3, 0) && !waits(&queues, 4, 1) && !waits(&queues, 5, 1));
-            let hit = queues.list(Kind::Write, 9).hit;
-            queues.pop(Kind::Write, 9, 3, hit);
-            assert!(!waits(&queues, 3, 1) && waits(&queues, 3, 31));
+            fn waits(queues: &Queues, list: &List, row: u32, column: u32) -> bool {
+                queues.is_buffered(list, row, column..column + 1)
+            }
+            for (row, column) in [(3, 1), (3, 2), (3, 31), (4, 2)] {
+                assert!(waits(&queues, &list, row, column));
+            }
+            for (row, column) in [(3, 0), (4, 1), (5, 1)] {
+                assert!(!waits(&queues, &list, row, column));
+            }
+            assert!(queues.is_buffered(&list, 3, 2..8) && queues.is_buffered(&list, 3, 8..32));
+            assert!(!queues.is_buffered(&list, 3, 3..31) && !queues.is_buffered(&list, 5, 0..32));
+            let hit = list.hit;
+            queues.pop(&mut list, Kind::Write, 3, hit);
+            assert!(!waits(&queues, &list, 3, 1) && waits(&queues, &list, 3, 2));
         }
     }
 

@@ -30,7 +30,10 @@ impl Controller {
     fn active_access<S: Sink>(&mut self, now: Time, sink: &mut S) -> bool {
         let (mut best, mut wake) = (None, FAR);
         for (at, a) in self.active.iter().enumerate() {
-            let ready = self.device.ready_at(access(a.kind), a.bank);
+            let mut ready = a.ready;
+            if ready <= now {
+                ready = self.device.ready_at(access(a.kind), a.bank);
+            }
             if ready > now {
                 wake = wake.min(ready);
             } else {
@@ -47,7 +50,7 @@ impl Controller {
         let Active {
             entry, kind, bank, ..
         } = self.active.swap_remove(at);
-        self.active_set.set(bank, false);
+        self.device.banks[bank as usize].own.active = None;
         if self.active.is_empty() {
             self.active_wake = FAR;
         }
@@ -90,14 +93,13 @@ impl Controller {
             return wake;
         }
         let bank = best.bank();
-        let list = *self.queues.list(kind, bank);
+        let list = *self.list(kind, bank);
         let open = self.device.open_row(bank);
-        let (entry, rest) = self.queues.pop(kind, bank, open, list.hit);
+        let (entry, rest) = self.pop(kind, bank, open, list.hit);
         match rest {
             Some(seq) if list.miss == NONE && self.config.row_policy == RowPolicy::Open => {
                 // The rest of the group is all that changes.
-                let (pc, at) = place;
-                self.hits.younger(kind, pc, at, Key::new(seq, bank));
+                self.next_hit(kind, place, Key::new(seq, bank));
                 self.totals.row_hits += u64::from(!entry.counted);
                 self.device.access::<K>(bank, now);
                 self.report(now, kind, access(kind), bank, open, &entry, sink);
@@ -139,7 +141,7 @@ impl Controller {
         }
         self.device.issue(command, bank, row, now);
         if matches!(command, Command::RdA | Command::WrA) {
-            self.queues.reopen(bank, CLOSED);
+            self.reopen(bank, CLOSED);
             self.update_bank(bank, now);
         } else if was_active {
             self.update_bank(bank, now);
@@ -233,7 +235,7 @@ impl Controller {
         }
         let bank = best.bank();
         if closes {
-            let first = self.queues.list(kind, bank).miss;
+            let first = self.list(kind, bank).miss;
             let row = self.queues.group(first).row;
             if !std::mem::replace(&mut self.queues.head_mut(first).counted, true) {
                 self.totals.row_conflicts += 1;
@@ -255,26 +257,27 @@ impl Controller {
     }
 
     fn activate<S: Sink>(&mut self, now: Time, kind: Kind, bank: u32, sink: &mut S) {
-        let first = self.queues.list(kind, bank).first;
+        let first = self.list(kind, bank).first;
         let row = self.queues.group(first).row;
-        let (mut entry, _) = self.queues.pop(kind, bank, CLOSED, first);
+        let (mut entry, _) = self.pop(kind, bank, CLOSED, first);
         if !entry.counted {
             entry.counted = true;
             self.totals.row_misses += 1;
         }
         self.totals.activates += 1;
         self.device.issue(Command::Act, bank, row, now);
-        self.queues.reopen(bank, row);
+        self.reopen(bank, row);
         let order = self.activations;
         self.activations += 1;
+        let ready = self.device.bank_ready_at(access(kind), bank);
         self.active.push(Active {
             entry,
             kind,
             order,
             bank,
+            ready,
         });
-        self.active_set.set(bank, true);
-        let ready = self.device.bank_ready_at(access(kind), bank);
+        self.device.banks[bank as usize].own.active = Some(kind);
         self.active_wake = self.active_wake.min(ready);
         self.column_wake = self.column_wake.min(ready);
         self.update_bank(bank, now);
@@ -303,7 +306,7 @@ impl Controller {
             _ => bank..bank + 1,
         };
         for bank in banks {
-            self.queues.reopen(bank, CLOSED);
+            self.reopen(bank, CLOSED);
             self.maintenance.closed(bank);
             self.update_bank(bank, now);
         }
