@@ -251,7 +251,7 @@ pub static FIELDS: &[Field] = &[
         min: 0,
         max: 0,
         power_of_two: false,
-        doc: "places of a channel's bursts in the exact model: `blocks` (one per interleave), or as `mem --mapping`",
+        doc: "places of bursts in the exact model: `blocks` (one per interleave), or as `mem --mapping`",
         get: |chip| Value::Name(chip.hbm.mapping.clone()),
         set: |chip, value| {
             if let Value::Name(value) = value {

@@ -429,9 +429,18 @@ fn exchange(text: &mut Text, t: &Split, chip: &Chip, channels: &Channels) {
          not_last:
          dma.f32.f32 {sums}, t4, t1, t2
          inc j
-         blt j, own, send
-
-         bge kk, own, no_slice
+         blt j, own, send",
+    ));
+    let factors = t.epilogue().has_kernel();
+    if factors {
+        text.block(
+            "bnez po, have_factors   # also where there is no slice: nothing is on its way at the end
+             sem.wait FACTORS_FULL, 2
+             have_factors:",
+        );
+    }
+    text.block(&format!(
+        "bge kk, own, no_slice
          mv t0, kk
          jal rc, slice
          muli t2, t2, DIM_M
@@ -444,14 +453,8 @@ fn exchange(text: &mut Text, t: &Split, chip: &Chip, channels: &Channels) {
          li t5, {group}
          divu t4, t4, t5         # groups of vectors"
     ));
-    let factors = t.epilogue().has_kernel();
     if factors {
-        text.block(
-            "bnez po, have_factors
-             sem.wait FACTORS_FULL, 2
-             have_factors:
-             la t5, FACTORS",
-        );
+        text.inst("la t5, FACTORS");
     }
     text.block("wait IN_FULL(par), PARTS\nwait OUT_FREE, 1\nsignal OUT_FULL, 1");
     if t.cols.passes > 1 {

@@ -45,6 +45,7 @@ fn every_kind_of_split_is_right() {
         ("maia-200", 33, 3001, 203, MatmulType::Bf16),
         ("maia-200", 2, 5001, 301, MatmulType::Fp8E5m2),
         ("maia-200", 9, 7101, 270, MatmulType::Nvfp4),
+        ("maia-200", 5, 301, 777, MatmulType::Nvfp4),
     ] {
         let chip = chip(preset);
         let op = Matmul { m, n, k, dtype };
