@@ -136,9 +136,10 @@ pub const BLOCKS: &str = "blocks";
 /// Characters that a mapping may have.
 pub const MAX_TEXT: usize = 256;
 
-/// The digits of a chip's mapping. [`BLOCKS`] is `co:n,pc,bg,co,ba,sid,ro` with 2^n bursts in a block of `hbm.interleave` (at most a row), so
-/// that a block stays in one row of one pseudo channel and blocks go round pseudo channels and bank groups; bank group and bank are
-/// xored with all bits of the row, folded.
+/// The digits of a chip's mapping. [`BLOCKS`] is `co:n,pc,sid,bg,co,ba,ro` with 2^n bursts in a block of `hbm.interleave` (at most a row), so
+/// that a block stays in one row of one pseudo channel and blocks go round pseudo channels, stack IDs and bank groups: a bank under
+/// refresh holds up few of them, because refresh goes through one stack ID after the other. Bank group and bank are xored with all bits of
+/// the row, folded.
 pub fn list(hbm: &Hbm) -> String {
     if hbm.mapping != BLOCKS {
         let named = NAMED.iter().find(|(name, _)| *name == hbm.mapping);
@@ -148,13 +149,13 @@ pub fn list(hbm: &Hbm) -> String {
     let bursts = hbm.interleave_bytes / d.burst_bytes.max(1);
     let block_bits = bursts.min(d.columns).max(1).ilog2();
     let mut text = match block_bits {
-        0 => "pc,bg".to_owned(),
-        n => format!("co:{n},pc,bg"),
+        0 => "pc,sid,bg".to_owned(),
+        n => format!("co:{n},pc,sid,bg"),
     };
     if block_bits < d.columns.trailing_zeros() {
         text.push_str(",co");
     }
-    text.push_str(",ba,sid,ro");
+    text.push_str(",ba,ro");
     let row_bits = d.rows.next_power_of_two().trailing_zeros();
     let mut fields = [("bg", d.bank_groups), ("ba", d.banks_per_group)]
         .into_iter()
@@ -403,7 +404,7 @@ mod tests {
         let mut chip = crate::chip::Chip::preset("maia-200").unwrap();
         assert_eq!(
             list(&chip.hbm),
-            "co:3,pc,bg,co,ba,sid,ro,^bg=ro[1:0],^ba=ro[3:2],^bg=ro[5:4],^ba=ro[7:6],^bg=ro[9:8],^ba=ro[11:10],^bg=ro[13:12],^ba=ro[14:14]"
+            "co:3,pc,sid,bg,co,ba,ro,^bg=ro[1:0],^ba=ro[3:2],^bg=ro[5:4],^ba=ro[7:6],^bg=ro[9:8],^ba=ro[11:10],^bg=ro[13:12],^ba=ro[14:14]"
         );
         for interleave in (5..=16).map(|bits| 1 << bits) {
             for (columns, rows) in [(1, 1), (32, 24_576), (256, 131_072)] {

@@ -19,6 +19,8 @@
 
 mod account;
 pub mod advance;
+#[cfg(test)]
+mod advance_tests;
 mod channel;
 #[cfg(test)]
 mod constraint_tests;

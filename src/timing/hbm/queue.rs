@@ -477,12 +477,6 @@ impl BankSet {
         member && !was
     }
 
-    /// Whether a bank is in it.
-    #[inline]
-    pub fn contains(&self, bank: u32) -> bool {
-        self.words[(bank / 64) as usize] & 1 << (bank % 64) != 0
-    }
-
     /// Takes a bank out; whether it was in.
     #[inline]
     pub fn remove(&mut self, bank: u32) -> bool {
@@ -494,12 +488,6 @@ impl BankSet {
     #[inline]
     fn words_of(&self, pc: u32) -> std::ops::Range<usize> {
         (pc as usize) << self.pc_words..(pc as usize + 1) << self.pc_words
-    }
-
-    /// Whether no bank of a pseudo channel is in it.
-    #[inline]
-    pub fn is_empty(&self, pc: u32) -> bool {
-        self.words[self.words_of(pc)].iter().all(|&word| word == 0)
     }
 
     /// Calls `f` for each bank of a pseudo channel, in ascending order.
@@ -632,6 +620,5 @@ mod tests {
             set.for_each(pc, |bank| seen.push(bank));
         }
         assert_eq!(seen, [0, 63, 95, 128, 223]);
-        assert!(!set.is_empty(0));
     }
 }
