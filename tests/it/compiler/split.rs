@@ -103,7 +103,7 @@ fn cycles(op: &Matmul, chip: &Arc<Chip>, lowered: Lowered) -> u64 {
         .cycles
 }
 
-/// Shapes on which no constant of the search was set: the chosen program never takes a tenth longer than the one without a split,
+/// Shapes that played no part in setting the search: the chosen program never takes a tenth longer than the one without a split,
 /// and where a split is chosen it pays.
 #[test]
 fn splits_are_chosen_where_they_pay() {
@@ -136,22 +136,22 @@ fn splits_are_chosen_where_they_pay() {
     }
 }
 
-/// Products with few rows: wide and narrow, deep and shallow, ragged and not; drawn at random.
+/// Products with few rows, drawn at random after the constants of the search were set.
 const HELD_OUT: [(u64, u64, u64, MatmulType); 16] = [
-    (1, 768, 2560, MatmulType::Fp8),
-    (2, 23552, 512, MatmulType::Bf16),
-    (3, 6687, 3142, MatmulType::Fp8),
-    (4, 5165, 6881, MatmulType::Mxfp4),
-    (5, 13952, 3712, MatmulType::Fp8),
-    (6, 7128, 421, MatmulType::Bf16),
-    (7, 3328, 10112, MatmulType::Mxfp8),
-    (8, 9856, 768, MatmulType::Nvfp4),
-    (9, 4480, 384, MatmulType::Mxfp4),
-    (10, 5504, 1024, MatmulType::Fp8),
-    (11, 5963, 286, MatmulType::Bf16),
-    (12, 2176, 1792, MatmulType::Fp8xMxfp4),
-    (13, 6272, 2432, MatmulType::Fp8),
-    (14, 4224, 7552, MatmulType::Mxfp6),
-    (15, 3968, 16000, MatmulType::Bf16),
-    (16, 2816, 16640, MatmulType::Mxfp4),
+    (6, 1152, 2688, MatmulType::Mxfp8),
+    (11, 448, 1280, MatmulType::Nvfp4),
+    (16, 7168, 448, MatmulType::Mxfp8),
+    (15, 9984, 1664, MatmulType::Mxfp6),
+    (11, 28571, 355, MatmulType::Nvfp4),
+    (12, 384, 8832, MatmulType::Fp8),
+    (12, 7936, 1088, MatmulType::Bf16),
+    (13, 2624, 13952, MatmulType::Fp8),
+    (5, 5888, 256, MatmulType::Mxfp4),
+    (7, 576, 12480, MatmulType::Mxfp4),
+    (6, 18304, 2816, MatmulType::Nvfp4),
+    (3, 6956, 6808, MatmulType::Mxfp4),
+    (9, 730, 1278, MatmulType::Fp8),
+    (10, 4928, 256, MatmulType::Mxfp4),
+    (4, 480, 1281, MatmulType::Bf16),
+    (12, 369, 14975, MatmulType::Fp8),
 ];
