@@ -77,7 +77,10 @@ impl Controller {
                 while left > 0
                     && let Some(port) = may_enter(now, feed.heads(), can)
                 {
-                    left -= self.enter(now, left, feed, port);
+                    // A write may let a read in that waits for room: that goes before the write's next.
+                    let blocked = !can[0] && feed.heads()[0].arrival <= now;
+                    let most = if port == 1 && blocked { 1 } else { left };
+                    left -= self.enter(now, most, feed, port);
                     for (can, head) in can.iter_mut().zip(feed.heads()) {
                         *can = self.admits(head);
                     }
@@ -109,8 +112,8 @@ impl Controller {
     fn next_entry(&self, now: Time, heads: &[Head; PORTS], can: &mut [bool; PORTS]) -> Time {
         let mut entry = FAR;
         for (can, head) in can.iter_mut().zip(heads) {
-            // What left made room; it did not put anything into a buffer.
-            *can |= self.has_room(head.write);
+            // What left made room, or was the buffered write that would have taken it; it did not put anything into a buffer.
+            *can = self.has_room(head.write) || *can && self.absorbs(&head.place);
             if *can {
                 entry = entry.min(head.arrival.max(now + 1));
             }

@@ -227,8 +227,52 @@ fn config() -> impl Strategy<Value = Config> {
     )
 }
 
+/// Reads that wait for room and are let in by a write, or no longer by one that has left.
+#[test]
+fn writes_in_the_buffer_let_reads_in_only_while_they_are_there() {
+    let d = HbmDevice::preset("hbm3-6400").unwrap();
+    let mapping = Mapping::parse("M2", Geometry::new(&d)).unwrap();
+    // Arrival, line, lines, write.
+    let list = [
+        (6, 6_990_505, 23, true),
+        (22, 0, 1, false),
+        (42, 1_398_101, 37, false),
+        (55, 0, 1, true),
+        (72, 11_184_808, 1, false),
+        (75, 1_398_138, 37, false),
+        (113, 18_175_313, 8, false),
+        (119, 0, 8, true),
+        (119, 0, 1, false),
+        (119, 8, 8, true),
+        (156, 27_962_020, 8, true),
+        (174, 27_962_028, 8, true),
+        (212, 11_184_808, 8, true),
+        (212, 1_398_101, 8, false),
+        (231, 1_398_109, 8, false),
+        (247, 1_398_117, 8, false),
+        (273, 0, 1, false),
+        (302, 0, 16, false),
+        (302, 1_398_125, 8, false),
+        (302, 18_175_321, 8, false),
+        (302, 16, 16, false),
+        (312, 16, 8, true),
+    ];
+    let wishes = list.map(|(arrival, line, lines, write)| Wish {
+        arrival,
+        line,
+        lines,
+        write,
+    });
+    let config = Config::default();
+    let expected = burst_by_burst(&d, config, &mapping, &wishes, 12_000);
+    for stretch in [1, 100, 12_000] {
+        let seen = from_event_to_event(&d, config, &mapping, &wishes, (stretch, 12_000));
+        assert_eq!(seen.reads, expected.reads);
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(768))]
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn runs_and_skipped_time_change_nothing(

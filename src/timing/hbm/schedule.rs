@@ -55,7 +55,7 @@ impl Controller {
             self.active_wake = FAR;
         }
         let row = self.device.open_row(bank);
-        self.access(now, kind, bank, row, &entry, true, sink);
+        self.access(now, kind, (bank, row), &entry, true, sink);
         if !self.maintenance.is_empty() {
             // A precharge may have waited for it.
             self.row_wake = self.row_wake.min(now);
@@ -102,11 +102,11 @@ impl Controller {
                 self.next_hit(kind, place, Key::new(seq, bank));
                 self.totals.row_hits += u64::from(!entry.counted);
                 self.device.access::<K>(bank, now);
-                self.report(now, kind, access(kind), bank, open, &entry, sink);
+                self.report(now, kind, access(kind), (bank, open), &entry, sink);
                 now + 1
             }
             _ => {
-                self.access(now, kind, bank, open, &entry, false, sink);
+                self.access(now, kind, (bank, open), &entry, false, sink);
                 match self.hits.is_empty(kind) {
                     true => FAR,
                     false => now + 1,
@@ -121,8 +121,7 @@ impl Controller {
         &mut self,
         now: Time,
         kind: Kind,
-        bank: u32,
-        row: u32,
+        (bank, row): (u32, u32),
         entry: &Entry,
         was_active: bool,
         sink: &mut S,
@@ -148,7 +147,7 @@ impl Controller {
         } else {
             self.update_list(kind, bank, now);
         }
-        self.report(now, kind, command, bank, row, entry, sink);
+        self.report(now, kind, command, (bank, row), entry, sink);
     }
 
     /// Tells the sink of an access.
@@ -158,8 +157,7 @@ impl Controller {
         now: Time,
         kind: Kind,
         command: Command,
-        bank: u32,
-        row: u32,
+        (bank, row): (u32, u32),
         entry: &Entry,
         sink: &mut S,
     ) {
