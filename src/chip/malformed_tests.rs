@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::fields::{FIELDS, Value};
+use super::units::Unit;
 use super::*;
 
 fn preset(name: &str) -> Chip {
@@ -254,6 +255,8 @@ proptest! {
     #[test]
     fn numbers_are_accepted_exactly_within_limits(value in any::<u64>(), shift in 0u32..64, key in 0..FIELDS.len()) {
         let field = &FIELDS[key];
+        // A mapping is text, read when the whole chip is checked.
+        prop_assume!(field.unit != Unit::Mapping);
         let value = value >> shift;
         let mut chip = preset("mini");
         let fits = (field.min..=field.max).contains(&value) && (!field.power_of_two || value.is_power_of_two());
