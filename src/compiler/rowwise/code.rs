@@ -287,20 +287,7 @@ impl Code<'_> {
             text.inst(&format!("signal {}(c.slot), 1", self.semaphore(OUT_FULL)));
             text.inst(&format!("vrun k.{name}, a.slot, 6"));
         };
-        match &kernels[..] {
-            [(name, _)] => launch(text, name),
-            [(whole, count), (last, _)] => {
-                let (short, both) = (text.fresh("at.short"), text.fresh("at.both"));
-                text.inst(&format!("li c.t, {count}"));
-                text.inst(&format!("bne c.count, c.t, {short}"));
-                launch(text, whole);
-                text.inst(&format!("jal r0, {both}"));
-                text.label(&short);
-                launch(text, last);
-                text.label(&both);
-            }
-            _ => {}
-        }
+        by_count(text, &kernels, launch);
         text.comment("Stores");
         for (n, o) in stores.iter().enumerate() {
             self.part(text, o);
@@ -466,20 +453,8 @@ impl Code<'_> {
             }
             text.inst(&format!("vrun k.{name}, a.slot, 4"));
         };
-        match &variants(&format!("pass_{p}"), l.cols, l.last_cols, l.chunks)[..] {
-            [(name, _)] => launch(text, name),
-            [(whole, count), (last, _)] => {
-                let (short, both) = (text.fresh("at.short"), text.fresh("at.both"));
-                text.inst(&format!("li c.t, {count}"));
-                text.inst(&format!("bne c.count, c.t, {short}"));
-                launch(text, whole);
-                text.inst(&format!("jal r0, {both}"));
-                text.label(&short);
-                launch(text, last);
-                text.label(&both);
-            }
-            _ => {}
-        }
+        let kernels = variants(&format!("pass_{p}"), l.cols, l.last_cols, l.chunks);
+        by_count(text, &kernels, launch);
         for (n, o) in stores.iter().enumerate() {
             place(text, o);
             let mut clauses = Vec::new();
@@ -503,3 +478,21 @@ impl Code<'_> {
 
 /// Bytes of a tensor's element in TSRAM are those of FP32.
 const _: () = assert!(ELEMENT == 4);
+
+/// Launches the kernel of as many elements as `c.count` says: of whole blocks, or of the last one where that is shorter.
+fn by_count(text: &mut Text, kernels: &[(String, u64)], launch: impl Fn(&mut Text, &str)) {
+    match kernels {
+        [(name, _)] => launch(text, name),
+        [(whole, count), (last, _)] => {
+            let (short, both) = (text.fresh("at.short"), text.fresh("at.both"));
+            text.inst(&format!("li c.t, {count}"));
+            text.inst(&format!("bne c.count, c.t, {short}"));
+            launch(text, whole);
+            text.inst(&format!("jal r0, {both}"));
+            text.label(&short);
+            launch(text, last);
+            text.label(&both);
+        }
+        _ => {}
+    }
+}
