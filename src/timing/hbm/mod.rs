@@ -1,6 +1,6 @@
 //! The interface between the chip and its HBM: runs in, completion schedules out.
 //!
-//! Models: [`Run`]s of lines on one channel, answered with a [`Schedule`] that the model may revise until its first beat;
+//! Models: [`Run`]s of lines on one channel, answered with a [`Schedule`] that is final, or open until the model announces its end;
 //! the spread of addresses over channels. Leaves out: latency outside the DRAM (`hbm.path` in the chip description, added by the
 //! caller). Invariants: times never decrease from call to call; a revision never moves a schedule whose first beat has passed;
 //! a run whose schedule is open is announced less than [`way_back`] after its end, so before its data is at the global crossbar; if
