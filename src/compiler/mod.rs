@@ -17,6 +17,7 @@ pub mod matmul;
 pub mod op;
 pub mod plan;
 pub mod rowwise;
+pub mod stage;
 pub mod stream;
 pub mod tiling;
 
