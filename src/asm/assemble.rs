@@ -8,16 +8,18 @@ use super::diag::{Diagnostic, Diagnostics, did_you_mean};
 use super::expand::{Expander, Place, Problem};
 use super::expr::{Error, Expr, Node};
 use super::inst::Register;
+use super::scope::OpenScope;
 use super::symbols::{Global, Symbols, View};
 use crate::isa::image::{Image, Init, Kernel, Line, Section};
 use crate::isa::{FieldInfo, FieldKind, InstInfo};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
+use std::rc::Rc;
 
 /// Reads the text of a file by its path.
 pub type Loader<'a> = &'a dyn Fn(&str) -> std::io::Result<String>;
 
-/// Scope numbers: the control programs, then kernel k at `KERNELS + k`.
+/// Code whose labels are its own, by number: the control programs, then kernel k at `KERNELS + k`.
 pub const TILE: u32 = 0;
 pub const CLUSTER: u32 = 1;
 pub const CHIP: u32 = 2;
@@ -35,6 +37,7 @@ pub struct Code {
 pub struct Fixup {
     pub place: Place,
     pub scope: u32,
+    pub within: Option<Rc<str>>,
     pub word: u32,
     pub info: &'static InstInfo,
     pub field: &'static FieldInfo,
@@ -45,8 +48,18 @@ pub struct Fixup {
 pub struct TableFixup {
     pub place: Place,
     pub scope: Option<u32>,
+    pub within: Option<Rc<str>>,
     pub index: usize,
     pub expr: Expr,
+}
+
+/// An expectation of a tensor that may be declared further down.
+pub struct Expect {
+    pub place: Place,
+    pub span: Range<usize>,
+    pub name: String,
+    pub within: Option<Rc<str>>,
+    pub init: Init,
 }
 
 /// A kernel that is being read.
@@ -82,8 +95,11 @@ pub struct Assembler<'a> {
     pub scope: Option<u32>,
     pub image: Image,
     pub open_kernel: Option<OpenKernel>,
+    pub open_scope: Option<OpenScope>,
+    /// The names of all scopes.
+    pub scopes: BTreeSet<Rc<str>>,
     pub tables: Vec<TableFixup>,
-    pub expects: Vec<(Place, Range<usize>, String, Init)>,
+    pub expects: Vec<Expect>,
     pub loc: Loc,
     /// Alignment of the next tensor without a place, in bytes.
     pub align: u64,
@@ -111,6 +127,8 @@ impl<'a> Assembler<'a> {
             scope: None,
             image: Image::default(),
             open_kernel: None,
+            open_scope: None,
+            scopes: BTreeSet::new(),
             tables: Vec::new(),
             expects: Vec::new(),
             loc: Loc::Source,
@@ -146,6 +164,7 @@ impl<'a> Assembler<'a> {
         }
         self.report_problems(&mut problems);
         self.close_kernel();
+        self.unclosed_scope();
         self.fill();
         self.check_expects();
         self.finish()
@@ -213,8 +232,8 @@ impl<'a> Assembler<'a> {
     pub fn bind_variables(&self, expr: &mut Expr) {
         match &mut expr.node {
             Node::Name(name) => {
-                if let Some(Global::Set(v)) = self.symbols.globals.get(name.as_str()) {
-                    expr.node = Node::Int(*v);
+                if let Some(Global::Set(v)) = self.symbols.global(self.within_name(), name) {
+                    expr.node = Node::Int(v);
                 }
             }
             Node::Unary(_, operand) => self.bind_variables(operand),
@@ -229,6 +248,7 @@ impl<'a> Assembler<'a> {
         View {
             symbols: &self.symbols,
             scope: self.scope,
+            within: self.within(),
             word: None,
         }
     }
@@ -283,16 +303,12 @@ impl<'a> Assembler<'a> {
         });
         let start = self.code(KERNELS).1;
         self.image.kernels.push(Kernel {
-            name: name.to_owned(),
+            name: self.full(name),
             start,
             len: 0,
         });
-        if self
-            .symbols
-            .kernels
-            .insert(name.to_owned(), number)
-            .is_some()
-        {
+        let full = self.full(name);
+        if self.symbols.kernels.insert(full, number).is_some() {
             return Err(Error::new(
                 format!("kernel `{name}` is already defined"),
                 span,
@@ -301,7 +317,8 @@ impl<'a> Assembler<'a> {
         Ok(())
     }
 
-    fn close_kernel(&mut self) {
+    /// Ends the kernel that is being read.
+    pub fn close_kernel(&mut self) {
         let Some(open) = self.open_kernel.take() else {
             return;
         };
@@ -345,6 +362,7 @@ impl<'a> Assembler<'a> {
             let view = View {
                 symbols: &self.symbols,
                 scope: t.scope,
+                within: t.within,
                 word: None,
             };
             match t.expr.eval(&view) {
@@ -356,11 +374,15 @@ impl<'a> Assembler<'a> {
 
     fn value(&self, f: &Fixup) -> Result<i64, Error> {
         if let (FieldKind::Kernel, Node::Name(name)) = (f.field.kind, &f.expr.node) {
-            if let Some(number) = self.symbols.kernels.get(name) {
-                return in_range(f, *number as i64);
+            let within = f.within.as_deref();
+            if let Some(number) = self.symbols.kernel(within, name) {
+                return in_range(f, number as i64);
             }
-            if !self.symbols.globals.contains_key(name) {
+            if self.symbols.global(within, name).is_none() {
+                let prefix = within.map(|w| format!("{w}."));
+                let own = |k| prefix.as_deref().and_then(|p| str::strip_prefix(k, p));
                 let kernels = self.symbols.kernels.keys().map(String::as_str);
+                let kernels = kernels.map(|k| own(k).unwrap_or(k));
                 return Err(Error::new(
                     format!("no kernel is called `{name}`"),
                     f.expr.span.clone(),
@@ -371,6 +393,7 @@ impl<'a> Assembler<'a> {
         let view = View {
             symbols: &self.symbols,
             scope: Some(f.scope),
+            within: f.within.clone(),
             word: Some(f.word),
         };
         let value = f.expr.eval(&view)?;
@@ -383,8 +406,15 @@ impl<'a> Assembler<'a> {
     }
 
     fn check_expects(&mut self) {
-        for (place, span, name, init) in std::mem::take(&mut self.expects) {
-            let Some(Global::Tensor(i)) = self.symbols.globals.get(&name) else {
+        for e in std::mem::take(&mut self.expects) {
+            let Expect {
+                place,
+                span,
+                name,
+                within,
+                init,
+            } = e;
+            let Some(Global::Tensor(i)) = self.symbols.global(within.as_deref(), &name) else {
                 let tensors = self.symbols.tensors.iter().map(|t| t.name.as_str());
                 let suggestion = did_you_mean(&name, tensors);
                 self.error(
@@ -393,7 +423,7 @@ impl<'a> Assembler<'a> {
                 );
                 continue;
             };
-            let tensor = &mut self.symbols.tensors[*i];
+            let tensor = &mut self.symbols.tensors[i];
             if tensor.expect.replace(init).is_some() {
                 let message = format!("`{name}` already has an expectation");
                 self.error(&place, Error::new(message, span));

@@ -172,6 +172,8 @@ const ASSEMBLY: &[&str] = &[
     ".endif",
     ".rept",
     ".endr",
+    ".scope s",
+    ".endscope",
     ".note",
     ".loc",
     ".file",
