@@ -7,6 +7,7 @@
 //! Reading order: [`op`] (operations, bounds), [`formats`] (operands of a product), [`limits`] (what chips must have), [`tiling`] and [`plan`] (the search), [`matmul`], [`attention`], [`stream`] (the schedules), [`rowwise`] (vector programs), [`emit`]; [`graph`] and [`import`] (whole models, not lowered yet).
 
 pub mod attention;
+pub mod chain;
 pub mod emit;
 pub mod epilogue;
 pub mod formats;

@@ -2,6 +2,7 @@
 
 mod asm;
 mod attention;
+mod chain;
 mod cli;
 mod compiler;
 mod differential;
