@@ -1,6 +1,7 @@
 //! Stages that move data: results against plain host code, all ways to run alike, nothing unordered, semaphores zero at the end.
 
 mod copy;
+mod gather;
 
 use std::sync::Arc;
 use tilewright::asm::assemble_text;
@@ -112,13 +113,16 @@ fn balanced(machine: &Machine) {
     }
 }
 
-/// Cycles of a stage without data, and the bytes of HBM per second that it moved over the chip's peak.
-fn measured(chip: &Arc<Chip>, stage: &Stage) -> (u64, f64) {
+/// Cycles of a stage without data but this control data, and the bytes of HBM per second that it moved over the chip's peak.
+fn measured(chip: &Arc<Chip>, stage: &Stage, control: &[(&str, &[u8])]) -> (u64, f64) {
     let options = LoadOptions {
         data: false,
         ..LoadOptions::default()
     };
-    let machine = Machine::load(chip.clone(), program(stage), &options).unwrap();
+    let mut machine = Machine::load(chip.clone(), program(stage), &options).unwrap();
+    for (name, bytes) in control {
+        machine.set_tensor(name, bytes).unwrap();
+    }
     let run = timing::run(machine, &TimedOptions::default()).unwrap();
     let bytes = run.counters.hbm_read_bytes + run.counters.hbm_write_bytes;
     let peak = tilewright::chip::cost::hbm_peak_bytes_per_s(chip) as f64;

@@ -11,10 +11,12 @@
 
 mod copy;
 mod copy_code;
+mod gather;
 mod pieces;
 mod ring;
 
 pub use copy::{Copy, Part, Source, copy};
+pub use gather::{Gather, TABLE_BYTES, gather};
 
 use super::emit::Text;
 use super::limits::Needs;

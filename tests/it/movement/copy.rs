@@ -330,7 +330,7 @@ fn copies_keep_hbm_busy() {
         ("concat", &joined, vec![bytes / 2, bytes / 2, bytes], 0.75),
     ] {
         let stage = copy(op, &site(&maia, &sizes)).unwrap();
-        let (cycles, share) = measured(&maia, &stage);
+        let (cycles, share) = measured(&maia, &stage, &[]);
         println!("{what}: {cycles} cycles, {:.1} % of HBM", 100.0 * share);
         assert!(share > least, "{what}: {share}\n{}", stage.text);
     }
