@@ -10,6 +10,7 @@ mod differential_kernels;
 mod differential_num;
 mod hf;
 mod layers;
+mod legal;
 mod machine;
 mod movement;
 mod noc;

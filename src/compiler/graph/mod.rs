@@ -27,10 +27,11 @@
 //!
 //! Passes that rewrite graphs (fusion) take a `Graph` and give a `Graph`; the reference evaluation is `crate::reference::graph`.
 //!
-//! Reading order: [`op`] (the operations and their types), [`view`], [`build`], [`verify`], [`data`].
+//! Reading order: [`op`] (the operations and their types), [`view`], [`build`], [`verify`], [`data`], [`derive`].
 
 pub mod build;
 pub mod data;
+pub mod derive;
 pub mod op;
 pub mod print;
 pub mod verify;
@@ -44,6 +45,7 @@ use std::sync::Arc;
 
 pub use build::Builder;
 pub use data::{Data, DataError, FileRange};
+pub use derive::{Recipe, Source};
 pub use op::{Attention, Gather, Matmul, Op, Pad, TopK};
 pub use verify::{GraphError, Problem};
 pub use view::View;
