@@ -250,6 +250,7 @@ impl<'a> Assembler<'a> {
             scope: self.scope,
             within: self.within(),
             word: None,
+            shown: !self.diagnostics.is_full(),
         }
     }
 
@@ -364,6 +365,7 @@ impl<'a> Assembler<'a> {
                 scope: t.scope,
                 within: t.within,
                 word: None,
+                shown: !self.diagnostics.is_full(),
             };
             match t.expr.eval(&view) {
                 Ok(v) => self.image.constants[t.index] = v.v as u64,
@@ -383,6 +385,8 @@ impl<'a> Assembler<'a> {
                 let own = |k| prefix.as_deref().and_then(|p| str::strip_prefix(k, p));
                 let kernels = self.symbols.kernels.keys().map(String::as_str);
                 let kernels = kernels.map(|k| own(k).unwrap_or(k));
+                let shown = usize::from(!self.diagnostics.is_full());
+                let kernels = kernels.take(shown * self.symbols.kernels.len());
                 return Err(Error::new(
                     format!("no kernel is called `{name}`"),
                     f.expr.span.clone(),
@@ -395,6 +399,7 @@ impl<'a> Assembler<'a> {
             scope: Some(f.scope),
             within: f.within.clone(),
             word: Some(f.word),
+            shown: !self.diagnostics.is_full(),
         };
         let value = f.expr.eval(&view)?;
         let v = match (f.field.kind, value.scope) {
