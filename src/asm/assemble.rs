@@ -4,6 +4,7 @@
 //! only operand values wait. Leaves out: directives ([`super::directive`]) and operands ([`super::inst`]). Invariants: a
 //! line with an error adds at most one diagnostic and never stops the reading; the image is made only without errors.
 
+use super::contents::Contents;
 use super::diag::{Diagnostic, Diagnostics, did_you_mean};
 use super::expand::{Expander, Place, Problem};
 use super::expr::{Error, Expr, Node};
@@ -100,6 +101,7 @@ pub struct Assembler<'a> {
     pub scopes: BTreeSet<Rc<str>>,
     pub tables: Vec<TableFixup>,
     pub expects: Vec<Expect>,
+    pub data: Contents,
     pub loc: Loc,
     /// Alignment of the next tensor without a place, in bytes.
     pub align: u64,
@@ -131,6 +133,7 @@ impl<'a> Assembler<'a> {
             scopes: BTreeSet::new(),
             tables: Vec::new(),
             expects: Vec::new(),
+            data: Contents::default(),
             loc: Loc::Source,
             align: super::ALIGNMENT,
             ends: [0; 3],
@@ -167,6 +170,7 @@ impl<'a> Assembler<'a> {
         self.unclosed_scope();
         self.fill();
         self.check_expects();
+        self.fill_data();
         self.finish()
     }
 
