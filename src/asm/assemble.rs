@@ -4,6 +4,7 @@
 //! only operand values wait. Leaves out: directives ([`super::directive`]) and operands ([`super::inst`]). Invariants: a
 //! line with an error adds at most one diagnostic and never stops the reading; the image is made only without errors.
 
+use super::contents::Contents;
 use super::diag::{Diagnostic, Diagnostics, did_you_mean};
 use super::expand::{Expander, Place, Problem};
 use super::expr::{Error, Expr, Node};
@@ -100,6 +101,7 @@ pub struct Assembler<'a> {
     pub scopes: BTreeSet<Rc<str>>,
     pub tables: Vec<TableFixup>,
     pub expects: Vec<Expect>,
+    pub data: Contents,
     pub loc: Loc,
     /// Alignment of the next tensor without a place, in bytes.
     pub align: u64,
@@ -131,6 +133,7 @@ impl<'a> Assembler<'a> {
             scopes: BTreeSet::new(),
             tables: Vec::new(),
             expects: Vec::new(),
+            data: Contents::default(),
             loc: Loc::Source,
             align: super::ALIGNMENT,
             ends: [0; 3],
@@ -167,6 +170,7 @@ impl<'a> Assembler<'a> {
         self.unclosed_scope();
         self.fill();
         self.check_expects();
+        self.fill_data();
         self.finish()
     }
 
@@ -250,6 +254,7 @@ impl<'a> Assembler<'a> {
             scope: self.scope,
             within: self.within(),
             word: None,
+            shown: !self.diagnostics.is_full(),
         }
     }
 
@@ -364,6 +369,7 @@ impl<'a> Assembler<'a> {
                 scope: t.scope,
                 within: t.within,
                 word: None,
+                shown: !self.diagnostics.is_full(),
             };
             match t.expr.eval(&view) {
                 Ok(v) => self.image.constants[t.index] = v.v as u64,
@@ -383,6 +389,8 @@ impl<'a> Assembler<'a> {
                 let own = |k| prefix.as_deref().and_then(|p| str::strip_prefix(k, p));
                 let kernels = self.symbols.kernels.keys().map(String::as_str);
                 let kernels = kernels.map(|k| own(k).unwrap_or(k));
+                let shown = usize::from(!self.diagnostics.is_full());
+                let kernels = kernels.take(shown * self.symbols.kernels.len());
                 return Err(Error::new(
                     format!("no kernel is called `{name}`"),
                     f.expr.span.clone(),
@@ -395,6 +403,7 @@ impl<'a> Assembler<'a> {
             scope: Some(f.scope),
             within: f.within.clone(),
             word: Some(f.word),
+            shown: !self.diagnostics.is_full(),
         };
         let value = f.expr.eval(&view)?;
         let v = match (f.field.kind, value.scope) {

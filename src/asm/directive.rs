@@ -13,6 +13,7 @@ use super::symbols::Global;
 use crate::isa::Dtype;
 use crate::isa::image::{Class, Init, Line, SPACE_SHIFT, Space, Tensor, UNIT_SHIFT};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Most repetitions of one `.rept`.
 pub const MAX_REPEAT: i64 = 1 << 16;
@@ -22,7 +23,7 @@ pub const MAX_RANK: usize = 8;
 pub const MAX_CONSTANTS: usize = 1 << 20;
 
 /// The directives: name and syntax.
-pub const DIRECTIVES: [(&str, &str); 24] = [
+pub const DIRECTIVES: [(&str, &str); 25] = [
     (".tile", ".tile"),
     (".cluster", ".cluster"),
     (".chip", ".chip"),
@@ -33,6 +34,7 @@ pub const DIRECTIVES: [(&str, &str); 24] = [
         ".tensor",
         ".tensor NAME, hbm|csram|tsram, DTYPE, [d0, d1, ..], payload|control [, INIT] [, at OFFSET] [, pitch BYTES]",
     ),
+    (".data", ".data NAME, \"HEX\""),
     (".expect", ".expect NAME, INIT"),
     (".align", ".align BYTES"),
     (".const", ".const NAME, e0, e1, .."),
@@ -92,12 +94,17 @@ impl Assembler<'_> {
             }
             ".scope" => self.open_scope(span, cursor, place),
             ".endscope" => cursor.finish().and_then(|()| self.close_scope(span)),
-            ".tensor" => self.tensor(cursor),
+            ".tensor" => self.tensor(cursor, place),
+            ".data" => self.data(cursor),
             ".expect" => {
                 let (name, span, _) = cursor.name("a tensor's name")?;
                 cursor.expect(",")?;
+                let at = cursor.here();
                 let init = self.init(cursor)?;
                 cursor.finish()?;
+                if let Init::Data(_) = init {
+                    return Err(Error::new("an expectation takes no data", at));
+                }
                 self.expects.push(Expect {
                     place: place.clone(),
                     span,
@@ -295,7 +302,7 @@ impl Assembler<'_> {
         Ok(())
     }
 
-    fn tensor(&mut self, cursor: &mut Cursor<'_>) -> Result<(), Error> {
+    fn tensor(&mut self, cursor: &mut Cursor<'_>, line: &Place) -> Result<(), Error> {
         let (name, span, _) = cursor.name("the tensor's name")?;
         cursor.expect(",")?;
         let space = word(
@@ -366,7 +373,15 @@ impl Assembler<'_> {
             );
             return Err(Error::new(message, span));
         };
-        self.define(name, span, Global::Tensor(self.symbols.tensors.len()))?;
+        self.define(
+            name,
+            span.clone(),
+            Global::Tensor(self.symbols.tensors.len()),
+        )?;
+        if let Init::Data(_) = tensor.init {
+            let index = self.symbols.tensors.len();
+            self.data.declare(index, tensor.bytes(), line, span);
+        }
         self.ends[space as usize] = end.max(past);
         self.align = super::ALIGNMENT;
         self.symbols.tensors.push(tensor);
@@ -400,17 +415,20 @@ impl Assembler<'_> {
     }
 
     fn init(&self, cursor: &mut Cursor<'_>) -> Result<Init, Error> {
-        const FORMS: [(&str, u8); 5] = [
+        const FORMS: [(&str, u8); 6] = [
             ("none", 0),
             ("zero", 1),
             ("iota", 2),
             ("normal", 3),
             ("values", 4),
+            ("data", 5),
         ];
         match word(cursor, "initial contents", &FORMS)? {
             0 => Ok(Init::None),
             1 => Ok(Init::Zero),
             2 => Ok(Init::Iota),
+            // The bytes come in lines of their own.
+            5 => Ok(Init::Data(Arc::new([]))),
             3 => {
                 cursor.expect("(")?;
                 let seed = self.number(cursor)?;
@@ -495,7 +513,8 @@ fn word<T: Copy>(cursor: &mut Cursor<'_>, what: &str, all: &[(&str, T)]) -> Resu
     Err(Error::new(format!("`{name}` is no {what}"), span).suggest(suggestion))
 }
 
-fn text(cursor: &mut Cursor<'_>) -> Result<(String, Range<usize>), Error> {
+/// A string, and where it stands.
+pub fn text(cursor: &mut Cursor<'_>) -> Result<(String, Range<usize>), Error> {
     let error = cursor.expected("a string");
     let span = cursor.here();
     match cursor.take().map(|t| &t.kind) {

@@ -47,6 +47,8 @@ pub struct View<'s> {
     pub within: Option<Rc<str>>,
     /// Index of the word, if an instruction asks.
     pub word: Option<u32>,
+    /// Whether an error would be shown: looking for what was meant costs more than the rest of a line.
+    pub shown: bool,
 }
 
 impl Symbols {
@@ -127,6 +129,9 @@ impl Lookup for View<'_> {
     fn candidates(&self) -> Vec<&str> {
         // More candidates than are compared would only cost memory.
         const EACH: usize = 1000;
+        if !self.shown {
+            return Vec::new();
+        }
         let scope = self.scope.unwrap_or(u32::MAX);
         let mut prefixes = vec![String::new()];
         // Names of the scope that is being read are written without it.

@@ -174,6 +174,7 @@ const ASSEMBLY: &[&str] = &[
     ".endr",
     ".scope s",
     ".endscope",
+    ".data t, \"00\"",
     ".note",
     ".loc",
     ".file",
