@@ -3,7 +3,7 @@
 use super::stalls::{self, KindStalls};
 use crate::chip::{Chip, cost};
 use crate::num::Dtype;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// What an operation is known to need, whatever the program does.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -14,6 +14,8 @@ pub struct Work {
     pub operands: Option<(Dtype, Dtype)>,
     /// The unit that bounds it, and the least time on that unit in seconds.
     pub bound: Option<(String, f64)>,
+    /// Every resource with its least time in seconds; empty if the operation is not known.
+    pub bounds: Vec<(String, f64)>,
     /// Parts in which K is summed separately.
     pub split_k: Option<u64>,
 }
@@ -129,6 +131,19 @@ impl Metrics {
         percent(self.work.bound.as_ref()?.1, time_s)
     }
 
+    /// The bound in cycles of the tile clock, rounded up.
+    pub fn bound_cycles(&self) -> Option<u64> {
+        let (_, time_s) = self.work.bound.as_ref()?;
+        // A whole number of cycles may come out of the division a hair above it.
+        Some((time_s * self.clock_hz as f64 * (1.0 - 1e-12)).ceil() as u64)
+    }
+
+    fn bounds_json(&self) -> Option<Value> {
+        let all = self.work.bounds.iter();
+        let all: Map<String, Value> = all.map(|(name, s)| (name.clone(), json!(s))).collect();
+        (!all.is_empty()).then_some(Value::Object(all))
+    }
+
     /// The keys of the contract, null where they do not apply.
     pub fn json(&self) -> Value {
         let measured = self.measured.as_ref();
@@ -160,6 +175,7 @@ impl Metrics {
             "bound": self.work.bound.as_ref().map(|b| &b.0),
             "bound_time_s": self.work.bound.as_ref().map(|b| b.1),
             "percent_of_bound": self.percent_of_bound(),
+            "bounds": self.bounds_json(),
             "stalls": measured.map(|m| stalls::json(&m.stalls)),
             "split_k": self.work.split_k,
             "program_bytes": self.program_bytes,
@@ -178,7 +194,7 @@ fn percent(part: f64, whole: f64) -> Option<f64> {
 mod tests {
     use super::*;
 
-    const KEYS: [&str; 21] = [
+    const KEYS: [&str; 22] = [
         "chip",
         "cycles",
         "time_s",
@@ -194,6 +210,7 @@ mod tests {
         "bound",
         "bound_time_s",
         "percent_of_bound",
+        "bounds",
         "stalls",
         "split_k",
         "program_bytes",
@@ -226,6 +243,7 @@ mod tests {
             flops: Some(2_000_000_000_000),
             operands: Some((Dtype::E4m3, Dtype::E4m3)),
             bound: Some(("tensor".into(), 0.0005)),
+            bounds: vec![("tensor".into(), 0.0005), ("hbm".into(), 0.0002)],
             split_k: Some(1),
         };
         let mut metrics = Metrics::new(&chip, work);
@@ -242,5 +260,7 @@ mod tests {
         assert!((metrics.percent_of_peak().unwrap() - 42.385_526).abs() < 1e-5);
         assert_eq!(metrics.hbm_tbps(), Some(3.5));
         assert_eq!(metrics.percent_of_bound(), Some(50.0));
+        assert_eq!(metrics.bound_cycles(), Some(1_000_000));
+        assert_eq!(metrics.json()["bounds"]["hbm"], 0.0002);
     }
 }
