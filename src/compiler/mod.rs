@@ -13,6 +13,7 @@ pub mod formats;
 pub mod graph;
 pub mod import;
 pub mod limits;
+pub mod linear;
 pub mod matmul;
 pub mod op;
 pub mod plan;

@@ -9,6 +9,7 @@ mod differential_kernels;
 mod differential_num;
 mod hf;
 mod layers;
+mod linear;
 mod machine;
 mod noc;
 mod num;
