@@ -11,6 +11,7 @@ mod differential_num;
 mod hf;
 mod layers;
 mod legal;
+mod linear;
 mod machine;
 mod movement;
 mod noc;
