@@ -1,5 +1,6 @@
 //! Stages that move data: results against plain host code, all ways to run alike, nothing unordered, semaphores zero at the end.
 
+mod batched;
 mod copy;
 mod gather;
 

@@ -9,12 +9,14 @@
 //!
 //! Reading order: [`copy()`], `pieces` (how a copy is cut), `ring`, then the others.
 
+mod batched;
 mod copy;
 mod copy_code;
 mod gather;
 mod pieces;
 mod ring;
 
+pub use batched::{Axis, Batched, batched};
 pub use copy::{Copy, Part, Source, copy};
 pub use gather::{Gather, TABLE_BYTES, gather};
 
