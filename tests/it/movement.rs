@@ -3,6 +3,7 @@
 mod batched;
 mod copy;
 mod gather;
+mod topk;
 
 use std::sync::Arc;
 use tilewright::asm::assemble_text;
