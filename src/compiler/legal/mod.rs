@@ -20,7 +20,7 @@
 //! | [`products`] | shapes of products, and their operands' types: F32 in three BF16 terms | 2^-22 of sum \|a\|\|b\| |
 //! | [`siblings`] | products of the same A with constants are one product ([`Options::sibling_rows`]) | none |
 //! | [`broadcast`] | row-wise operands that were repeated are read per row, per column or once | none |
-//! | [`fuse`] | neighbouring row-wise programs are one | none on the chip |
+//! | [`fuse`] | neighbouring row-wise programs are one | none |
 //!
 //! Leaves out: the order of stages, memory, and whether a tensor fits. Invariants: inputs, outputs, their names and their types stay;
 //! the host lays constants out and changes their types ([`Folded`] counts that), and computes nothing else.
