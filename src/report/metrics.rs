@@ -1,7 +1,8 @@
 //! Rates of a run against the chip's peaks and the operation's bound: the keys of `run` and `bench` in JSON.
 
+use super::energy::Energy;
 use super::stalls::{self, KindStalls};
-use crate::chip::{Chip, cost};
+use crate::chip::{self, Chip, cost};
 use crate::num::Dtype;
 use serde_json::{Value, json};
 
@@ -31,6 +32,10 @@ pub struct Measured {
     pub hbm_write_bytes: u64,
     /// Multiply-adds of all `mm`, padding left out.
     pub macs: u64,
+    /// Energy of the tensor units in fJ.
+    pub tensor_fj: u128,
+    /// Operations of the vector processors, an FMA as two, on whole FP32 vectors.
+    pub vector_flops: u64,
     /// Where the engines' time went.
     pub stalls: Vec<KindStalls>,
 }
@@ -65,6 +70,8 @@ pub struct Metrics {
     pub peak_tflops: Option<f64>,
     /// HBM peak in TB/s.
     pub hbm_peak_tbps: f64,
+    /// The chip's energy per unit of work.
+    pub energy: chip::Energy,
     /// Code and constants.
     pub program_bytes: u64,
     /// Host time of the simulation alone.
@@ -84,6 +91,7 @@ impl Metrics {
             clock_hz: chip.clock_hz,
             peak_tflops: work.operands.map(peak),
             hbm_peak_tbps: cost::hbm_peak_bytes_per_s(chip) as f64 / 1e12,
+            energy: chip.energy.clone(),
             work,
             ..Metrics::default()
         }
@@ -129,6 +137,12 @@ impl Metrics {
         percent(self.work.bound.as_ref()?.1, time_s)
     }
 
+    /// What the run took out of the wall.
+    pub fn energy(&self) -> Option<Energy> {
+        let measured = self.measured.as_ref()?;
+        Some(Energy::of(&self.energy, measured))
+    }
+
     /// The keys of the contract, null where they do not apply.
     pub fn json(&self) -> Value {
         let measured = self.measured.as_ref();
@@ -161,6 +175,7 @@ impl Metrics {
             "bound_time_s": self.work.bound.as_ref().map(|b| b.1),
             "percent_of_bound": self.percent_of_bound(),
             "stalls": measured.map(|m| stalls::json(&m.stalls)),
+            "energy_j": self.energy(),
             "split_k": self.work.split_k,
             "program_bytes": self.program_bytes,
             "wall_s": self.wall_s,
@@ -178,7 +193,7 @@ fn percent(part: f64, whole: f64) -> Option<f64> {
 mod tests {
     use super::*;
 
-    const KEYS: [&str; 21] = [
+    const KEYS: [&str; 22] = [
         "chip",
         "cycles",
         "time_s",
@@ -195,6 +210,7 @@ mod tests {
         "bound_time_s",
         "percent_of_bound",
         "stalls",
+        "energy_j",
         "split_k",
         "program_bytes",
         "wall_s",

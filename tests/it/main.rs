@@ -2,6 +2,7 @@
 
 mod asm;
 mod attention;
+mod chain;
 mod cli;
 mod compiler;
 mod differential;
@@ -11,6 +12,7 @@ mod hf;
 mod layers;
 mod legal;
 mod machine;
+mod movement;
 mod noc;
 mod num;
 mod onnx;

@@ -12,6 +12,7 @@
 //! | [`Op::Concat`], [`Op::Pad`] | tensors one after the other along an axis; a border of one value |
 //! | [`Op::Gather`] | slices of a table by I32 index: embeddings, caches of RoPE |
 //! | [`Op::TopK`] | the k largest or smallest of each row, with their places; ArgMax is k = 1 |
+//! | [`Op::Grouped`] | rows times the matrix of their expert: mixtures of experts |
 //!
 //! What a file says in other words, an importer says in these ([`super::import`]): RoPE is slices, a row-wise program and a
 //! concatenation; a KV cache grows by a concatenation; a reduction over other axes is a transpose and a reduction over rows.
@@ -46,7 +47,7 @@ use std::sync::Arc;
 pub use build::Builder;
 pub use data::{Data, DataError, FileRange};
 pub use derive::{Recipe, Source};
-pub use op::{Attention, Gather, Matmul, Op, Pad, TopK};
+pub use op::{Attention, Gather, Grouped, Matmul, Op, Pad, TopK};
 pub use verify::{GraphError, Problem};
 pub use view::View;
 

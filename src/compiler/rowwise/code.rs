@@ -9,9 +9,9 @@ use super::kernels::variants;
 use super::layout::{ELEMENT, Layout, Walk};
 use super::passes::{Pass, passes};
 use super::{Rowwise, Spread};
-use crate::chip::Chip;
 use crate::compiler::emit::Text;
 use crate::compiler::limits::Needs;
+use crate::compiler::stage::Site;
 use crate::num::Dtype;
 
 /// Semaphores: of the ring's slots, each as many as the ring has; then those of what is loaded once and of a streamed row.
@@ -44,18 +44,54 @@ pub struct Code<'a> {
     pub program: &'a Rowwise,
     pub graph: &'a Graph,
     pub layout: &'a Layout,
-    pub chip: &'a Chip,
+    pub site: &'a Site,
 }
 
 impl Code<'_> {
     /// The semaphores of a kind are those of slot 0 and up.
     fn semaphore(&self, kind: u64) -> u64 {
-        kind * self.layout.ring
+        self.site.semaphore + kind * self.layout.ring
     }
 
     /// Counts what is loaded once.
     fn once(&self) -> u64 {
-        4 * self.layout.ring
+        self.semaphore(4)
+    }
+
+    /// Says that the tile's last strip or row is done, where other stages follow.
+    fn ended(&self) -> u64 {
+        self.once() + 5
+    }
+
+    /// Ends a stage: everything has been taken from the slots' semaphores that will be when the last strip is done.
+    fn finish(&self, text: &mut Text, once: &[u64]) {
+        let slots = (0..self.layout.ring)
+            .flat_map(|slot| [IN_FREE, OUT_FREE].map(|kind| self.semaphore(kind) + slot));
+        let all = [self.ended()].into_iter().chain(slots);
+        let held: Vec<(String, u64)> = (all.chain(once.iter().copied()))
+            .map(|semaphore| (semaphore.to_string(), 1))
+            .collect();
+        self.site.drain(text, &held);
+        text.inst(self.site.leave());
+        self.site.end(text);
+    }
+
+    /// If others follow: stages the signal that the next operation is the last, if there is no other strip. Clobbers c.t and c.near.
+    fn last(&self, text: &mut Text) {
+        if !self.site.chained {
+            return;
+        }
+        let more = text.fresh("at.more");
+        text.block(&format!(
+            "rdsr c.t, tiles
+            add c.t, c.t, c.strip
+            li c.near, {strips}
+            blt c.t, c.near, {more}
+            signal {ended}, 1
+            {more}:",
+            strips = self.layout.strips,
+            ended = self.ended()
+        ));
     }
 
     fn inputs(&self) -> impl Iterator<Item = Moved<'_>> {
@@ -79,7 +115,7 @@ impl Code<'_> {
     }
 
     fn channels(&self) -> (u64, u64) {
-        (0, u64::from(self.chip.dma.channels.min(2)) - 1)
+        (self.site.dma(0), self.site.dma(1))
     }
 
     /// Emits the tile's program.
@@ -105,6 +141,14 @@ impl Code<'_> {
             ("a.blocks", "blocks of rows"),
             ("a.rest", "rows beside"),
         ]);
+        if self.site.chained {
+            text.block(&format!(
+                "rdsr c.strip, tile
+                li c.t, {}
+                bge c.strip, c.t, stage_end # no work for this tile",
+                l.strips
+            ));
+        }
         text.block(
             "rdsr c.strip, tile
             li c.slot, 0
@@ -122,7 +166,6 @@ impl Code<'_> {
             Walk::Streamed => self.streamed(text),
             _ => self.strips(text),
         }
-        text.inst("halt");
     }
 
     /// What stays in SRAM: constants, scalars, rows for all columns.
@@ -298,6 +341,7 @@ impl Code<'_> {
             // They retire in order too.
             if n + 1 == stores.len() {
                 clauses.push(format!("signal {}(c.slot), 1", self.semaphore(OUT_FREE)));
+                self.last(text);
             }
             self.transfer(text, o, false, "c.base", &clauses);
         }
@@ -308,6 +352,7 @@ impl Code<'_> {
             jal r0, at.next
             at.done:",
         );
+        self.finish(text, &[]);
     }
 
     /// Rows in chunks: the passes one after the other over all of a row.
@@ -355,11 +400,17 @@ impl Code<'_> {
         if all.is_empty() && !row_outputs.is_empty() {
             text.inst(&format!("signal {row_out_full}, 1"));
         }
+        if all.is_empty() {
+            self.last(text);
+        }
         text.inst("vrun k.row_0, a.slot, 4");
         for (p, pass) in all.iter().enumerate() {
             self.pass(text, p, pass);
             if p + 1 == all.len() && !row_outputs.is_empty() {
                 text.inst(&format!("signal {row_out_full}, 1"));
+            }
+            if p + 1 == all.len() {
+                self.last(text);
             }
             text.inst(&format!("vrun k.row_{}, a.slot, 4", p + 1));
         }
@@ -382,6 +433,7 @@ impl Code<'_> {
             jal r0, at.next
             at.done:",
         );
+        self.finish(text, &[row_in_free, row_out_free]);
     }
 
     /// One pass over the chunks of row `c.strip`.

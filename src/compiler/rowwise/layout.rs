@@ -10,6 +10,7 @@ use super::{Rowwise, Spread};
 use crate::chip::Chip;
 use crate::compiler::CompileError;
 use crate::compiler::emit::TsramLayout;
+use crate::compiler::stage::Site;
 
 /// Bytes of an element in TSRAM.
 pub const ELEMENT: u64 = 4;
@@ -353,8 +354,8 @@ impl Planner<'_> {
 }
 
 /// Places the areas in TSRAM.
-pub fn areas(l: &Layout, chip: &Chip) -> Result<TsramLayout, CompileError> {
-    let mut tsram = TsramLayout::new(chip);
+pub fn areas(l: &Layout, site: &Site) -> Result<TsramLayout, CompileError> {
+    let mut tsram = TsramLayout::of(site);
     for (name, bytes) in l.areas() {
         tsram.place(name, bytes)?;
     }

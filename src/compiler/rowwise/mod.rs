@@ -21,7 +21,7 @@ pub mod lower;
 pub mod passes;
 pub mod pipeline;
 
-pub use lower::lower;
+pub use lower::{lower, stage};
 
 use super::op::{MAX_EXTENT, OpError};
 use crate::num::Dtype;

@@ -62,7 +62,7 @@ fn accounts_of_a_compiled_product_add_up() {
     let image = Arc::new(compiler::compile(&op, &chip).unwrap().image);
     let r = timing::run(machine(&chip, image, false), &traced()).unwrap();
     check(&r.trace, r.end);
-    assert_eq!(r.counters.macs, 700 * 900 * 600);
+    assert_eq!(r.counters.work.macs, 700 * 900 * 600);
 }
 
 /// A run in which nothing but the processors moves, and one that is over at once.
