@@ -4,7 +4,7 @@
 //! the first operand.
 
 use crate::compiler::graph::build::RowsOutput;
-use crate::compiler::graph::{Builder, GraphError, ValueId, View};
+use crate::compiler::graph::{Builder, GraphError, ValueId};
 use crate::compiler::rowwise::{Binary, Reduce, Rowwise, Spread, Step, StepId, Ternary, Unary};
 use crate::num::Dtype;
 
@@ -49,21 +49,15 @@ pub fn rotation(rows: &mut Rowwise, x: &[StepId], dtype: Dtype) -> Vec<RowsOutpu
         .to_vec()
 }
 
-/// RoPE of [batch, tokens, heads, dim]: elements i and i + dim / 2 of a head are turned by the angle i of their token.
-///
-/// `turns`, each [tokens, 1, dim]: cosines twice, and sines with a minus and with a plus. The halves of a head change places by one
-/// view, so that x cos + swapped(x) sin is one program over whole heads.
-pub fn rope(b: &mut Builder, x: ValueId, turns: [ValueId; 2]) -> Result<ValueId, GraphError> {
-    let (dtype, shape) = (b.dtype(x), b.shape(x).to_vec());
-    let half = shape.last().map_or(0, |dim| dim / 2);
-    let outer = &shape[..shape.len().saturating_sub(1)];
-    let mut swap = View::reshape(&[outer, &[2, half]].concat());
-    swap.offset = half;
-    swap.strides[outer.len()] = -(half as i64);
-    let swapped = b.layout(x, swap)?;
-    let swapped = b.reshape(swapped, &shape)?;
-    b.elementwise(&[x, swapped, turns[0], turns[1]], dtype, |rows, x| {
-        let other = rows.binary(Binary::Mul, x[1], x[3]);
-        rows.step(Step::Ternary(Ternary::Fma, x[0], x[2], other))
-    })
+/// RoPE of [batch, tokens, heads, dim]: elements i and i + dim / 2 of a head are turned by the angle i of their token. Cosine and
+/// sine: [tokens, 1, dim / 2].
+pub fn rope(b: &mut Builder, x: ValueId, [cos, sin]: [ValueId; 2]) -> Result<ValueId, GraphError> {
+    let dtype = b.dtype(x);
+    let half = b.shape(x).last().map_or(0, |dim| dim / 2);
+    let first = b.slice(x, 3, 0, 1, half)?;
+    let second = b.slice(x, 3, half, 1, half)?;
+    let made = b.rows(None, &[first, second, cos, sin], |rows, x| {
+        rotation(rows, x, dtype)
+    })?;
+    b.concat(&made, 3)
 }

@@ -183,24 +183,45 @@ impl Pair<'_> {
         let links = || (0..second.inputs.len()).filter_map(|i| Some((i, self.link(i)?)));
         let read = |spread| links().all(|(i, _)| second.inputs[i].spread == spread);
         let made = |spread| links().all(|(_, o)| first.outputs[o].spread == spread);
+        let free = [
+            free(first) && !self.pitched(0),
+            free(second) && !self.pitched(1),
+        ];
         let (per_row, full, one) = (Spread::PerRow, Spread::Full, Spread::Scalar);
         let both = if (first.rows, first.cols) == (second.rows, second.cols) {
             [first.clone(), second.clone()]
-        } else if a == b && free(first) {
+        } else if a == b && free[0] {
             [tiled(first, full, second), second.clone()]
-        } else if a == b && free(second) {
+        } else if a == b && free[1] {
             [first.clone(), tiled(second, full, first)]
-        } else if b == first.rows && free(second) && made(per_row) {
+        } else if b == first.rows && free[1] && made(per_row) {
             [first.clone(), tiled(second, per_row, first)]
-        } else if a == second.rows && free(first) && read(per_row) {
+        } else if a == second.rows && free[0] && read(per_row) {
             [tiled(first, per_row, second), second.clone()]
-        } else if a == 1 && free(first) && read(one) && !self.first_is_needed() {
+        } else if a == 1 && free[0] && read(one) && !self.first_is_needed() {
             [tiled(first, one, second), second.clone()]
         } else {
             return None;
         };
         let same = |(i, o): (usize, usize)| both[0].outputs[o].spread == both[1].inputs[i].spread;
         links().all(same).then_some(both)
+    }
+
+    /// Whether a program reads or writes rows with gaps: a part of each row of something wider. Only with these rows and columns are
+    /// they read and written where they lie.
+    fn pitched(&self, which: usize) -> bool {
+        let node = &self.graph.nodes[self.nodes[which]];
+        let maker = |id: &ValueId| self.of[id.0 as usize].map(|index| &self.graph.nodes[index].op);
+        let gaps =
+            |id: &ValueId| matches!(maker(id), Some(Op::Layout(view)) if view.is_run().is_none());
+        let whole = |id: &ValueId| root(self.graph, self.of, *id);
+        let beside = |id: &ValueId| {
+            let all = self.graph.nodes.iter();
+            let mut concats = all.filter(|n| matches!(n.op, Op::Concat { axis } if axis > 0));
+            concats.any(|n| n.inputs.iter().any(|operand| whole(operand) == *id))
+        };
+        let operands: Vec<ValueId> = node.inputs.iter().map(whole).collect();
+        operands.iter().any(gaps) || node.outputs.iter().any(beside)
     }
 
     /// Whether something beside the second needs a result of the first.

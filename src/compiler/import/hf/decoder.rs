@@ -77,7 +77,7 @@ impl Model<'_> {
         Ok(self.b.constant(name, dtype, shape, data)?)
     }
 
-    /// Cosine and sine of the new positions, [tokens, 1, dim], as [`blocks::rope`] takes them.
+    /// Cosine and sine of the new positions, [tokens, 1, dim / 2].
     fn angles(&mut self) -> Result<[ValueId; 2]> {
         let Step { tokens, past, .. } = self.step;
         let frequencies = self.config.frequencies();
@@ -89,19 +89,14 @@ impl Model<'_> {
                 message,
             });
         }
-        let shape = [tokens, 1, 2 * frequencies.len() as u64];
-        // For both halves of a head, as `blocks::rope` wants them.
-        let table = |f: fn(f64) -> f64, first: f64| -> Vec<f32> {
-            let mut all = Vec::with_capacity(2 * size as usize);
-            for position in past..past + tokens {
-                for sign in [first, 1.0] {
-                    let turn = |w: &f64| (sign * f(position as f64 * w)) as f32;
-                    all.extend(frequencies.iter().map(turn));
-                }
-            }
-            all
+        let shape = [tokens, 1, frequencies.len() as u64];
+        let table = |f: fn(f64) -> f64| -> Vec<f32> {
+            let positions = past..past + tokens;
+            positions
+                .flat_map(|p| frequencies.iter().map(move |w| f(p as f64 * w) as f32))
+                .collect()
         };
-        let (cos, sin) = (table(f64::cos, 1.0), table(f64::sin, -1.0));
+        let (cos, sin) = (table(f64::cos), table(f64::sin));
         Ok([self.b.numbers(&cos, &shape)?, self.b.numbers(&sin, &shape)?])
     }
 
