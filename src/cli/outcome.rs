@@ -95,8 +95,15 @@ fn text(title: &str, m: &Metrics) -> String {
         );
     }
     if let Some((unit, time)) = &m.work.bound {
-        let share = percent(m.percent_of_bound(), "it reached");
-        row("bound", format!("{unit} {}", duration(*time)), share);
+        let note = match (m.bound_cycles(), &m.measured, m.percent_of_bound()) {
+            (Some(least), Some(measured), Some(percent)) => format!(
+                "lower bound {} cycles ({unit}), achieved {}, {percent:.1} %",
+                grouped(least),
+                grouped(measured.cycles)
+            ),
+            _ => String::new(),
+        };
+        row("bound", format!("{unit} {}", duration(*time)), note);
     }
     if let Some(rate) = m.tflops().filter(|rate| *rate > 0.0) {
         let peak = m

@@ -1,5 +1,6 @@
 //! What a program is known to compute: from the operation that the compiler left in its notes, or from its instructions.
 
+use super::bounds;
 use crate::chip::Chip;
 use crate::compiler::Op;
 use crate::isa::Inst;
@@ -34,6 +35,7 @@ pub fn of_op(op: &Op, split_k: Option<u64>, chip: &Chip) -> Work {
         flops: u64::try_from(op.flops()).ok(),
         operands: op.dtypes(),
         bound: Some((bound.unit.name().to_owned(), bound.time_s)),
+        bounds: bounds::of_op(op, chip),
         split_k,
     }
 }

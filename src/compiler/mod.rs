@@ -4,16 +4,22 @@
 //! the machine only by the ISA and by the formulas of [`crate::chip::cost`]. Invariants: the same input gives the same text;
 //! program size does not grow with the problem; the image is what the assembler makes of the text.
 //!
-//! Reading order: [`op`] (operations, bounds), [`formats`] (operands of a product), [`limits`] (what chips must have), [`tiling`] and [`plan`] (the search), [`matmul`], [`attention`], [`stream`] (the schedules), [`rowwise`] (vector programs), [`emit`]; [`graph`] and [`import`] (whole models, not lowered yet).
+//! Reading order: [`op`] (operations, bounds), [`formats`] (operands of a product), [`limits`] (what chips must have), [`tiling`] and
+//! [`plan`] (the search), [`matmul`], [`attention`], [`stream`] (the schedules), [`rowwise`] (vector programs), [`movement`] (stages that
+//! move data), [`emit`]; then whole models: [`import`], [`graph`], [`legal`] (their rewriting), [`stage`] and [`chain`] (one program).
 
 pub mod attention;
+pub mod chain;
 pub mod emit;
 pub mod epilogue;
 pub mod formats;
 pub mod graph;
 pub mod import;
+pub mod legal;
 pub mod limits;
+pub mod linear;
 pub mod matmul;
+pub mod movement;
 pub mod op;
 pub mod plan;
 pub mod rowwise;

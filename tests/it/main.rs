@@ -2,6 +2,7 @@
 
 mod asm;
 mod attention;
+mod chain;
 mod cli;
 mod compiler;
 mod differential;
@@ -9,7 +10,10 @@ mod differential_kernels;
 mod differential_num;
 mod hf;
 mod layers;
+mod legal;
+mod linear;
 mod machine;
+mod movement;
 mod noc;
 mod num;
 mod onnx;

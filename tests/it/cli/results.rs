@@ -21,6 +21,7 @@ const KEYS: [&str; 22] = [
     "bound",
     "bound_time_s",
     "percent_of_bound",
+    "bounds",
     "stalls",
     "energy_j",
     "split_k",
