@@ -233,8 +233,8 @@ fn init(init: &Init) -> String {
                 .collect();
             format!("values({})", values.join(", "))
         }
-        // The bytes follow.
-        Init::Data(_) => "data".into(),
+        // The bytes follow in lines of their own.
+        Init::Data(_) => "none".into(),
     }
 }
 
