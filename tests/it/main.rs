@@ -7,6 +7,7 @@ mod compiler;
 mod differential;
 mod differential_kernels;
 mod differential_num;
+mod families;
 mod hf;
 mod layers;
 mod machine;
