@@ -4,20 +4,23 @@
 //! only operand values wait. Leaves out: directives ([`super::directive`]) and operands ([`super::inst`]). Invariants: a
 //! line with an error adds at most one diagnostic and never stops the reading; the image is made only without errors.
 
+use super::contents::Contents;
 use super::diag::{Diagnostic, Diagnostics, did_you_mean};
 use super::expand::{Expander, Place, Problem};
 use super::expr::{Error, Expr, Node};
 use super::inst::Register;
+use super::scope::OpenScope;
 use super::symbols::{Global, Symbols, View};
 use crate::isa::image::{Image, Init, Kernel, Line, Section};
 use crate::isa::{FieldInfo, FieldKind, InstInfo};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
+use std::rc::Rc;
 
 /// Reads the text of a file by its path.
 pub type Loader<'a> = &'a dyn Fn(&str) -> std::io::Result<String>;
 
-/// Scope numbers: the control programs, then kernel k at `KERNELS + k`.
+/// Code whose labels are its own, by number: the control programs, then kernel k at `KERNELS + k`.
 pub const TILE: u32 = 0;
 pub const CLUSTER: u32 = 1;
 pub const CHIP: u32 = 2;
@@ -35,6 +38,7 @@ pub struct Code {
 pub struct Fixup {
     pub place: Place,
     pub scope: u32,
+    pub within: Option<Rc<str>>,
     pub word: u32,
     pub info: &'static InstInfo,
     pub field: &'static FieldInfo,
@@ -45,8 +49,18 @@ pub struct Fixup {
 pub struct TableFixup {
     pub place: Place,
     pub scope: Option<u32>,
+    pub within: Option<Rc<str>>,
     pub index: usize,
     pub expr: Expr,
+}
+
+/// An expectation of a tensor that may be declared further down.
+pub struct Expect {
+    pub place: Place,
+    pub span: Range<usize>,
+    pub name: String,
+    pub within: Option<Rc<str>>,
+    pub init: Init,
 }
 
 /// A kernel that is being read.
@@ -82,8 +96,12 @@ pub struct Assembler<'a> {
     pub scope: Option<u32>,
     pub image: Image,
     pub open_kernel: Option<OpenKernel>,
+    pub open_scope: Option<OpenScope>,
+    /// The names of all scopes.
+    pub scopes: BTreeSet<Rc<str>>,
     pub tables: Vec<TableFixup>,
-    pub expects: Vec<(Place, Range<usize>, String, Init)>,
+    pub expects: Vec<Expect>,
+    pub data: Contents,
     pub loc: Loc,
     /// Alignment of the next tensor without a place, in bytes.
     pub align: u64,
@@ -111,8 +129,11 @@ impl<'a> Assembler<'a> {
             scope: None,
             image: Image::default(),
             open_kernel: None,
+            open_scope: None,
+            scopes: BTreeSet::new(),
             tables: Vec::new(),
             expects: Vec::new(),
+            data: Contents::default(),
             loc: Loc::Source,
             align: super::ALIGNMENT,
             ends: [0; 3],
@@ -146,8 +167,10 @@ impl<'a> Assembler<'a> {
         }
         self.report_problems(&mut problems);
         self.close_kernel();
+        self.unclosed_scope();
         self.fill();
         self.check_expects();
+        self.fill_data();
         self.finish()
     }
 
@@ -213,8 +236,8 @@ impl<'a> Assembler<'a> {
     pub fn bind_variables(&self, expr: &mut Expr) {
         match &mut expr.node {
             Node::Name(name) => {
-                if let Some(Global::Set(v)) = self.symbols.globals.get(name.as_str()) {
-                    expr.node = Node::Int(*v);
+                if let Some(Global::Set(v)) = self.symbols.global(self.within_name(), name) {
+                    expr.node = Node::Int(v);
                 }
             }
             Node::Unary(_, operand) => self.bind_variables(operand),
@@ -229,7 +252,9 @@ impl<'a> Assembler<'a> {
         View {
             symbols: &self.symbols,
             scope: self.scope,
+            within: self.within(),
             word: None,
+            shown: !self.diagnostics.is_full(),
         }
     }
 
@@ -283,16 +308,12 @@ impl<'a> Assembler<'a> {
         });
         let start = self.code(KERNELS).1;
         self.image.kernels.push(Kernel {
-            name: name.to_owned(),
+            name: self.full(name),
             start,
             len: 0,
         });
-        if self
-            .symbols
-            .kernels
-            .insert(name.to_owned(), number)
-            .is_some()
-        {
+        let full = self.full(name);
+        if self.symbols.kernels.insert(full, number).is_some() {
             return Err(Error::new(
                 format!("kernel `{name}` is already defined"),
                 span,
@@ -301,7 +322,8 @@ impl<'a> Assembler<'a> {
         Ok(())
     }
 
-    fn close_kernel(&mut self) {
+    /// Ends the kernel that is being read.
+    pub fn close_kernel(&mut self) {
         let Some(open) = self.open_kernel.take() else {
             return;
         };
@@ -345,7 +367,9 @@ impl<'a> Assembler<'a> {
             let view = View {
                 symbols: &self.symbols,
                 scope: t.scope,
+                within: t.within,
                 word: None,
+                shown: !self.diagnostics.is_full(),
             };
             match t.expr.eval(&view) {
                 Ok(v) => self.image.constants[t.index] = v.v as u64,
@@ -356,11 +380,17 @@ impl<'a> Assembler<'a> {
 
     fn value(&self, f: &Fixup) -> Result<i64, Error> {
         if let (FieldKind::Kernel, Node::Name(name)) = (f.field.kind, &f.expr.node) {
-            if let Some(number) = self.symbols.kernels.get(name) {
-                return in_range(f, *number as i64);
+            let within = f.within.as_deref();
+            if let Some(number) = self.symbols.kernel(within, name) {
+                return in_range(f, number as i64);
             }
-            if !self.symbols.globals.contains_key(name) {
+            if self.symbols.global(within, name).is_none() {
+                let prefix = within.map(|w| format!("{w}."));
+                let own = |k| prefix.as_deref().and_then(|p| str::strip_prefix(k, p));
                 let kernels = self.symbols.kernels.keys().map(String::as_str);
+                let kernels = kernels.map(|k| own(k).unwrap_or(k));
+                let shown = usize::from(!self.diagnostics.is_full());
+                let kernels = kernels.take(shown * self.symbols.kernels.len());
                 return Err(Error::new(
                     format!("no kernel is called `{name}`"),
                     f.expr.span.clone(),
@@ -371,7 +401,9 @@ impl<'a> Assembler<'a> {
         let view = View {
             symbols: &self.symbols,
             scope: Some(f.scope),
+            within: f.within.clone(),
             word: Some(f.word),
+            shown: !self.diagnostics.is_full(),
         };
         let value = f.expr.eval(&view)?;
         let v = match (f.field.kind, value.scope) {
@@ -383,8 +415,15 @@ impl<'a> Assembler<'a> {
     }
 
     fn check_expects(&mut self) {
-        for (place, span, name, init) in std::mem::take(&mut self.expects) {
-            let Some(Global::Tensor(i)) = self.symbols.globals.get(&name) else {
+        for e in std::mem::take(&mut self.expects) {
+            let Expect {
+                place,
+                span,
+                name,
+                within,
+                init,
+            } = e;
+            let Some(Global::Tensor(i)) = self.symbols.global(within.as_deref(), &name) else {
                 let tensors = self.symbols.tensors.iter().map(|t| t.name.as_str());
                 let suggestion = did_you_mean(&name, tensors);
                 self.error(
@@ -393,7 +432,7 @@ impl<'a> Assembler<'a> {
                 );
                 continue;
             };
-            let tensor = &mut self.symbols.tensors[*i];
+            let tensor = &mut self.symbols.tensors[i];
             if tensor.expect.replace(init).is_some() {
                 let message = format!("`{name}` already has an expectation");
                 self.error(&place, Error::new(message, span));

@@ -3,7 +3,7 @@
 //! Models: the table [`DIRECTIVES`] and what each does to the assembler's state. Leaves out: instructions. Invariant: a
 //! directive either takes effect as a whole or reports one error.
 
-use super::assemble::{Assembler, CHIP, CLUSTER, Loc, TILE, TableFixup};
+use super::assemble::{Assembler, CHIP, CLUSTER, Expect, Loc, TILE, TableFixup};
 use super::diag::did_you_mean;
 use super::expand::{Macro, Place};
 use super::expr::{Cursor, Error};
@@ -13,7 +13,6 @@ use super::symbols::Global;
 use crate::isa::Dtype;
 use crate::isa::image::{Class, Init, Line, SPACE_SHIFT, Space, Tensor, UNIT_SHIFT};
 use std::ops::Range;
-use std::rc::Rc;
 
 /// Most repetitions of one `.rept`.
 pub const MAX_REPEAT: i64 = 1 << 16;
@@ -23,15 +22,18 @@ pub const MAX_RANK: usize = 8;
 pub const MAX_CONSTANTS: usize = 1 << 20;
 
 /// The directives: name and syntax.
-pub const DIRECTIVES: [(&str, &str); 22] = [
+pub const DIRECTIVES: [(&str, &str); 25] = [
     (".tile", ".tile"),
     (".cluster", ".cluster"),
     (".chip", ".chip"),
     (".kernel", ".kernel NAME"),
+    (".scope", ".scope NAME"),
+    (".endscope", ".endscope"),
     (
         ".tensor",
         ".tensor NAME, hbm|csram|tsram, DTYPE, [d0, d1, ..], payload|control [, INIT] [, at OFFSET] [, pitch BYTES]",
     ),
+    (".data", ".data NAME, \"HEX\""),
     (".expect", ".expect NAME, INIT"),
     (".align", ".align BYTES"),
     (".const", ".const NAME, e0, e1, .."),
@@ -89,14 +91,22 @@ impl Assembler<'_> {
                 cursor.finish()?;
                 self.enter_kernel(name, place, span)
             }
+            ".scope" => self.open_scope(span, cursor, place),
+            ".endscope" => cursor.finish().and_then(|()| self.close_scope(span)),
             ".tensor" => self.tensor(cursor),
+            ".data" => self.data(cursor, place),
             ".expect" => {
                 let (name, span, _) = cursor.name("a tensor's name")?;
                 cursor.expect(",")?;
                 let init = self.init(cursor)?;
                 cursor.finish()?;
-                self.expects
-                    .push((place.clone(), span, name.to_owned(), init));
+                self.expects.push(Expect {
+                    place: place.clone(),
+                    span,
+                    name: name.to_owned(),
+                    within: self.within(),
+                    init,
+                });
                 Ok(())
             }
             ".align" => {
@@ -116,11 +126,10 @@ impl Assembler<'_> {
                 cursor.expect(",")?;
                 let value = self.number(cursor)?;
                 cursor.finish()?;
-                let known = self.symbols.globals.get(symbol);
-                if name == ".set" && matches!(known, Some(Global::Set(_))) {
-                    self.symbols
-                        .globals
-                        .insert(symbol.to_owned(), Global::Set(value));
+                let full = self.full(symbol);
+                let known = self.symbols.globals.get_mut(&full);
+                if let (".set", Some(Global::Set(v))) = (name, known) {
+                    *v = value;
                     return Ok(());
                 }
                 let global = if name == ".set" {
@@ -209,10 +218,11 @@ impl Assembler<'_> {
 
     /// Gives a global name its meaning.
     fn define(&mut self, name: &str, span: Range<usize>, global: Global) -> Result<(), Error> {
-        if self.symbols.globals.contains_key(name) {
+        let full = self.full(name);
+        if self.symbols.globals.contains_key(&full) {
             return Err(Error::new(format!("`{name}` is already defined"), span));
         }
-        self.symbols.globals.insert(name.to_owned(), global);
+        self.symbols.globals.insert(full, global);
         Ok(())
     }
 
@@ -232,7 +242,7 @@ impl Assembler<'_> {
             Error::new(format!("`{target}` is no register"), at)
                 .suggest("registers are r0 to r31, s0 to s15, v0 to v31 and p0 to p7".to_owned())
         })?;
-        self.aliases.insert(name.to_owned(), register);
+        self.name_register(name, register);
         Ok(())
     }
 
@@ -267,6 +277,7 @@ impl Assembler<'_> {
             fixups.push(TableFixup {
                 place: place.clone(),
                 scope: self.scope,
+                within: self.within(),
                 index: first + fixups.len(),
                 expr,
             });
@@ -325,7 +336,7 @@ impl Assembler<'_> {
         let end = self.ends[space as usize];
         let offset = place.unwrap_or_else(|| end.next_multiple_of(self.align));
         let mut tensor = Tensor {
-            name: name.to_owned(),
+            name: self.full(name),
             space,
             offset,
             dtype,
@@ -455,17 +466,14 @@ impl Assembler<'_> {
             }
             list.push((name.to_owned(), default));
         }
-        if self.expander.macros.contains_key(name) {
-            return fail(format!("macro `{name}` is already defined"));
-        }
         let definition = Macro {
             parameters: list,
             body,
         };
-        self.expander
-            .macros
-            .insert(name.to_owned(), Rc::new(definition));
-        Ok(())
+        match self.name_macro(name, definition) {
+            true => Ok(()),
+            false => fail(format!("macro `{name}` is already defined")),
+        }
     }
 }
 
@@ -489,7 +497,8 @@ fn word<T: Copy>(cursor: &mut Cursor<'_>, what: &str, all: &[(&str, T)]) -> Resu
     Err(Error::new(format!("`{name}` is no {what}"), span).suggest(suggestion))
 }
 
-fn text(cursor: &mut Cursor<'_>) -> Result<(String, Range<usize>), Error> {
+/// A string, and where it stands.
+pub fn text(cursor: &mut Cursor<'_>) -> Result<(String, Range<usize>), Error> {
     let error = cursor.expected("a string");
     let span = cursor.here();
     match cursor.take().map(|t| &t.kind) {

@@ -21,6 +21,9 @@ const CONTROL: [(&str, &str); 3] = [
     (".chip", "chip"),
 ];
 
+/// Bytes of data in a line.
+const DATA_ROW: usize = 128;
+
 /// A name as the language reads it.
 fn name(name: &str) -> String {
     let reserved =
@@ -193,9 +196,26 @@ fn tensor(out: &mut String, t: &Tensor) {
         init(&t.init),
         t.offset
     );
+    if let Init::Data(data) = &t.init {
+        for row in data.chunks(DATA_ROW) {
+            let _ = writeln!(out, ".data {}, \"{}\"", name(&t.name), hex(row));
+        }
+    }
     if let Some(expect) = &t.expect {
         let _ = writeln!(out, ".expect {}, {}", name(&t.name), init(expect));
     }
+}
+
+/// Words of four bytes in hexadecimal, so that a reader can count.
+fn hex(row: &[u8]) -> String {
+    let mut out = String::with_capacity(2 * row.len() + row.len() / 4);
+    for (i, byte) in row.iter().enumerate() {
+        if i > 0 && i % 4 == 0 {
+            out.push(' ');
+        }
+        let _ = write!(out, "{byte:02x}");
+    }
+    out
 }
 
 fn init(init: &Init) -> String {
@@ -213,6 +233,8 @@ fn init(init: &Init) -> String {
                 .collect();
             format!("values({})", values.join(", "))
         }
+        // The bytes follow in lines of their own.
+        Init::Data(_) => "none".into(),
     }
 }
 

@@ -14,6 +14,13 @@
 //! up to the next section; it must end in `vret`. Labels belong to their section or kernel. `1:` is a local label, `1b` the
 //! one before and `1f` the one after. A label that starts with `.L` leaves no symbol in the object.
 //!
+//! **Scopes.** What stands between `.scope NAME` and `.endscope` has names of its own: labels, `.equ` and `.set`, `.reg`, tensors,
+//! kernels, constant tables and macros that are defined there. A name is looked for in the scope first, then outside, where
+//! everything that stands before it is seen as ever. Code outside reaches a tensor, label, kernel, table or constant as `NAME.x`,
+//! and so it is called in objects and errors of a run; registers, macros and labels `1:` are forgotten at `.endscope`. Scopes do
+//! not nest, and each name opens one. Sections go on where they stood: the program of a processor is its code in all scopes, each
+//! running into the next. A kernel ends where a scope begins or ends. `.align`, `.loc` and `.note` do not heed scopes.
+//!
 //! **Operands** follow the syntax of the instruction set (`tilewright isa list`). `imm(reg)` may leave out either part.
 //! ` ?pN` at the end governs a vector instruction. The target of a branch or loop is a label, or a number: the signed
 //! distance in words. `vrun` takes a kernel's name or number. `zero` is `r0`, `ra` is `r31`; `.reg NAME, r5` names a
@@ -30,8 +37,10 @@
 //!
 //! | directive | meaning |
 //! |---|---|
-//! | `.tensor NAME, hbm\|csram\|tsram, DTYPE, [d0, ..], payload\|control [, INIT] [, at OFFSET] [, pitch BYTES]` | declares a tensor. INIT: `none`, `zero`, `iota`, `normal(SEED)`, `values(1.5, -2, ..)`. Without `at` it goes behind all tensors of its memory so far, at a multiple of 256 bytes; tensors overlap only by `at`. `pitch` is the bytes from a row of the last dimension to the next; without it rows follow each other without a gap, in types of 4 and 6 bits not even up to the next byte |
+//! | `.scope NAME` .. `.endscope` | names of their own for what stands between |
+//! | `.tensor NAME, hbm\|csram\|tsram, DTYPE, [d0, ..], payload\|control [, INIT] [, at OFFSET] [, pitch BYTES]` | declares a tensor. INIT: `none`, `zero`, `iota`, `normal(SEED)`, `values(1.5, -2, ..)`, or nothing here if `.data` gives them. Without `at` it goes behind all tensors of its memory so far, at a multiple of 256 bytes; tensors overlap only by `at`. `pitch` is the bytes from a row of the last dimension to the next; without it rows follow each other without a gap, in types of 4 and 6 bits not even up to the next byte |
 //! | `.align BYTES` | the alignment of the next tensor instead of 256 |
+//! | `.data NAME, "HEX"` | the next bytes of a tensor without contents, two digits each, as they lie in memory (gaps of a pitch included); spaces may stand between bytes. All tensors of a program together have at most 24 MiB of them |
 //! | `.expect NAME, INIT` | what the tensor must hold at the end: the program checks itself |
 //! | `.const NAME, e0, ..` | appends words to the constant table; `ldc rd, NAME(rs)`. `_` appends without a name; labels are those of the section it stands in |
 //! | `.equ NAME, EXPR` | a constant |
@@ -62,6 +71,7 @@
 //! | `blez`, `bgtz` `rs, L` | `bge`, `blt` `r0, rs, L` | branch if rs <= 0, rs > 0 |
 
 mod assemble;
+mod contents;
 mod diag;
 mod directive;
 mod disasm;
@@ -70,6 +80,7 @@ mod expr;
 mod inst;
 mod lexer;
 pub mod object;
+mod scope;
 mod statement;
 mod symbols;
 

@@ -90,11 +90,11 @@ impl Assembler<'_> {
         let index = self.code(scope).1;
         match label {
             Label::Number(number) => {
-                let all = self.symbols.locals.entry((scope, *number)).or_default();
-                all.push(index);
+                let key = (scope, self.within(), *number);
+                self.symbols.locals.entry(key).or_default().push(index);
             }
             Label::Name { name, quoted } => {
-                let key = (scope, name.clone());
+                let key = (scope, self.full(name));
                 if self.symbols.labels.contains_key(&key) {
                     return Err(Error::new(
                         format!("label `{name}` is already defined"),
@@ -102,7 +102,7 @@ impl Assembler<'_> {
                     ));
                 }
                 if *quoted || !name.starts_with(".L") {
-                    self.code(scope).0.labels.push((name.clone(), index));
+                    self.code(scope).0.labels.push((key.1.clone(), index));
                 }
                 self.symbols.labels.insert(key, index);
             }
@@ -163,6 +163,7 @@ impl Assembler<'_> {
             self.fixups.push(Fixup {
                 place: place.clone(),
                 scope,
+                within: self.within(),
                 word: index,
                 info,
                 field,

@@ -70,6 +70,15 @@ pub fn ttu_k(chip: &Chip, ta: Dtype, tb: Dtype) -> u64 {
     depth(ta).min(depth(tb)).max(1)
 }
 
+/// The energy of a FLOP of the tensor unit, in fJ: that of the slower operand's rate, as [`ttu_k`].
+pub fn ttu_fj_per_flop(chip: &Chip, ta: Dtype, tb: Dtype) -> u32 {
+    match ta.bits().max(tb.bits()) {
+        0..=4 => chip.energy.ttu_fp4_fj_per_flop,
+        5..=8 => chip.energy.ttu_fp8_fj_per_flop,
+        _ => chip.energy.ttu_bf16_fj_per_flop,
+    }
+}
+
 /// Elements along K whose products are summed exactly before one rounding: 8 with a BF16 operand, else 32. It is part of the
 /// numeric rule and so the same on every chip.
 pub fn kblock(ta: Dtype, tb: Dtype) -> u64 {

@@ -2,7 +2,7 @@
 
 use super::progress::Progress;
 use super::simulate::{self, DEFAULT_MAX_CYCLES, Options};
-use super::{CliError, Context, check, inputs, model, outcome, stream, work};
+use super::{CliError, Context, check, inputs, model, outcome, stream, table, work};
 use crate::compiler::rowwise::kinds::Kind;
 use crate::compiler::{Attention, Matmul, MatmulType, Op, OpError, parse_attention_dtype};
 use crate::num::Dtype;
@@ -73,6 +73,8 @@ enum OpArgs {
         #[command(flatten)]
         common: Common,
     },
+    #[command(after_long_help = table::EXAMPLES)]
+    Table(table::Args),
     /// A vector operation on every row of a matrix
     Rowwise {
         /// What is computed
@@ -161,7 +163,7 @@ impl OpArgs {
                 ref common,
             } => {
                 let dtype = MatmulType::parse(&operands.dtype).map_err(model::usage)?;
-                Ok((Op::Matmul(Matmul { m, n, k, dtype }), common))
+                Ok((Op::Matmul(Matmul::new(m, n, k, dtype)), common))
             }
             OpArgs::Attention {
                 batch,
@@ -190,6 +192,7 @@ impl OpArgs {
                 ref stream,
                 ref common,
             } => Ok((stream.resolve(common.check)?, common)),
+            OpArgs::Table(_) => Err(CliError::usage("a table has no operation of its own")),
             OpArgs::Rowwise {
                 ref kind,
                 rows,
@@ -212,6 +215,9 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         && stream.table
     {
         return stream::table(context);
+    }
+    if let OpArgs::Table(table) = &args.op {
+        return table::run(table, context);
     }
     let chip = Arc::new(context.chip()?);
     let (op, common) = args.op.resolve()?;

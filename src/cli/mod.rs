@@ -6,6 +6,7 @@
 
 pub mod asm;
 mod bench;
+mod bounds;
 mod check;
 mod chip;
 mod compile;
@@ -28,6 +29,7 @@ mod progress;
 mod run;
 mod simulate;
 mod stream;
+mod table;
 mod tensors;
 mod trace;
 mod work;

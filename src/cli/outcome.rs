@@ -3,7 +3,7 @@
 use super::{CliError, Context};
 use crate::machine::sanitize::report::counted;
 use crate::machine::{Findings, Mismatch};
-use crate::report::table::{bytes, duration, grouped};
+use crate::report::table::{bytes, duration, grouped, joules};
 use crate::report::{Check, KindStalls, Metrics, Table};
 use serde_json::{Map, Value, json};
 
@@ -95,8 +95,15 @@ fn text(title: &str, m: &Metrics) -> String {
         );
     }
     if let Some((unit, time)) = &m.work.bound {
-        let share = percent(m.percent_of_bound(), "it reached");
-        row("bound", format!("{unit} {}", duration(*time)), share);
+        let note = match (m.bound_cycles(), &m.measured, m.percent_of_bound()) {
+            (Some(least), Some(measured), Some(percent)) => format!(
+                "lower bound {} cycles ({unit}), achieved {}, {percent:.1} %",
+                grouped(least),
+                grouped(measured.cycles)
+            ),
+            _ => String::new(),
+        };
+        row("bound", format!("{unit} {}", duration(*time)), note);
     }
     if let Some(rate) = m.tflops().filter(|rate| *rate > 0.0) {
         let peak = m
@@ -116,6 +123,17 @@ fn text(title: &str, m: &Metrics) -> String {
             bytes(measured.hbm_write_bytes)
         );
         row("hbm", format!("{rate:.2} TB/s"), moved);
+    }
+    if let Some(energy) = m.energy().filter(|e| e.total() > 0.0) {
+        let share =
+            |name: &str, part: f64| format!("{name} {:.0} %", 100.0 * part / energy.total());
+        let shares = [
+            share("hbm", energy.hbm),
+            share("tensor", energy.ttu),
+            share("vector", energy.tvp),
+            share("static", energy.idle),
+        ];
+        row("energy", joules(energy.total()), shares.join(", "));
     }
     let split = match m.work.split_k {
         Some(n) if n > 1 => format!("K summed in {n} parts"),

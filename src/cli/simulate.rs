@@ -101,7 +101,9 @@ pub fn run(mut machine: Machine, options: &Options, context: &Context) -> Result
         time_s: run.end.seconds(),
         hbm_read_bytes: run.counters.hbm_read_bytes,
         hbm_write_bytes: run.counters.hbm_write_bytes,
-        macs: run.counters.macs,
+        macs: run.counters.work.macs,
+        tensor_fj: run.counters.work.tensor_fj,
+        vector_flops: run.counters.work.vector_flops,
         stalls: by_kind(&run.trace),
     };
     Ok(Run {

@@ -1,5 +1,6 @@
 //! What a program is known to compute: from the operation that the compiler left in its notes, or from its instructions.
 
+use super::bounds;
 use crate::chip::Chip;
 use crate::compiler::Op;
 use crate::isa::Inst;
@@ -34,6 +35,7 @@ pub fn of_op(op: &Op, split_k: Option<u64>, chip: &Chip) -> Work {
         flops: u64::try_from(op.flops()).ok(),
         operands: op.dtypes(),
         bound: Some((bound.unit.name().to_owned(), bound.time_s)),
+        bounds: bounds::of_op(op, chip),
         split_k,
     }
 }
@@ -72,12 +74,12 @@ mod tests {
     #[test]
     fn a_compiled_program_knows_its_operation() {
         let chip = Chip::preset("mini").unwrap();
-        let op = Op::Matmul(crate::compiler::Matmul {
-            m: 33,
-            n: 5,
-            k: 7,
-            dtype: crate::compiler::MatmulType::Bf16,
-        });
+        let op = Op::Matmul(crate::compiler::Matmul::new(
+            33,
+            5,
+            7,
+            crate::compiler::MatmulType::Bf16,
+        ));
         let compiled = crate::compiler::compile(&op, &chip).unwrap();
         let work = of_image(&compiled.image, &chip);
         assert_eq!(work, of_op(&op, Some(compiled.plan.split_k), &chip));

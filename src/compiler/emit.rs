@@ -5,6 +5,7 @@
 //! 256-byte aligned, do not overlap and end inside the TSRAM.
 
 use super::CompileError;
+use super::stage::Site;
 use crate::chip::Chip;
 use std::fmt::Write;
 
@@ -113,6 +114,13 @@ impl Text {
         }
     }
 
+    /// Zeroes registers: what a program finds at its start, a stage may not.
+    pub fn clear(&mut self, names: &[&str]) {
+        for name in names {
+            self.inst(&format!("li {name}, 0"));
+        }
+    }
+
     /// Text made apart, whose labels and registers no other part has.
     pub fn raw(&mut self, text: &str) {
         self.text.push_str(text);
@@ -129,6 +137,7 @@ impl Text {
 pub struct TsramLayout {
     /// Name, offset and bytes, in order.
     pub buffers: Vec<(String, u64, u64)>,
+    base: u64,
     size: u64,
 }
 
@@ -137,28 +146,38 @@ impl TsramLayout {
     pub fn new(chip: &Chip) -> TsramLayout {
         TsramLayout {
             buffers: Vec::new(),
+            base: 0,
             size: chip.tsram.size_bytes,
         }
     }
 
-    /// First free byte, aligned.
+    /// The empty part of the TSRAM that a stage may use.
+    pub fn of(site: &Site) -> TsramLayout {
+        TsramLayout {
+            base: site.tsram,
+            ..TsramLayout::new(&site.chip)
+        }
+    }
+
+    /// Bytes taken, aligned.
     pub fn used(&self) -> u64 {
         self.buffers.last().map_or(0, |(_, offset, bytes)| {
-            (offset + bytes).next_multiple_of(BUFFER_ALIGN)
+            (offset + bytes - self.base).next_multiple_of(BUFFER_ALIGN)
         })
     }
 
     /// Places a buffer and returns its offset; an error if it does not fit.
     pub fn place(&mut self, name: &str, bytes: u64) -> Result<u64, CompileError> {
-        let offset = self.used();
-        if bytes > self.size.saturating_sub(offset) {
+        let used = self.used();
+        if bytes > self.size.saturating_sub(used) {
             return Err(CompileError::Tsram {
                 name: name.to_owned(),
                 bytes,
-                end: offset.saturating_add(bytes),
+                end: used.saturating_add(bytes),
                 limit: self.size,
             });
         }
+        let offset = self.base + used;
         self.buffers.push((name.to_owned(), offset, bytes));
         Ok(offset)
     }

@@ -4,15 +4,20 @@
 //! the machine only by the ISA and by the formulas of [`crate::chip::cost`]. Invariants: the same input gives the same text;
 //! program size does not grow with the problem; the image is what the assembler makes of the text.
 //!
-//! Reading order: [`op`] (operations, bounds), [`formats`] (operands of a product), [`limits`] (what chips must have), [`tiling`] and [`plan`] (the search), [`matmul`], [`attention`], [`stream`] (the schedules), [`rowwise`] (vector programs), [`movement`] (stages that move data), [`emit`]; [`graph`] and [`import`] (whole models, not lowered yet).
+//! Reading order: [`op`] (operations, bounds), [`formats`] (operands of a product), [`limits`] (what chips must have), [`tiling`] and
+//! [`plan`] (the search), [`matmul`], [`attention`], [`stream`] (the schedules), [`rowwise`] (vector programs), [`movement`] (stages that
+//! move data), [`emit`]; then whole models: [`import`], [`graph`], [`legal`] (their rewriting), [`stage`] and [`chain`] (one program).
 
 pub mod attention;
+pub mod chain;
 pub mod emit;
 pub mod epilogue;
 pub mod formats;
 pub mod graph;
 pub mod import;
+pub mod legal;
 pub mod limits;
+pub mod linear;
 pub mod matmul;
 pub mod movement;
 pub mod op;
@@ -84,6 +89,34 @@ pub fn compile(op: &Op, chip: &Chip) -> Result<Compiled, CompileError> {
     assemble(op, lowered)
 }
 
+/// Lowers a validated operation at a site, as a part of a program.
+///
+/// # Errors
+/// As [`compile`]; streams are no stages.
+pub fn stage(op: &Op, site: &stage::Site) -> Result<stage::Stage, CompileError> {
+    match op {
+        Op::Matmul(matmul) => matmul::stage(matmul, site),
+        Op::Attention(attention) => attention::stage(attention, site),
+        Op::Rowwise(program) => rowwise::stage(program, site),
+        Op::Stream(_) => Err(CompileError::NoPlan {
+            op: op.to_string(),
+            chip: site.chip.name.clone(),
+            reason: "a stream measures a chip and is no part of a program".to_owned(),
+        }),
+    }
+}
+
+/// Bytes of HBM that an operation needs besides its tensors, on a chip with what its [`stage::Site`] may use.
+///
+/// # Errors
+/// No plan.
+pub fn scratch_bytes(op: &Op, chip: &Chip) -> Result<u64, CompileError> {
+    match op {
+        Op::Attention(attention) => attention::scratch_bytes(attention, chip),
+        _ => Ok(0),
+    }
+}
+
 /// Assembles what a lowering made.
 pub fn assemble(op: &Op, lowered: Lowered) -> Result<Compiled, CompileError> {
     let no_includes = |path: &str| Err(std::io::Error::other(format!("no include of {path}")));
@@ -150,7 +183,7 @@ impl std::fmt::Display for Plan {
     }
 }
 
-/// What a lowering returns: the program text without the parts that every program shares (see [`prologue`]), and the plan.
+/// What a lowering returns: the program's text, and the plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lowered {
     /// Readable, commented assembly.
@@ -159,13 +192,15 @@ pub struct Lowered {
     pub plan: Plan,
 }
 
-/// Starts a program's text: header comment from the plan, and the operation's tensors in HBM from address 0, 256-byte aligned.
-/// A lowering calls it first, and [`epilogue`] last.
-pub fn prologue(text: &mut emit::Text, op: &Op, chip: &Chip, plan: &Plan) {
+/// Starts a program's text: header comment from the plan.
+pub fn header(text: &mut emit::Text, chip: &Chip, plan: &Plan) {
     text.comment(&format!("Compiled for chip `{}`.\n\n{plan}", chip.name));
     text.blank();
-    let mut offset = 0u64;
-    for t in op.tensors() {
+}
+
+/// Declares an operation's tensors in HBM, each at its offset.
+pub fn declare(text: &mut emit::Text, op: &Op, offsets: &[u64]) {
+    for (t, offset) in op.tensors().into_iter().zip(offsets) {
         let dims: Vec<String> = t.shape.iter().map(u64::to_string).collect();
         let pitch = t.pitch.map_or(String::new(), |p| format!(", pitch {p}"));
         text.directive(&format!(
@@ -174,9 +209,14 @@ pub fn prologue(text: &mut emit::Text, op: &Op, chip: &Chip, plan: &Plan) {
             t.dtype,
             dims.join(", ")
         ));
-        // The operation was validated, so sizes and their sum fit HBM.
-        offset = (offset + t.bytes() as u64).next_multiple_of(256);
     }
+}
+
+/// Starts a program's text: header, and the operation's tensors in HBM from address 0, 256-byte aligned. A lowering that makes no
+/// stage calls it first, and [`epilogue`] last.
+pub fn prologue(text: &mut emit::Text, op: &Op, chip: &Chip, plan: &Plan) {
+    header(text, chip, plan);
+    declare(text, op, &stage::Site::whole(op, chip).tensors);
 }
 
 /// Ends a program's text: notes that a later `run` of the object reads, last because they are long and not for people.

@@ -13,8 +13,16 @@
 //! - it uses no byte of TSRAM, no semaphore and no DMA channel outside its site.
 //!
 //! Every name that the text defines is its own: the chain puts each stage into a scope of the assembler.
+//!
+//! How a text ends: control runs ahead of its operations, so it first awaits an operation that retires after everything that still
+//! waits for a semaphore of a ring ([`Site::leave`] says why), then takes what rings hold, and so finds every semaphore at
+//! zero. A multicast load whose bytes have reached this tile may be on its way to others: those wait for them before they end.
+//!
+//! Control words: what control code keeps in TSRAM must not lie where another stage writes elements, because a run without
+//! data stores only control words, each at one place ([`super::attention::CONTROL_BYTES`]).
 
-use super::{Op, Plan};
+use super::emit::Text;
+use super::{CompileError, Lowered, Op, Plan, declare, epilogue, header};
 use crate::chip::Chip;
 
 /// What a lowering may use, and where its tensors are.
@@ -22,13 +30,14 @@ use crate::chip::Chip;
 pub struct Site {
     /// The chip with only what the stage may use: size of the TSRAM, DMA channels, semaphores.
     pub chip: Chip,
-    /// First byte of TSRAM.
+    /// First byte of TSRAM, a multiple of 256.
     pub tsram: u64,
     /// First semaphore.
     pub semaphore: u64,
     /// First DMA channel.
     pub channel: u64,
-    /// Byte offset in HBM of each tensor of the operation, in the order of [`Op::tensors`].
+    /// Byte offset in HBM of each tensor of the operation, in the order of [`Op::tensors`], best at multiples of 256; then of
+    /// [`super::scratch_bytes`] more, where an operation needs some.
     pub tensors: Vec<u64>,
     /// Whether other stages follow: then the text ends as the contract says, else with `halt` and no wait for what was pushed.
     pub chained: bool,
@@ -44,8 +53,10 @@ impl Site {
             next = (next + t.bytes() as u64).next_multiple_of(256);
             at
         });
+        let mut tensors: Vec<u64> = tensors.collect();
+        tensors.push(next);
         Site {
-            tensors: tensors.collect(),
+            tensors,
             chip: chip.clone(),
             tsram: 0,
             semaphore: 0,
@@ -53,6 +64,73 @@ impl Site {
             chained: false,
         }
     }
+
+    /// The chip that a lowering plans for, whose stage needs `semaphores` to end: only where others follow.
+    pub fn planned(&self, semaphores: u32) -> Chip {
+        let mut chip = self.chip.clone();
+        if self.chained {
+            chip.semaphores.count = chip.semaphores.count.saturating_sub(semaphores);
+        }
+        chip
+    }
+
+    /// The DMA channel of the chip that is channel `wanted` here, or the last there is.
+    pub fn dma(&self, wanted: u64) -> u64 {
+        self.channel + wanted.min(u64::from(self.chip.dma.channels).max(1) - 1)
+    }
+
+    /// The instruction that ends a tile's part of the stage; what it may leave on its way is nothing if other stages follow.
+    ///
+    /// Tokens of a ring are no proof on their own: an operation that is not at its queue's head yet has still to take one, and
+    /// control would take it away.
+    pub fn leave(&self) -> &'static str {
+        match self.chained {
+            true => "j stage_end",
+            false => "halt",
+        }
+    }
+
+    /// Takes `n` tokens of each semaphore, given by name, that nothing pushed waits for any more.
+    pub fn drain(&self, text: &mut Text, semaphores: &[(String, u64)]) {
+        if self.chained {
+            for (name, n) in semaphores {
+                text.inst(&format!("sem.wait {name}, {n}"));
+            }
+        }
+    }
+
+    /// Ends the tile's code: here all ways through it meet.
+    pub fn end(&self, text: &mut Text) {
+        if self.chained {
+            text.label("stage_end");
+        }
+    }
+}
+
+/// The program of one operation on a whole chip, made from its stage.
+pub fn alone(
+    op: &Op,
+    chip: &Chip,
+    stage: impl FnOnce(&Site) -> Result<Stage, CompileError>,
+) -> Result<Lowered, CompileError> {
+    let Stage {
+        text: code, plan, ..
+    } = stage(&Site::whole(op, chip))?;
+    let mut text = Text::default();
+    header(&mut text, chip, &plan);
+    text.raw(&code);
+    epilogue(&mut text, op, chip, &plan);
+    Ok(Lowered {
+        text: text.finish(),
+        plan,
+    })
+}
+
+/// Starts a stage's text with the operation's tensors.
+pub fn begin(op: &Op, site: &Site) -> Text {
+    let mut text = Text::default();
+    declare(&mut text, op, &site.tensors);
+    text
 }
 
 /// A lowered operation as a part of a program.

@@ -7,7 +7,11 @@
 
 use super::{DecodeError, Dtype, Inst};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
+/// Most bytes that the contents of a program's tensors ([`Init::Data`]) may have together, so that the program's text, in which
+/// each takes two characters, stays below what the assembler reads.
+pub const MAX_DATA_BYTES: u64 = 24 << 20;
 /// Bit position of the memory space in an address.
 pub const SPACE_SHIFT: u32 = 40;
 /// Bit position of the unit number in an SRAM address.
@@ -75,6 +79,9 @@ pub enum Init {
     Iota,
     /// N(0,1) by [`crate::num::random`] with this seed, element i at index i.
     Normal(u64),
+    /// These bytes, as they lie in memory: of [`Tensor::bytes`] length, gaps of a pitch included. All of a program together have at
+    /// most [`MAX_DATA_BYTES`].
+    Data(Arc<[u8]>),
 }
 
 /// A named array in memory.
@@ -232,6 +239,15 @@ impl Image {
             Processor::Cluster => &self.cluster,
             Processor::Chip => &self.chip,
         }
+    }
+
+    /// Bytes of all contents that are given as data.
+    pub fn data_bytes(&self) -> u64 {
+        let each = self.tensors.iter().map(|t| match &t.init {
+            Init::Data(data) => data.len() as u64,
+            _ => 0,
+        });
+        each.sum()
     }
 
     /// The tensor of that name.

@@ -362,8 +362,10 @@ fn limit(kind: TrapKind) -> MachineError {
 }
 
 fn fill(memory: &mut Memory, t: &Tensor) -> Result<(), TrapKind> {
-    if t.init == Init::None {
-        return Ok(());
+    match &t.init {
+        Init::None => return Ok(()),
+        Init::Data(data) => return memory.write(t.offset, data),
+        Init::Zero | Init::Values(_) | Init::Iota | Init::Normal(_) => {}
     }
     for (first, count, offset) in chunks(t) {
         let bytes = codes(t.dtype, &t.init, first, count);
@@ -394,7 +396,8 @@ pub fn codes(dtype: Dtype, init: &Init, first: u64, count: u64) -> Vec<u8> {
     let bits = u64::from(dtype.bits());
     for i in 0..count {
         let code = match init {
-            Init::None | Init::Zero => return bytes,
+            // Data is no form of an expectation, and `fill` writes it as it is.
+            Init::None | Init::Zero | Init::Data(_) => return bytes,
             Init::Values(values) => {
                 let last = values.len().saturating_sub(1);
                 let index = usize::try_from(first + i).unwrap_or(last).min(last);

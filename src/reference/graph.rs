@@ -4,6 +4,8 @@
 //! nearest even and saturating, as the chip stores it. Leaves out: the chip's order of sums and the accuracy of its functions, so
 //! results agree within a tolerance, not to the bit. Invariant: it reads the graph's types and nothing else of the compiler.
 
+mod grouped;
+
 use super::codes::{self, Element};
 use super::rowwise::{self, Bounded};
 use crate::compiler::graph::{Attention, Graph, Kind, Op, Value, ValueId, View};
@@ -271,6 +273,7 @@ fn run(
             }
             vec![values, places]
         }
+        Op::Grouped(op) => vec![grouped::evaluate(op, x, place)?],
     })
 }
 

@@ -59,14 +59,14 @@ pub fn load(numbers: &Numbers, image: &Image) -> Result<Machine, String> {
                     Some(values[last.min(i as usize)])
                 }
                 Init::Iota => Some(i as f64),
-                Init::Normal(_) => None,
+                Init::Normal(_) | Init::Data(_) => None,
             }
         };
         if matches!(t.init, Init::None | Init::Zero) {
             continue;
         }
         for i in 0..elements {
-            let value = element(i).ok_or(format!("tensor {}: random", t.name))?;
+            let value = element(i).ok_or(format!("tensor {}: random or data", t.name))?;
             let code = whole_code(t.dtype, value)
                 .ok_or(format!("tensor {}: {value} as {}", t.name, t.dtype))?;
             for place in &places {

@@ -1,9 +1,10 @@
 //! Rates of a run against the chip's peaks and the operation's bound: the keys of `run` and `bench` in JSON.
 
+use super::energy::Energy;
 use super::stalls::{self, KindStalls};
-use crate::chip::{Chip, cost};
+use crate::chip::{self, Chip, cost};
 use crate::num::Dtype;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// What an operation is known to need, whatever the program does.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -14,6 +15,8 @@ pub struct Work {
     pub operands: Option<(Dtype, Dtype)>,
     /// The unit that bounds it, and the least time on that unit in seconds.
     pub bound: Option<(String, f64)>,
+    /// Every resource with its least time in seconds; empty if the operation is not known.
+    pub bounds: Vec<(String, f64)>,
     /// Parts in which K is summed separately.
     pub split_k: Option<u64>,
 }
@@ -31,6 +34,10 @@ pub struct Measured {
     pub hbm_write_bytes: u64,
     /// Multiply-adds of all `mm`, padding left out.
     pub macs: u64,
+    /// Energy of the tensor units in fJ.
+    pub tensor_fj: u128,
+    /// Operations of the vector processors, an FMA as two, on whole FP32 vectors.
+    pub vector_flops: u64,
     /// Where the engines' time went.
     pub stalls: Vec<KindStalls>,
 }
@@ -65,6 +72,8 @@ pub struct Metrics {
     pub peak_tflops: Option<f64>,
     /// HBM peak in TB/s.
     pub hbm_peak_tbps: f64,
+    /// The chip's energy per unit of work.
+    pub energy: chip::Energy,
     /// Code and constants.
     pub program_bytes: u64,
     /// Host time of the simulation alone.
@@ -84,6 +93,7 @@ impl Metrics {
             clock_hz: chip.clock_hz,
             peak_tflops: work.operands.map(peak),
             hbm_peak_tbps: cost::hbm_peak_bytes_per_s(chip) as f64 / 1e12,
+            energy: chip.energy.clone(),
             work,
             ..Metrics::default()
         }
@@ -129,6 +139,25 @@ impl Metrics {
         percent(self.work.bound.as_ref()?.1, time_s)
     }
 
+    /// What the run took out of the wall.
+    pub fn energy(&self) -> Option<Energy> {
+        let measured = self.measured.as_ref()?;
+        Some(Energy::of(&self.energy, measured))
+    }
+
+    /// The bound in cycles of the tile clock, rounded up.
+    pub fn bound_cycles(&self) -> Option<u64> {
+        let (_, time_s) = self.work.bound.as_ref()?;
+        // A whole number of cycles may come out of the division a hair above it.
+        Some((time_s * self.clock_hz as f64 * (1.0 - 1e-12)).ceil() as u64)
+    }
+
+    fn bounds_json(&self) -> Option<Value> {
+        let all = self.work.bounds.iter();
+        let all: Map<String, Value> = all.map(|(name, s)| (name.clone(), json!(s))).collect();
+        (!all.is_empty()).then_some(Value::Object(all))
+    }
+
     /// The keys of the contract, null where they do not apply.
     pub fn json(&self) -> Value {
         let measured = self.measured.as_ref();
@@ -160,7 +189,9 @@ impl Metrics {
             "bound": self.work.bound.as_ref().map(|b| &b.0),
             "bound_time_s": self.work.bound.as_ref().map(|b| b.1),
             "percent_of_bound": self.percent_of_bound(),
+            "bounds": self.bounds_json(),
             "stalls": measured.map(|m| stalls::json(&m.stalls)),
+            "energy_j": self.energy(),
             "split_k": self.work.split_k,
             "program_bytes": self.program_bytes,
             "wall_s": self.wall_s,
@@ -178,7 +209,7 @@ fn percent(part: f64, whole: f64) -> Option<f64> {
 mod tests {
     use super::*;
 
-    const KEYS: [&str; 21] = [
+    const KEYS: [&str; 22] = [
         "chip",
         "cycles",
         "time_s",
@@ -194,7 +225,9 @@ mod tests {
         "bound",
         "bound_time_s",
         "percent_of_bound",
+        "bounds",
         "stalls",
+        "energy_j",
         "split_k",
         "program_bytes",
         "wall_s",
@@ -226,6 +259,7 @@ mod tests {
             flops: Some(2_000_000_000_000),
             operands: Some((Dtype::E4m3, Dtype::E4m3)),
             bound: Some(("tensor".into(), 0.0005)),
+            bounds: vec![("tensor".into(), 0.0005), ("hbm".into(), 0.0002)],
             split_k: Some(1),
         };
         let mut metrics = Metrics::new(&chip, work);
@@ -242,5 +276,7 @@ mod tests {
         assert!((metrics.percent_of_peak().unwrap() - 42.385_526).abs() < 1e-5);
         assert_eq!(metrics.hbm_tbps(), Some(3.5));
         assert_eq!(metrics.percent_of_bound(), Some(50.0));
+        assert_eq!(metrics.bound_cycles(), Some(1_000_000));
+        assert_eq!(metrics.json()["bounds"]["hbm"], 0.0002);
     }
 }

@@ -6,12 +6,15 @@
 //! percentages to 100; a figure that does not apply is absent, never zero.
 //! Who may call it: `cli`.
 
+pub mod devices;
+pub mod energy;
 pub mod lines;
 pub mod metrics;
 pub mod reference;
 pub mod stalls;
 pub mod table;
 
+pub use energy::Energy;
 pub use lines::{LineReport, by_line};
 pub use metrics::{Check, Measured, Metrics, Work};
 pub use stalls::{KindStalls, by_engine, by_kind};

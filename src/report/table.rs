@@ -84,6 +84,15 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// Joules with four digits and a fitting unit.
+pub fn joules(energy: f64) -> String {
+    match energy {
+        e if e >= 1.0 => format!("{e:.3} J"),
+        e if e >= 1e-3 => format!("{:.3} mJ", e * 1e3),
+        e => format!("{:.3} uJ", e * 1e6),
+    }
+}
+
 /// Bytes with a binary unit.
 pub fn bytes(value: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB"];

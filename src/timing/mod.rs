@@ -23,8 +23,8 @@ pub mod unit;
 pub mod vector;
 pub mod world;
 
-use crate::chip::ChannelModel;
-use crate::machine::op::UnitId;
+use crate::chip::{ChannelModel, Chip, cost};
+use crate::machine::op::{MmOp, UnitId};
 use crate::machine::{DeadlockReport, Machine, RunError};
 use crate::sim::{self, ComponentId, Engine, Outbox, Partition, Ps, RunOptions, Server};
 use crate::trace::{Account, EngineId, EngineKind, Reason, Recorder, Trace};
@@ -69,8 +69,35 @@ pub struct Counters {
     pub hbm_write_bytes: u64,
     /// Row activations.
     pub hbm_activations: u64,
+    /// What the engines of all tiles computed.
+    pub work: Work,
+}
+
+/// What engines computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
     /// Multiply-accumulates of all products, m x n x k without padding.
     pub macs: u64,
+    /// Energy of the tensor unit in fJ: two FLOP for each of `macs`, each at the energy of its operands' rate.
+    pub tensor_fj: u128,
+    /// Vector operations, as [`vector::KernelTime::flops`] counts them.
+    pub vector_flops: u64,
+}
+
+impl Work {
+    /// Counts a product.
+    fn product(&mut self, mm: &MmOp, chip: &Chip) {
+        let macs = u64::from(mm.m) * u64::from(mm.n) * u64::from(mm.k);
+        let each = cost::ttu_fj_per_flop(chip, mm.ta, mm.tb);
+        self.macs += macs;
+        self.tensor_fj += 2 * u128::from(macs) * u128::from(each);
+    }
+
+    fn add(&mut self, other: &Work) {
+        self.macs += other.macs;
+        self.tensor_fj += other.tensor_fj;
+        self.vector_flops += other.vector_flops;
+    }
 }
 
 /// A finished run.
@@ -336,7 +363,7 @@ impl Ended {
             tile::TVP => (EngineKind::Tvp, 0),
             i => (EngineKind::Tdma, i - tile::DMA),
         };
-        self.counters.macs += tile.macs;
+        self.counters.work.add(&tile.work);
         tile.unit.settle(end);
         self.unit(tile.unit.id, &mut tile.unit.rec, kinds, end);
     }

@@ -6,6 +6,7 @@
 //! over the tensor unit and need less than all banks together. Invariant: data becomes visible in TSRAM at the time its transfer,
 //! product or kernel ends, through the machine's one executor.
 
+use super::Work;
 use super::dma::Queued;
 use super::msg::{Leg, Msg, Train};
 use super::processor::Processor;
@@ -44,8 +45,8 @@ pub struct Tile {
     /// Port towards the cluster.
     pub egress: Server,
     inbox: Inbox,
-    /// Real multiply-accumulates done: m x n x k of every product.
-    pub macs: u64,
+    /// What the engines computed so far.
+    pub work: Work,
 }
 
 /// Tensor unit, vector processor and what the TSRAM's banks have moved.
@@ -146,7 +147,7 @@ impl Tile {
             },
             egress: Server::default(),
             inbox: Inbox::default(),
-            macs: 0,
+            work: Work::default(),
         }
     }
 
@@ -318,7 +319,7 @@ impl Tile {
         out: &mut Outbox<Msg>,
     ) {
         if let OpKind::Mm(mm) = &op.kind {
-            self.macs += u64::from(mm.m) * u64::from(mm.n) * u64::from(mm.k);
+            self.work.product(mm, &world.chip);
         }
         if world.data {
             let done = match &op.kind {
@@ -397,6 +398,7 @@ impl Tile {
         let Some(mut kernel) = e.kernel.take() else {
             return;
         };
+        self.work.vector_flops += kernel.time.flops;
         let issued = world
             .clock
             .after(kernel.start, kernel.time.issue_cycles)

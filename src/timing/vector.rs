@@ -28,6 +28,9 @@ pub struct KernelTime {
     pub load_bytes: u64,
     /// TSRAM bytes written.
     pub store_bytes: u64,
+    /// Operations on elements of whole FP32 vectors, an FMA as two: every instruction of an arithmetic or special slot counts
+    /// `tvp.lanes_32`, whatever its type and predicate, because it drives all of the unit's width.
+    pub flops: u64,
 }
 
 /// What is known of a launch: pure functions of its kernel and arguments.
@@ -100,6 +103,7 @@ struct Micro {
     read_count: u8,
     writes: [Option<u8>; 2],
     bytes: u64,
+    flops: u64,
     /// Element size of a strided access.
     strided: Option<(u32, u32)>,
 }
@@ -182,6 +186,11 @@ fn micro(inst: &Inst, chip: &Chip) -> Micro {
         Inst::Vldb { .. } => size,
         _ => bytes,
     };
+    let flops = match (slot, inst) {
+        (Slot::Arithmetic, Inst::Vfma { .. }) => 2 * u64::from(tvp.lanes_32),
+        (Slot::Arithmetic | Slot::Special, _) => u64::from(tvp.lanes_32),
+        _ => 0,
+    };
     let strided = matches!(inst, Inst::Vlds { .. } | Inst::Vsts { .. })
         .then_some((lanes as u32, size as u32));
     Micro {
@@ -192,6 +201,7 @@ fn micro(inst: &Inst, chip: &Chip) -> Micro {
         read_count,
         writes,
         bytes,
+        flops,
         strided,
     }
 }
@@ -271,6 +281,7 @@ fn simulate(launch: &Launch, image: &Image, chip: &Chip) -> Result<KernelTime, K
             ready[usize::from(*w)] = done;
         }
         end = end.max(done);
+        time.flops += m.flops;
         match m.slot {
             Slot::Load => time.load_bytes += m.bytes,
             Slot::Store => time.store_bytes += m.bytes,

@@ -604,3 +604,50 @@ fn the_commands_write_list_and_fail_as_the_contract_says() {
     assert_eq!(code, 3);
     assert!(err.contains("twice.elf"), "{err}");
 }
+
+/// Source of `count` scopes of `lines` lines each, as a whole model is.
+fn many_scopes(count: usize, lines: usize) -> String {
+    let mut text = String::from(".equ N, 5\n");
+    for s in 0..count {
+        text += &format!(
+            ".scope s{s}\n.tensor T, hbm, f32, [4], payload, zero\n.reg p, r3\n.const C, T\n.tile\nstart: nop\n"
+        );
+        for line in 0..(lines - 11) / 2 {
+            text += &format!("l{line}: li p, T + {line} * N\n  bnez p, l{line}\n");
+        }
+        text += "  vrun k, r1, 1\n  ldc p, C\n.kernel k\n  vret\n.endscope\n";
+    }
+    text
+}
+
+#[test]
+fn scopes_cost_what_their_lines_cost() {
+    let seconds = |text: &str| {
+        let start = std::time::Instant::now();
+        let image = image(text);
+        (image, start.elapsed().as_secs_f64())
+    };
+    let (small, quick) = seconds(&many_scopes(100, 100));
+    let (large, slow) = seconds(&many_scopes(1000, 100));
+    assert_eq!(large.tile.words.len(), 10 * small.tile.words.len());
+    assert_eq!(large.kernels[999].name, "s999.k");
+    assert_eq!(large.tensors[999].offset, 256 * 999);
+    // Ten times the lines; a search through all names or scopes would cost a hundred times.
+    assert!(slow < 30.0 * quick.max(0.01), "{quick} s, then {slow} s");
+    eprintln!("100,000 lines in {slow:.3} s");
+}
+
+#[test]
+fn a_scope_costs_no_more_than_its_own_registers_and_macros() {
+    let mut text = String::new();
+    for i in 0..2000 {
+        text += &format!(".reg x{i}, r1\n");
+    }
+    for i in 0..20_000 {
+        text += &format!(".scope s{i}\n.reg x1, r2\n.endscope\n");
+    }
+    text += ".tile\n  mv r4, x1\n";
+    let start = std::time::Instant::now();
+    assert_eq!(image(&text).tile.insts[0].to_string(), "addi r4, r1, 0");
+    assert!(start.elapsed().as_secs() < 10);
+}

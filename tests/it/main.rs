@@ -2,6 +2,7 @@
 
 mod asm;
 mod attention;
+mod chain;
 mod cli;
 mod compiler;
 mod differential;
@@ -9,6 +10,8 @@ mod differential_kernels;
 mod differential_num;
 mod hf;
 mod layers;
+mod legal;
+mod linear;
 mod machine;
 mod movement;
 mod noc;
@@ -19,4 +22,5 @@ mod programs;
 mod properties;
 mod rowwise;
 mod sanitize;
+mod stages;
 mod timing;

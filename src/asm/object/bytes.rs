@@ -3,7 +3,7 @@
 use super::{KERNELS, NOTES, ObjectError, TENSORS};
 use crate::asm::directive::{MAX_RANK, space_limit};
 use crate::isa::Dtype;
-use crate::isa::image::{Class, Init, Kernel, Space, Tensor};
+use crate::isa::image::{Class, Init, Kernel, MAX_DATA_BYTES, Space, Tensor};
 
 const SPACES: [Space; 3] = [Space::Hbm, Space::Csram, Space::Tsram];
 const CLASSES: [Class; 2] = [Class::Payload, Class::Control];
@@ -52,6 +52,11 @@ impl Sink {
                     let v = if v.is_nan() { f64::NAN } else { *v };
                     self.u64(v.to_bits());
                 }
+            }
+            Init::Data(data) => {
+                self.u8(5);
+                self.count(data.len());
+                self.0.extend(&**data);
             }
         }
     }
@@ -203,6 +208,10 @@ impl<'d> Source<'d> {
                 }
                 Init::Values(values)
             }
+            5 => {
+                let len = self.u32()? as usize;
+                Init::Data(self.take(len)?.into())
+            }
             other => return Err(self.bad(format!("form of contents {other}"))),
         })
     }
@@ -220,6 +229,9 @@ impl<'d> Source<'d> {
             0 => None,
             _ => Some(self.init()?),
         };
+        if let Some(Init::Data(_)) = expect {
+            return Err(self.bad(format!("tensor `{name}` expects data")));
+        }
         let tensor = Tensor {
             name,
             space: *SPACES
@@ -242,6 +254,14 @@ impl<'d> Source<'d> {
                 "tensor `{name}`: pitch {pitch} is below the {row} bytes of a row"
             )));
         }
+        if let Init::Data(data) = &tensor.init
+            && data.len() as u64 != tensor.bytes()
+        {
+            let (name, bytes, got) = (&tensor.name, tensor.bytes(), data.len());
+            return Err(self.bad(format!(
+                "tensor `{name}`: {got} bytes of data for {bytes} bytes"
+            )));
+        }
         let limit = space_limit(tensor.space);
         let end = offset.checked_add(tensor.bytes());
         let fits = end.is_some_and(|end| end <= limit);
@@ -261,6 +281,14 @@ pub fn read_tensors(data: &[u8]) -> Result<Vec<Tensor>, ObjectError> {
     let tensors = source.list(Source::tensor)?;
     source.finish()?;
     unique(&source, tensors.iter().map(|t| t.name.as_str()))?;
+    let data = tensors.iter().map(|t| match &t.init {
+        Init::Data(data) => data.len() as u64,
+        _ => 0,
+    });
+    let data: u64 = data.sum();
+    if data > MAX_DATA_BYTES {
+        return Err(source.bad(format!("{data} bytes of data, more than {MAX_DATA_BYTES}")));
+    }
     Ok(tensors)
 }
 

@@ -33,7 +33,7 @@ use crate::isa::image::Image;
 /// `e_machine` of the objects. The registry of the ELF specification does not assign it.
 pub const MACHINE: u16 = 0x5457;
 /// Version of the layout of the `.tilewright.*` sections.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// The text sections: name and address.
 pub const TEXT: [(&str, u64); 4] = [

@@ -14,7 +14,8 @@ pub mod schedule;
 
 use super::emit::{Text, TsramLayout};
 use super::limits::Needs;
-use super::{Attention, CompileError, Lowered, Op, Plan, epilogue, prologue};
+use super::stage::{self, Site, Stage};
+use super::{Attention, CompileError, Lowered, Op, Plan};
 use crate::chip::Chip;
 use crate::num::Dtype;
 
@@ -28,6 +29,8 @@ const AHEAD: u64 = 8;
 const ENTRY: u64 = 128;
 /// Bytes of control code's variables in front of the descriptors.
 const VARIABLES: u64 = 256;
+/// Bytes at the start of a stage's TSRAM that hold control words: variables and at most two rings of descriptors.
+pub const CONTROL_BYTES: u64 = (VARIABLES + (2 * RING + 1) * ENTRY).next_multiple_of(256);
 /// Strides are immediates of the control code's multiply.
 const MAX_STRIDE: u64 = 1 << 30;
 
@@ -55,22 +58,21 @@ fn no_room(chip: &Chip) -> String {
 #[derive(Clone, Copy, Debug)]
 struct Channels {
     /// Blocks of K, and partial results.
-    k: u32,
-    v: u32,
+    k: u64,
+    v: u64,
     /// Stores of O.
-    out: u32,
-    q: u32,
+    out: u64,
+    q: u64,
 }
 
 impl Channels {
     /// Four channels, or as many as there are.
-    fn of(chip: &Chip) -> Channels {
-        let at = |wanted: u32| wanted.min(chip.dma.channels.saturating_sub(1));
+    fn of(site: &Site) -> Channels {
         Channels {
-            k: 0,
-            v: at(1),
-            out: at(2),
-            q: at(3),
+            k: site.dma(0),
+            v: site.dma(1),
+            out: site.dma(2),
+            q: site.dma(3),
         }
     }
 }
@@ -185,8 +187,33 @@ pub fn schedules(op: &Attention, chip: &Chip) -> Result<Vec<Schedule>, CompileEr
 /// # Errors
 /// As [`schedules`].
 pub fn lower(op: &Attention, chip: &Chip) -> Result<Lowered, CompileError> {
-    let found = schedules(op, chip)?;
-    lower_as(op, chip, &found[0])
+    stage::alone(&Op::Attention(*op), chip, |site| self::stage(op, site))
+}
+
+/// Attention as a stage, by the schedule that is predicted to be the fastest; its first buffer holds control words, within
+/// [`CONTROL_BYTES`].
+///
+/// # Errors
+/// As [`schedules`]; a site without a place for the [`scratch_bytes`].
+pub fn stage(op: &Attention, site: &Site) -> Result<Stage, CompileError> {
+    let found = schedules(op, &site.planned(1))?;
+    stage_as(op, site, &found[0])
+}
+
+/// Bytes of HBM for partial results, of the schedule that [`stage`] takes.
+///
+/// # Errors
+/// As [`schedules`].
+pub fn scratch_bytes(op: &Attention, chip: &Chip) -> Result<u64, CompileError> {
+    let site = Site {
+        chained: true,
+        ..Site::whole(&Op::Attention(*op), chip)
+    };
+    let found = schedules(op, &site.planned(1))?;
+    Ok(match &found[0] {
+        Schedule::Decode(t) => decode::scratch_bytes(t, &Geometry::new(op), chip),
+        Schedule::Prefill(_) => 0,
+    })
 }
 
 /// Compiles attention by one of the [`schedules`] of the same operation and chip.
@@ -194,7 +221,16 @@ pub fn lower(op: &Attention, chip: &Chip) -> Result<Lowered, CompileError> {
 /// # Errors
 /// A schedule of another chip whose buffers do not fit this one.
 pub fn lower_as(op: &Attention, chip: &Chip, chosen: &Schedule) -> Result<Lowered, CompileError> {
+    stage::alone(&Op::Attention(*op), chip, |site| stage_as(op, site, chosen))
+}
+
+/// Attention as a stage by one of the [`schedules`] of the same operation and site.
+///
+/// # Errors
+/// As [`lower_as`] and [`stage`](fn@stage).
+pub fn stage_as(op: &Attention, site: &Site, chosen: &Schedule) -> Result<Stage, CompileError> {
     let whole = Op::Attention(*op);
+    let chip = &site.chip;
     let g = Geometry::new(op);
     let bias = if op.dtype == Dtype::E4m3 { 8 } else { 0 };
     let facts = match chosen {
@@ -218,8 +254,7 @@ pub fn lower_as(op: &Attention, chip: &Chip, chosen: &Schedule) -> Result<Lowere
             op.dtype
         ),
     );
-    let mut text = Text::default();
-    prologue(&mut text, &whole, chip, &plan);
+    let mut text = stage::begin(&whole, site);
     let scale = std::f64::consts::LOG2_E / (op.head_dim as f64).sqrt();
     let shape = |s_row, p_row, queries| kernels::Shape {
         dtype: op.dtype,
@@ -236,11 +271,18 @@ pub fn lower_as(op: &Attention, chip: &Chip, chosen: &Schedule) -> Result<Lowere
     };
     match chosen {
         Schedule::Decode(t) => {
-            decode::emit(&mut text, t, &g, chip, g.hbm_end())?;
+            let tensors = whole.tensors().len();
+            let scratch = site.tensors.get(tensors).copied();
+            let scratch = scratch.ok_or_else(|| CompileError::NoPlan {
+                op: whole.to_string(),
+                chip: chip.name.clone(),
+                reason: "its partial results have no place in HBM".to_owned(),
+            })?;
+            decode::emit(&mut text, t, &g, site, scratch)?;
             kernels::emit(&mut text, &shape(t.s_row(&g), t.p_row(&g), op.q_len), true);
         }
         Schedule::Prefill(t) => {
-            prefill::emit(&mut text, t, &g, chip)?;
+            prefill::emit(&mut text, t, &g, site)?;
             kernels::emit(
                 &mut text,
                 &shape(t.s_row(), t.p_row(&g), t.set_queries),
@@ -248,10 +290,13 @@ pub fn lower_as(op: &Attention, chip: &Chip, chosen: &Schedule) -> Result<Lowere
             );
         }
     }
-    epilogue(&mut text, &whole, chip, &plan);
-    Ok(Lowered {
+    Ok(Stage {
         text: text.finish(),
         plan,
+        crosses: match chosen {
+            Schedule::Decode(t) => t.parts(&g, chip) > 0,
+            Schedule::Prefill(_) => false,
+        },
     })
 }
 

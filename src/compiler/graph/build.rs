@@ -7,8 +7,8 @@
 use super::op::{broadcast, sized};
 use super::verify::{GraphError, Problem};
 use super::{
-    Attention, Data, Gather, Graph, Kind, Matmul, Node, Op, Pad, TopK, Value, ValueId, View,
-    elements,
+    Attention, Data, Gather, Graph, Grouped, Kind, Matmul, Node, Op, Pad, TopK, Value, ValueId,
+    View, elements,
 };
 use crate::compiler::rowwise::{Rowwise, Spread, StepId};
 use crate::num::Dtype;
@@ -348,6 +348,20 @@ impl Builder {
         let results = [(self.dtype(x), &shape[..]), (Dtype::I32, &shape[..])];
         let made = self.push(Op::TopK(op), &[x], &results)?;
         Ok([made[0], made[1]])
+    }
+
+    /// [`Grouped`]; operands in its order.
+    pub fn grouped(&mut self, op: Grouped, inputs: &[ValueId]) -> Result<ValueId, GraphError> {
+        let (Some(ids), Some(w)) = (inputs.get(1), inputs.get(2)) else {
+            return Err(self.fail(Problem::Arity {
+                what: "operands",
+                got: inputs.len(),
+                want: 3,
+            }));
+        };
+        let shape = op.shape(self.value(*ids), self.value(*w));
+        let (dtype, shape) = (op.dtype, shape.map_err(|p| self.fail(p))?);
+        self.one(Op::Grouped(op), inputs, dtype, &shape)
     }
 
     /// A row-wise program over the shape that the operands broadcast to. `split`: how many axes are rows; `None`: what suits the

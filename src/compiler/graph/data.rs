@@ -1,9 +1,10 @@
-//! Where the bytes of constants are: in memory, in a range of a file, or nowhere.
+//! Where the bytes of constants are: in memory, in a range of a file, made of other constants, or nowhere.
 //!
 //! Models: elements of a value's type, little-endian, those of less than a byte packed, the first in the lowest bits. Leaves
 //! out: reading ahead and caching; weights of hundreds of gigabytes stay in their files until they are placed in HBM.
 //! Invariant: a range lay inside its file when the model was read.
 
+use super::derive::Derived;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +22,8 @@ pub struct FileRange {
 pub enum Data {
     Bytes(Arc<[u8]>),
     File(FileRange),
+    /// Made of other constants on reading.
+    Derived(Arc<Derived>),
     /// The model was named without its weights: shapes and types are known, values are not. Such a graph compiles and runs
     /// without data.
     Absent,
@@ -49,6 +52,7 @@ impl Data {
         match self {
             Data::Bytes(bytes) => Ok(bytes.clone()),
             Data::File(range) => range.read(),
+            Data::Derived(derived) => derived.read(),
             Data::Absent => Err(DataError::Absent),
         }
     }

@@ -12,6 +12,7 @@
 //! | [`Op::Concat`], [`Op::Pad`] | tensors one after the other along an axis; a border of one value |
 //! | [`Op::Gather`] | slices of a table by I32 index: embeddings, caches of RoPE |
 //! | [`Op::TopK`] | the k largest or smallest of each row, with their places; ArgMax is k = 1 |
+//! | [`Op::Grouped`] | rows times the matrix of their expert: mixtures of experts |
 //!
 //! What a file says in other words, an importer says in these ([`super::import`]): RoPE is slices, a row-wise program and a
 //! concatenation; a KV cache grows by a concatenation; a reduction over other axes is a transpose and a reduction over rows.
@@ -27,10 +28,11 @@
 //!
 //! Passes that rewrite graphs (fusion) take a `Graph` and give a `Graph`; the reference evaluation is `crate::reference::graph`.
 //!
-//! Reading order: [`op`] (the operations and their types), [`view`], [`build`], [`verify`], [`data`].
+//! Reading order: [`op`] (the operations and their types), [`view`], [`build`], [`verify`], [`data`], [`derive`].
 
 pub mod build;
 pub mod data;
+pub mod derive;
 pub mod op;
 pub mod print;
 pub mod verify;
@@ -44,7 +46,8 @@ use std::sync::Arc;
 
 pub use build::Builder;
 pub use data::{Data, DataError, FileRange};
-pub use op::{Attention, Gather, Matmul, Op, Pad, TopK};
+pub use derive::{Recipe, Source};
+pub use op::{Attention, Gather, Grouped, Matmul, Op, Pad, TopK};
 pub use verify::{GraphError, Problem};
 pub use view::View;
 

@@ -67,6 +67,19 @@ pub struct TopK {
     pub last_of_equals: bool,
 }
 
+/// Y[r] = X[r / fan] W[ids[r]]: each row meets the matrix of its expert; sums in FP32, one rounding to Y's type.
+///
+/// Operands: X [rows / fan, k], ids I32 [rows], W [experts, k, n], and with W in blocks their scales: U8 [experts, k / block, n],
+/// codes of E8M0 (2^(code - 127), 255 is NaN), each for `block` neighbours along k. Result: Y [rows, n]. An id outside 0 .. experts
+/// is an error of the run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Grouped {
+    /// Element type of Y.
+    pub dtype: Dtype,
+    /// Neighbouring rows of Y that share a row of X: the experts of a token.
+    pub fan: u64,
+}
+
 /// An operation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
@@ -83,6 +96,7 @@ pub enum Op {
     Pad(Pad),
     Gather(Gather),
     TopK(TopK),
+    Grouped(Grouped),
 }
 
 /// The types of numbers that meet in a product.
@@ -128,6 +142,7 @@ impl Op {
             Op::Pad(_) => "pad",
             Op::Gather(_) => "gather",
             Op::TopK(_) => "topk",
+            Op::Grouped(_) => "grouped",
         }
     }
 
@@ -182,6 +197,7 @@ impl Op {
                 want(values, x.dtype, &shape)?;
                 want(places, Dtype::I32, &shape)
             }
+            Op::Grouped(op) => op.check(inputs, results::<1>(outputs)?[0]),
         }
     }
 }
@@ -405,6 +421,55 @@ impl TopK {
                 limit: "1 to the extent of the last axis",
             }),
         }
+    }
+}
+
+impl Grouped {
+    /// Shape of Y.
+    pub fn shape(&self, ids: &Value, w: &Value) -> Result<Vec<u64>, Problem> {
+        let ([rows], [_, _, n]) = (&ids.shape[..], &w.shape[..]) else {
+            let (value, want) = match ids.shape.len() {
+                1 => (w, 3),
+                _ => (ids, 1),
+            };
+            return Err(Problem::Rank {
+                value: value.name.clone(),
+                shape: value.shape.clone(),
+                want,
+            });
+        };
+        Ok(vec![*rows, *n])
+    }
+
+    fn check(&self, inputs: &[&Value], output: &Value) -> Result<(), Problem> {
+        let (x, ids, w, scales) = match *inputs {
+            [x, ids, w] => (x, ids, w, None),
+            [x, ids, w, scales] => (x, ids, w, Some(scales)),
+            _ => return operands::<3>(inputs).map(|_| ()),
+        };
+        for value in [x, w, output] {
+            product_type(value)?;
+        }
+        let shape = self.shape(ids, w)?;
+        let (rows, experts, k) = (shape[0], w.shape[0], w.shape[1]);
+        want(ids, Dtype::I32, &[rows])?;
+        if self.fan == 0 || !rows.is_multiple_of(self.fan) {
+            return Err(Problem::Attribute {
+                name: "fan",
+                value: self.fan.to_string(),
+                limit: "a divisor of the number of ids",
+            });
+        }
+        want(x, x.dtype, &[rows / self.fan, k])?;
+        if let Some(scales) = scales {
+            let blocks = scales.shape.get(1).copied().unwrap_or(1);
+            let blocks = match k.checked_rem(blocks) {
+                Some(0) => blocks,
+                _ => 1,
+            };
+            want(scales, Dtype::U8, &[experts, blocks, shape[1]])?;
+        }
+        want(output, self.dtype, &shape)
     }
 }
 

@@ -41,6 +41,7 @@ fn details(op: &Op) -> String {
             top.k,
             if top.largest { "largest" } else { "smallest" }
         ),
+        Op::Grouped(op) => format!("{} rows share one", op.fan),
     }
 }
 

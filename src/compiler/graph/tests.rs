@@ -169,6 +169,52 @@ fn attention_states_its_rules() {
 }
 
 #[test]
+fn grouped_products_state_their_rules() {
+    let refused = |x: [u64; 2], rows: u64, fan: u64, scales: &[u64], word: &str| {
+        let mut b = Builder::new("grouped");
+        let mut ids = Vec::new();
+        for (name, dtype, shape) in [
+            ("x", Dtype::Bf16, &x[..]),
+            ("ids", Dtype::I32, &[rows]),
+            ("w", Dtype::E2m1, &[4, 64, 8]),
+            ("scales", Dtype::U8, scales),
+        ] {
+            ids.push(b.input(name, dtype, shape).unwrap());
+        }
+        let dtype = Dtype::F32;
+        let made = b.grouped(Grouped { dtype, fan }, &ids);
+        match (word, made.map(|id| b.shape(id).to_vec())) {
+            ("", made) => assert_eq!(made, Ok(vec![rows, 8])),
+            (word, made) => {
+                let error = made.unwrap_err().to_string();
+                assert!(error.contains(word), "{error} for {word}");
+            }
+        }
+    };
+    let scales = [4, 2, 8];
+    refused([3, 64], 6, 2, &scales, "");
+    refused([6, 64], 6, 1, &[4, 64, 8], "");
+    refused([3, 64], 6, 0, &scales, "fan is 0");
+    refused([3, 64], 6, 4, &scales, "fan is 4; it must be a divisor");
+    refused(
+        [2, 64],
+        6,
+        2,
+        &scales,
+        "`x` has shape [2, 64]; wanted [3, 64]",
+    );
+    refused(
+        [3, 32],
+        6,
+        2,
+        &scales,
+        "`x` has shape [3, 32]; wanted [3, 64]",
+    );
+    refused([3, 64], 6, 2, &[4, 3, 8], "`scales` has shape [4, 3, 8]");
+    refused([3, 64], 6, 2, &[3, 2, 8], "wanted [4, 2, 8]");
+}
+
+#[test]
 fn unused_nodes_and_constants_are_dropped() {
     let mut b = Builder::new("dead");
     let x = b.input("x", Dtype::F32, &[3, 5]).unwrap();

@@ -186,6 +186,7 @@ impl Graph {
         let got = match &value.kind {
             Kind::Constant(Data::Bytes(bytes)) => bytes.len() as u64,
             Kind::Constant(Data::File(range)) => range.bytes,
+            Kind::Constant(Data::Derived(derived)) => derived.bytes(),
             _ => return Ok(()),
         };
         match got == value.bytes() {

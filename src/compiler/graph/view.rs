@@ -102,6 +102,78 @@ impl View {
         self.offset == 0 && elements(&self.shape) == inputs && same.all(|(_, (a, b))| a == b)
     }
 
+    /// The first element of the input, if it reads a run of them in order: its output is a part of the input's bytes.
+    pub fn is_run(&self) -> Option<u64> {
+        let contiguous = contiguous(&self.shape);
+        let axes = self.shape.iter().zip(self.strides.iter().zip(&contiguous));
+        let mut same = axes.filter(|(extent, _)| **extent > 1);
+        same.all(|(_, (a, b))| a == b).then_some(self.offset)
+    }
+
+    /// The view that reads what `next` reads of this view's output, if that is one.
+    ///
+    /// Each step of `next` along an axis must be a step along one axis of this view's output, and no sum of them may carry into the
+    /// axis before: then steps map to steps.
+    pub fn then(&self, next: &View) -> Option<View> {
+        // Axes that follow each other in memory count as one, so that fewer steps carry.
+        let mut axes: Vec<(i64, i64)> = Vec::with_capacity(self.shape.len());
+        for (extent, stride) in self.shape.iter().zip(&self.strides) {
+            let extent = i64::try_from(*extent).ok()?;
+            match axes.last_mut() {
+                _ if extent == 1 => {}
+                Some((e, s)) if stride.checked_mul(extent) == Some(*s) => {
+                    (*e, *s) = (e.checked_mul(extent)?, *stride);
+                }
+                _ => axes.push((extent, *stride)),
+            }
+        }
+        // For each axis its weight in the output, its first place and the span of places that `next` reads.
+        let mut weight = 1i64;
+        let mut rest = i64::try_from(next.offset).ok()?;
+        let mut span = vec![(0i64, 0i64, 0i64); axes.len()];
+        for (axis, (extent, _)) in axes.iter().enumerate().rev() {
+            let place = match axis {
+                0 => rest,
+                _ => rest % extent,
+            };
+            span[axis] = (weight, place, place);
+            rest /= extent;
+            weight = weight.checked_mul(*extent)?;
+        }
+        let mut offset = i64::try_from(self.offset).ok()?;
+        for ((_, place, _), (_, stride)) in span.iter().zip(&axes) {
+            offset = offset.checked_add(place.checked_mul(*stride)?)?;
+        }
+        let mut strides = Vec::with_capacity(next.shape.len());
+        for (extent, step) in next.shape.iter().zip(&next.strides) {
+            if *extent == 1 || *step == 0 {
+                strides.push(0);
+                continue;
+            }
+            // The outermost axis that a step moves along: the first whose weight it reaches.
+            let axis = span.iter().position(|(weight, ..)| *weight <= step.abs())?;
+            let (weight, low, high) = &mut span[axis];
+            if step % *weight != 0 {
+                return None;
+            }
+            let steps = step / *weight;
+            let end = steps.checked_mul(i64::try_from(*extent).ok()? - 1)?;
+            match end < 0 {
+                true => *low += end,
+                false => *high += end,
+            }
+            strides.push(steps.checked_mul(axes[axis].1)?);
+        }
+        let inside = |((_, low, high), (extent, _)): (&(i64, i64, i64), &(i64, i64))| {
+            *low >= 0 && high < extent
+        };
+        span.iter().zip(&axes).all(inside).then_some(View {
+            shape: next.shape.clone(),
+            strides,
+            offset: u64::try_from(offset).ok()?,
+        })
+    }
+
     /// Element of the input for each element of the output, in order.
     pub fn indices(&self) -> impl Iterator<Item = u64> {
         let count = elements(&self.shape);
@@ -153,6 +225,53 @@ mod tests {
         assert!(View::transpose(&[1, 6], &[1, 0]).is_alias(6));
         assert!(!View::transpose(&[2, 3], &[1, 0]).is_alias(6));
         assert!(!View::slice(&[2, 3], 0, 0, 1, 1).is_alias(6));
+    }
+
+    #[test]
+    fn views_of_views_are_views_where_steps_do_not_carry() {
+        let both = |first: &View, next: &View| -> bool {
+            let Some(one) = first.then(next) else {
+                return false;
+            };
+            let all = read(first);
+            let want: Vec<u64> = next.indices().map(|i| all[i as usize]).collect();
+            assert_eq!(read(&one), want, "{first:?} {next:?}");
+            true
+        };
+        let t = View::transpose(&[4, 6], &[1, 0]);
+        // Back again, and split in front of it.
+        assert!(both(&t, &View::transpose(&[6, 4], &[1, 0])));
+        assert!(both(&t, &View::reshape(&[2, 3, 4])));
+        assert!(both(&t, &View::slice(&[6, 4], 0, 5, -2, 3)));
+        assert!(both(&t, &View::slice(&[6, 4], 1, 1, 2, 2)));
+        assert!(both(&t, &View::expand(&[6, 4], &[3, 6, 4]).unwrap()));
+        assert!(both(
+            &View::reshape(&[24]),
+            &View::transpose(&[4, 6], &[1, 0])
+        ));
+        let row = View::slice(&[4, 6], 0, 2, 1, 1);
+        assert!(both(&row, &View::transpose(&[2, 3], &[1, 0])));
+        let wide = View::expand(&[4, 1], &[4, 6]).unwrap();
+        assert!(both(&wide, &View::transpose(&[4, 6], &[1, 0])));
+        // One axis of what was two that do not follow each other.
+        assert!(!both(&t, &View::reshape(&[24])));
+        assert!(!both(&t, &View::reshape(&[3, 8])));
+        let diagonal = View {
+            shape: vec![4],
+            strides: vec![5],
+            offset: 0,
+        };
+        assert!(!both(&t, &diagonal));
+        assert!(both(&t, &View::slice(&[24], 0, 8, 1, 4)));
+        assert!(!both(&t, &View::slice(&[24], 0, 3, 1, 2)));
+    }
+
+    #[test]
+    fn runs_are_parts_of_the_bytes() {
+        assert_eq!(View::slice(&[4, 6], 0, 2, 1, 2).is_run(), Some(12));
+        assert_eq!(View::slice(&[1, 6], 1, 2, 1, 3).is_run(), Some(2));
+        assert_eq!(View::slice(&[4, 6], 1, 2, 1, 2).is_run(), None);
+        assert_eq!(View::slice(&[6], 0, 4, -1, 2).is_run(), None);
     }
 
     #[test]

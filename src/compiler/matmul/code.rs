@@ -7,6 +7,12 @@
 use super::super::plan::Side;
 use super::{Emit, Stream};
 use crate::compiler::emit::Text;
+use crate::num::Dtype;
+
+/// Registers that a program finds at zero, where the loops begin.
+const STARTS_AT_ZERO: [&str; 10] = [
+    "po", "slot", "cbuf", "lpo", "lpi", "lk", "xa", "xb", "q", "qk",
+];
 
 impl Emit<'_> {
     /// The whole program.
@@ -22,21 +28,26 @@ impl Emit<'_> {
             self.push_resident();
         }
         self.ranges();
+        self.site.end(&mut self.text);
     }
 
     /// Finds the tile's place and starts both cursors.
     fn start(&mut self) {
-        self.text.block(
+        self.text.block(&format!(
             "rdsr t0, tile
              ldc t1, PLACE(t0)
              bge t1, r0, in_grid
-             halt                    # no work for this tile
+             {leave}                    # no work for this tile
              in_grid:
              shri row, t1, 8
              andi col, t1, 0xff
-             li left, ROW_PASSES * COL_PASSES * CHUNKS
-             jal rb, load_pass",
-        );
+             li left, ROW_PASSES * COL_PASSES * CHUNKS",
+            leave = self.site.leave()
+        ));
+        if self.site.chained {
+            self.text.clear(&STARTS_AT_ZERO);
+        }
+        self.text.inst("jal rb, load_pass");
         if self.epilogue.has_kernel() {
             self.text
                 .block("# The tensor scales, for the epilogue.\nli t2, 1");
@@ -299,7 +310,7 @@ impl Emit<'_> {
 
     /// DMA channel of C.
     fn c_channel(&self) -> u64 {
-        2.min(u64::from(self.chip.dma.channels).max(1) - 1)
+        self.site.dma(2)
     }
 
     /// Runs the kernel over this pass's C buffer, which is in t1; clobbers t0 to t5.
@@ -334,8 +345,11 @@ impl Emit<'_> {
             ("pi", "po")
         };
         self.text.blank();
-        self.text
-            .block("# The pass is summed: store it in a C buffer, as BF16 or for the epilogue, and from there to HBM.");
+        let out = self.epilogue.out;
+        self.text.block(match out {
+            Dtype::Bf16 => "# The pass is summed: store it in a C buffer, as BF16 or for the epilogue, and from there to HBM.",
+            _ => "# The pass is summed: store it in a C buffer, and from there to HBM.",
+        });
         self.c_buffer();
         self.accumulator();
         self.text.block(&format!(
@@ -360,10 +374,12 @@ impl Emit<'_> {
              mul t5, t0, t1
              mv t0, {col_pass}
              jal rc, cols_of_pass
-             shli t0, t0, 1          # two bytes an element
+             shli t0, t0, {shift}          # {bytes} bytes an element
              add t5, t5, t0
              la t0, C
-             add t5, t5, t0"
+             add t5, t5, t0",
+            shift = self.epilogue.out_bytes().ilog2(),
+            bytes = if out == Dtype::Bf16 { "two" } else { "four" }
         ));
         self.c_buffer();
         let channel = self.c_channel();
@@ -371,9 +387,21 @@ impl Emit<'_> {
             "li t3, C_ROW
              li t4, C_LD
              wait {stored}(cbuf), 1
-             signal C_FREE(cbuf), 1
-             dim mi, t3, t4
-             dma.bf16.bf16 {channel}, t5, t1, nj"
+             signal C_FREE(cbuf), 1"
+        ));
+        if self.site.chained {
+            self.text.block(&format!(
+                "li t0, {inner} - 1
+                 bne pi, t0, more_passes
+                 li t0, {outer} - 1
+                 bne po, t0, more_passes
+                 signal ENDED, 1
+                 more_passes:"
+            ));
+        }
+        self.text.block(&format!(
+            "dim mi, t3, t4
+             dma.{out}.{out} {channel}, t5, t1, nj"
         ));
         if self.t.c_buffers > 1 {
             self.text.inst("xori cbuf, cbuf, 1");
@@ -384,9 +412,16 @@ impl Emit<'_> {
              blt pi, t0, inner_pass
              inc po
              li t0, {outer}
-             blt po, t0, outer_pass
-             halt"
+             blt po, t0, outer_pass"
         ));
+        // The last transfer of C follows all products and stores, and these all loads.
+        let buffers = (0..self.t.c_buffers).map(|i| (format!("C_FREE + {i}"), 1));
+        let held: Vec<_> = [("ENDED".to_owned(), 1)]
+            .into_iter()
+            .chain(buffers)
+            .collect();
+        self.site.drain(&mut self.text, &held);
+        self.text.inst(self.site.leave());
     }
 
     /// Subroutines: first row (column) and number of rows (columns) of a pass.

@@ -18,25 +18,51 @@ mod split_code;
 use super::emit::{Text, TsramLayout};
 use super::epilogue::Epilogue;
 use super::plan::{self, ScaleSlots, Side, Tiling};
-use super::{CompileError, Lowered, Matmul, Op, Operand, Plan, prologue};
+use super::stage::{self, Site, Stage};
+use super::{CompileError, Lowered, Matmul, Op, Operand, Plan};
 use crate::chip::Chip;
+use crate::num::Dtype;
 
 /// Compiles a validated matrix product.
+///
+/// # Errors
+/// No tiling fits the chip.
 pub fn lower(op: &Matmul, chip: &Chip) -> Result<Lowered, CompileError> {
-    let whole = plan::search(op, chip);
-    if let Some(split) = split::search(op, chip)
+    stage::alone(&Op::Matmul(*op), chip, |site| self::stage(op, site))
+}
+
+/// A validated matrix product as a stage.
+///
+/// # Errors
+/// No tiling fits the site.
+pub fn stage(op: &Matmul, site: &Site) -> Result<Stage, CompileError> {
+    let chip = site.planned(1);
+    let whole = plan::search(op, &chip);
+    if let Some(split) = split::search(op, &chip)
         && whole
             .as_ref()
-            .map_or(true, |t| split::is_faster(&split, t, chip))
+            .map_or(true, |t| split::is_faster(&split, t, &chip))
     {
-        return split::lower(&split, chip);
+        return split::stage(&split, site);
     }
-    lower_tiling(&whole?, chip)
+    stage_tiling(&whole?, site)
 }
 
 /// The program of a tiling.
+///
+/// # Errors
+/// A tiling of another chip whose buffers do not fit this one.
 pub fn lower_tiling(t: &Tiling, chip: &Chip) -> Result<Lowered, CompileError> {
-    let mut layout = TsramLayout::new(chip);
+    stage::alone(&Op::Matmul(t.op), chip, |site| stage_tiling(t, site))
+}
+
+/// The stage of a tiling.
+///
+/// # Errors
+/// As [`lower_tiling`].
+pub fn stage_tiling(t: &Tiling, site: &Site) -> Result<Stage, CompileError> {
+    let chip = &site.chip;
+    let mut layout = TsramLayout::of(site);
     let slots = |side| if t.is_resident(side) { 1 } else { t.ring };
     layout.place("A_BUF", t.a_bytes * slots(Side::A))?;
     layout.place("B_BUF", t.b_bytes * slots(Side::B))?;
@@ -52,24 +78,24 @@ pub fn lower_tiling(t: &Tiling, chip: &Chip) -> Result<Lowered, CompileError> {
         layout.place("FACTORS", epilogue.tsram_bytes())?;
     }
     let plan = describe(t, &layout, chip);
-    let mut text = Text::default();
-    prologue(&mut text, &Op::Matmul(t.op), chip, &plan);
+    let mut text = stage::begin(&Op::Matmul(t.op), site);
     layout.declare(&mut text);
     let mut emit = Emit {
         t,
+        site,
         chip,
         text,
         epilogue,
-        a: Stream::new(t, Side::A, chip),
-        b: Stream::new(t, Side::B, chip),
+        a: Stream::new(t, Side::A, site),
+        b: Stream::new(t, Side::B, site),
     };
     emit.tables();
     emit.program();
     epilogue.kernel(&mut emit.text, chip, t.ldc);
-    super::epilogue(&mut emit.text, &Op::Matmul(t.op), chip, &plan);
-    Ok(Lowered {
+    Ok(Stage {
         text: emit.text.finish(),
         plan,
+        crosses: t.grid.tiles.len() > 1,
     })
 }
 
@@ -169,7 +195,10 @@ fn operands(plan: &mut Plan, op: &Matmul) {
     if Epilogue::of(op).has_kernel() {
         plan.fact(
             "epilogue",
-            "sums x (A_tensor_scale x B_tensor_scale) in FP32, then BF16",
+            match op.out {
+                Dtype::Bf16 => "sums x (A_tensor_scale x B_tensor_scale) in FP32, then BF16",
+                _ => "sums x (A_tensor_scale x B_tensor_scale) in FP32",
+            },
         );
     }
 }
@@ -212,18 +241,17 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(t: &Tiling, side: Side, chip: &Chip) -> Stream {
+    fn new(t: &Tiling, side: Side, site: &Site) -> Stream {
         // Channel 0 loads A, 1 loads B, 2 stores C; the spare one helps an operand that nobody else loads.
-        let last = u64::from(chip.dma.channels).max(1) - 1;
         let spare = if t.grid.rows == 1 { Side::B } else { Side::A };
         let sharers = if side == Side::A {
             t.grid.cols
         } else {
             t.grid.rows
         };
-        let mut channels = vec![if side == Side::A { 0 } else { 1.min(last) }];
-        if sharers == 1 && spare == side && last >= 3 {
-            channels.push(3);
+        let mut channels = vec![site.dma(if side == Side::A { 0 } else { 1 })];
+        if sharers == 1 && spare == side && site.chip.dma.channels > 3 {
+            channels.push(site.dma(3));
         }
         let resident = t.is_resident(side);
         let (operand, scales) = (t.operand(side), t.scales(side));
@@ -262,6 +290,7 @@ impl Stream {
 
 struct Emit<'a> {
     t: &'a Tiling,
+    site: &'a Site,
     chip: &'a Chip,
     text: Text,
     epilogue: Epilogue,
@@ -316,7 +345,7 @@ impl Emit<'_> {
                 "bytes of a row of A, B and C in HBM",
             ),
             ("B_ROW", b.row(t.op.n), ""),
-            ("C_ROW", t.op.n * 2, ""),
+            ("C_ROW", t.op.n * self.epilogue.out_bytes(), ""),
             ("A_LD", t.lda, "and in tile SRAM"),
             ("B_LD", t.ldb, ""),
             ("C_LD", t.ldc, ""),
@@ -370,7 +399,7 @@ impl Emit<'_> {
             }
         }
         // Semaphores, numbered one after another.
-        let mut next = 0;
+        let mut next = self.site.semaphore;
         let mut semaphores = |text: &mut Text, name: String, count: u64, comment: &str| {
             text.equ(&name, next, comment);
             next += count;
@@ -407,6 +436,9 @@ impl Emit<'_> {
                 "it is scaled and rounded",
             );
             semaphores(text, "FACTORS_FULL".into(), 1, "a tensor scale has arrived");
+        }
+        if self.site.chained {
+            semaphores(text, "ENDED".into(), 1, "the last pass has left for HBM");
         }
 
         text.blank();

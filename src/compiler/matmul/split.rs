@@ -3,7 +3,7 @@
 //! Models: the tiles form `cut.parts` strips of columns by `parts` parts of K. A tile streams its part of its strip's rows of B, long
 //! runs of consecutive bytes, through a ring, against its part of A, which stays in SRAM. After each pass over columns the
 //! FP32 sums of a strip's parts are exchanged: the tile of part p receives all parts of slice p of the columns, adds them in
-//! ascending order of K, each sum rounded to FP32, and writes BF16. Without the split, short rows of B would make partial requests of which
+//! ascending order of K, each sum rounded to FP32, and writes C. Without the split, short rows of B would make partial requests of which
 //! too few fit in flight, and few strips would leave tiles idle.
 //!
 //! Part p sums elements p `depth` up to (p + 1) `depth` of K by the rule of an unsplit product. Leaves out: more rows of A than
@@ -14,10 +14,11 @@ use super::super::epilogue::Epilogue;
 use super::super::limits::Needs;
 use super::super::plan::Strides;
 use super::super::tiling::{BLOCK, Cut, ScaleSlots, Side, Tiling};
-use super::super::{CompileError, Lowered, Matmul, Op, Operand, Plan, prologue};
+use super::super::{CompileError, Lowered, Matmul, Op, Operand, Plan};
 use super::split_code;
 use crate::chip::{Chip, cost};
-use crate::compiler::emit::{Text, TsramLayout};
+use crate::compiler::emit::TsramLayout;
+use crate::compiler::stage::{self, Site, Stage};
 use crate::num::Dtype;
 
 /// Most rows of A: with more, the tensor unit or the exchange of sums limits, not B's bytes.
@@ -127,8 +128,8 @@ impl Split {
         }
     }
 
-    fn layout(&self, chip: &Chip) -> Result<TsramLayout, CompileError> {
-        let mut layout = TsramLayout::new(chip);
+    /// Places the buffers in an empty layout.
+    fn layout(&self, mut layout: TsramLayout) -> Result<TsramLayout, CompileError> {
         layout.place("A_BUF", self.a_bytes)?;
         layout.place("B_BUF", self.b_bytes * self.ring)?;
         for (name, side, slots) in [
@@ -266,8 +267,8 @@ fn fit(
         score: 0,
     };
     t.in_bytes = (parts * op.m * t.slice() * 4).next_multiple_of(256);
-    t.out_bytes = op.m * t.slice() * 2;
-    let fixed = t.layout(chip).ok()?.used();
+    t.out_bytes = op.m * t.slice() * t.epilogue().out_bytes();
+    let fixed = t.layout(TsramLayout::new(chip)).ok()?.used();
     let slot = t.b_bytes + t.b_scales.bytes;
     t.ring = (chip.tsram.size_bytes.saturating_sub(fixed + 256) / slot)
         .min(MAX_RING)
@@ -348,18 +349,27 @@ fn predict(t: &mut Split, chip: &Chip) {
 }
 
 /// The program of a tiling.
+///
+/// # Errors
+/// A tiling of another chip whose buffers do not fit this one.
 pub fn lower(t: &Split, chip: &Chip) -> Result<Lowered, CompileError> {
-    let layout = t.layout(chip)?;
-    let plan = describe(t, &layout, chip);
-    let whole = Op::Matmul(t.op);
-    let mut text = Text::default();
-    prologue(&mut text, &whole, chip, &plan);
+    stage::alone(&Op::Matmul(t.op), chip, |site| self::stage(t, site))
+}
+
+/// The stage of a tiling.
+///
+/// # Errors
+/// As [`lower`].
+pub fn stage(t: &Split, site: &Site) -> Result<Stage, CompileError> {
+    let layout = t.layout(TsramLayout::of(site))?;
+    let plan = describe(t, &layout, &site.chip);
+    let mut text = stage::begin(&Op::Matmul(t.op), site);
     layout.declare(&mut text);
-    split_code::emit(&mut text, t, chip);
-    super::super::epilogue(&mut text, &whole, chip, &plan);
-    Ok(Lowered {
+    split_code::emit(&mut text, t, site);
+    Ok(Stage {
         text: text.finish(),
         plan,
+        crosses: true,
     })
 }
 

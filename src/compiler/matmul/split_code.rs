@@ -10,6 +10,8 @@ use super::code::range;
 use super::split::{GROUP, SLICE, Split};
 use crate::chip::Chip;
 use crate::compiler::emit::Text;
+use crate::compiler::stage::Site;
+use crate::num::Dtype;
 
 /// Semaphores but those of ring and receive buffers.
 pub(super) const SEMAPHORES: [(&str, &str); 7] = [
@@ -26,34 +28,35 @@ const KERNEL: &str = "add_parts";
 
 /// DMA channels of a tile's program.
 struct Channels {
-    b: [u32; 2],
-    sums: u32,
-    other: u32,
+    b: [u64; 2],
+    sums: u64,
+    other: u64,
 }
 
-pub(super) fn emit(text: &mut Text, t: &Split, chip: &Chip) {
-    let at = |wanted: u32| wanted.min(chip.dma.channels.saturating_sub(1));
+pub(super) fn emit(text: &mut Text, t: &Split, site: &Site) {
+    let chip = &site.chip;
     let channels = Channels {
-        b: [0, at(1)],
-        sums: at(2),
-        other: at(3),
+        b: [site.dma(0), site.dma(1)],
+        sums: site.dma(2),
+        other: site.dma(3),
     };
-    constants(text, t);
+    constants(text, t, site);
     text.blank();
     text.directive(".tile");
-    start(text, t, &channels);
+    start(text, t, &channels, site);
     products(text, t, chip);
-    exchange(text, t, chip, &channels);
+    exchange(text, t, site, &channels);
     push_load(text, t, &channels);
     slice(text);
     range(
         text,
         &["cols", "column", "col", "COL", "GRID_COLS", "DIM_N"],
     );
+    site.end(text);
     kernel(text, t, chip);
 }
 
-fn constants(text: &mut Text, t: &Split) {
+fn constants(text: &mut Text, t: &Split, site: &Site) {
     let (op, a, b) = (t.op, t.operand(Side::A), t.operand(Side::B));
     text.blank();
     for (name, value, comment) in [
@@ -74,7 +77,7 @@ fn constants(text: &mut Text, t: &Split) {
         ),
         ("A_ROW", a.row(op.k), "bytes of a row of A, B and C in HBM"),
         ("B_ROW", b.row(op.n), ""),
-        ("C_ROW", op.n * 2, ""),
+        ("C_ROW", op.n * t.epilogue().out_bytes(), ""),
         ("A_LD", t.lda, "and in tile SRAM"),
         ("B_LD", t.ldb, ""),
         ("SUM_LD", t.ldp, ""),
@@ -111,7 +114,7 @@ fn constants(text: &mut Text, t: &Split) {
         }
     }
     text.blank();
-    let mut next = 0;
+    let mut next = site.semaphore;
     let mut semaphores = |name: &str, count: u64, comment: &str| {
         text.equ(name, next, comment);
         next += count;
@@ -125,6 +128,13 @@ fn constants(text: &mut Text, t: &Split) {
     );
     for (name, comment) in SEMAPHORES {
         semaphores(name, 1, comment);
+    }
+    if site.chained {
+        semaphores(
+            "ENDED",
+            1,
+            "the last sums are sent, the last slice of C has left",
+        );
     }
     text.blank();
     text.registers(&[
@@ -183,13 +193,13 @@ fn offset(text: &mut Text, to: &str, from: &str, bits: u32) {
 }
 
 /// Finds the tile's place, fetches its part of A and starts the stream of B.
-fn start(text: &mut Text, t: &Split, channels: &Channels) {
+fn start(text: &mut Text, t: &Split, channels: &Channels, site: &Site) {
     let (a, other) = (t.operand(Side::A), channels.other);
-    text.block(
+    text.block(&format!(
         "rdsr t0, tile
          li t1, PARTS * GRID_COLS
          blt t0, t1, in_grid
-         halt                    # no work for this tile
+         {leave}                    # no work for this tile
          in_grid:
          li t1, PARTS
          remu kk, t0, t1
@@ -203,24 +213,43 @@ fn start(text: &mut Text, t: &Split, channels: &Channels) {
          addi t0, kx, CHUNK - 1
          li t1, CHUNK
          divu kn, t0, t1
-         muli left, kn, COL_PASSES
-         jal rb, load_pass
+         muli left, kn, COL_PASSES",
+        leave = site.leave()
+    ));
+    if site.chained {
+        text.clear(&["po", "slot", "par", "lpo", "lk"]);
+    }
+    text.block(
+        "jal rb, load_pass
 
          # The stream of B first, then this part of A, which stays.
-         first_loads:
-         rdsr t0, tile
+         first_loads:",
+    );
+    // The last part of K may have fewer chunks than the ring has slots.
+    if site.chained {
+        text.inst("beqz left, first_loaded");
+    }
+    text.block(
+        "rdsr t0, tile
          sem.post t0, B_FREE(slot), 1
          jal ra, push_load
          inc slot
          li t0, RING
-         blt slot, t0, first_loads
-         li slot, 0
+         blt slot, t0, first_loads",
+    );
+    if site.chained {
+        text.label("first_loaded");
+    }
+    text.block(
+        "li slot, 0
          rdsr t0, tile
          sem.post t0, SUM_FREE, 1
-         sem.post t0, OUT_FREE, 1
-         sem.post t0, ADDED, 1
-         mv t5, kx",
+         sem.post t0, OUT_FREE, 1",
     );
+    if !site.chained || t.cols.passes > 1 {
+        text.inst("sem.post t0, ADDED, 1");
+    }
+    text.inst("mv t5, kx");
     if a.scaled() {
         text.block(&format!(
             "addi t0, t5, {block} - 1
@@ -380,9 +409,35 @@ fn accumulator(text: &mut Text, t: &Split, chip: &Chip) {
     }
 }
 
+/// Signals that the next operation frees a buffer; in the last pass of a stage that others follow, that it was the last of its
+/// kind (`ended`), or nothing: so no token is left in `free`. Clobbers rc.
+fn frees(text: &mut Text, t: &Split, site: &Site, free: &str, ended: bool) {
+    let last = if ended { "signal ENDED, 1" } else { "" };
+    match (site.chained, t.cols.passes) {
+        (false, _) => text.inst(&format!("signal {free}, 1")),
+        (true, 1) if ended => text.inst(last),
+        (true, 1) => {}
+        (true, _) => {
+            let (is_last, both) = (text.fresh("last_pass"), text.fresh("signalled"));
+            text.block(&format!(
+                "li rc, COL_PASSES - 1
+                 beq po, rc, {is_last}
+                 signal {free}, 1
+                 j {both}
+                 {is_last}:"
+            ));
+            if ended {
+                text.inst(last);
+            }
+            text.label(&both);
+        }
+    }
+}
+
 /// Sends slices to their tiles, adds this tile's, writes it, and goes on to the next pass.
-fn exchange(text: &mut Text, t: &Split, chip: &Chip, channels: &Channels) {
-    let (sums, other) = (channels.sums, channels.other);
+fn exchange(text: &mut Text, t: &Split, site: &Site, channels: &Channels) {
+    let chip = &site.chip;
+    let (sums, other, out) = (channels.sums, channels.other, t.op.out);
     let group = GROUP * u64::from(chip.tvp.lanes_32);
     text.blank();
     text.block(&format!(
@@ -421,12 +476,14 @@ fn exchange(text: &mut Text, t: &Split, chip: &Chip, channels: &Channels) {
     if t.cols.passes > 1 {
         text.inst("wait ADDED, 1");
     }
-    text.block(&format!(
+    text.block(
         "not_first:
          addi t0, j, 1
-         bne t0, own, not_last
-         signal SUM_FREE, 1
-         not_last:
+         bne t0, own, not_last",
+    );
+    frees(text, t, site, "SUM_FREE", true);
+    text.block(&format!(
+        "not_last:
          dma.f32.f32 {sums}, t4, t1, t2
          inc j
          blt j, own, send",
@@ -458,33 +515,47 @@ fn exchange(text: &mut Text, t: &Split, chip: &Chip, channels: &Channels) {
     }
     text.block("wait IN_FULL(par), PARTS\nwait OUT_FREE, 1\nsignal OUT_FULL, 1");
     if t.cols.passes > 1 {
-        text.inst("signal ADDED, 1");
+        frees(text, t, site, "ADDED", false);
     }
     text.block(&format!(
         "vrun {KERNEL}, t0, {}
          mv t0, kk
          jal rc, slice
          add t1, t1, pfirst
-         shli t1, t1, 1          # two bytes an element
+         shli t1, t1, {shift}          # {bytes} bytes an element
          la t0, C
          add t1, t1, t0
          la t0, OUT_BUF
          li t3, DIM_M
          li t4, C_ROW
-         shli t5, t2, 1
+         shli t5, t2, {shift}
          dim t3, t4, t5
-         wait OUT_FULL, 1
-         signal OUT_FREE, 1
-         dma.bf16.bf16 {other}, t1, t0, t2
+         wait OUT_FULL, 1",
+        if factors { 6 } else { 5 },
+        shift = t.epilogue().out_bytes().ilog2(),
+        bytes = if out == Dtype::Bf16 { "two" } else { "four" }
+    ));
+    frees(text, t, site, "OUT_FREE", true);
+    text.block(&format!(
+        "dma.{out}.{out} {other}, t1, t0, t2
          no_slice:
          xori par, par, {}
          inc po
          li t0, COL_PASSES
-         blt po, t0, pass
-         halt",
-        if factors { 6 } else { 5 },
+         blt po, t0, pass",
         t.receives() - 1
     ));
+    if site.chained {
+        text.block(
+            "sem.wait ENDED, 1
+             bge kk, own, no_output
+             sem.wait ENDED, 1
+             j stage_end
+             no_output:
+             sem.wait OUT_FREE, 1",
+        );
+    }
+    text.inst(site.leave());
 }
 
 /// Subroutine: pushes the next load of B, if there is one.
@@ -601,9 +672,14 @@ fn slice(text: &mut Text) {
 fn kernel(text: &mut Text, t: &Split, chip: &Chip) {
     let lanes = u64::from(chip.tvp.lanes_32);
     let factors = t.epilogue().has_kernel();
+    let (out, out_bytes) = (t.op.out, t.epilogue().out_bytes());
     text.blank();
+    text.comment(match out {
+        Dtype::Bf16 => "Adds the parts of a slice in their order, in FP32, and rounds to BF16.",
+        _ => "Adds the parts of a slice in their order, in FP32.",
+    });
     text.comment(
-        "Adds the parts of a slice in their order, in FP32, and rounds to BF16.\n  \
+        "  \
          s1: first part\n  s2: bytes of a part\n  s3: its elements\n  s4: result\n  s5: groups of vectors",
     );
     if factors {
@@ -644,9 +720,11 @@ fn kernel(text: &mut Text, t: &Split, chip: &Chip) {
     if factors {
         each(text, &|i| format!("vmul.f32 v{i}, v{i}, v31"));
     }
-    each(text, &|i| format!("vcvt.bf16.f32 v{i}, v{i}, 0, 0"));
+    if out == Dtype::Bf16 {
+        each(text, &|i| format!("vcvt.bf16.f32 v{i}, v{i}, 0, 0"));
+    }
     each(text, &|i| {
-        format!("vst.bf16 v{i}, {}(s4) ?p{}", at(i) / 2, i + 1)
+        format!("vst.{out} v{i}, {}(s4) ?p{}", at(i) / 4 * out_bytes, i + 1)
     });
     text.block(&format!(
         "saddi s1, s1, {}
@@ -654,6 +732,6 @@ fn kernel(text: &mut Text, t: &Split, chip: &Chip) {
          added:
          vret",
         at(GROUP),
-        at(GROUP) / 2
+        at(GROUP) / 4 * out_bytes
     ));
 }

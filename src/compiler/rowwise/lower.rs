@@ -9,8 +9,8 @@ use super::graph::Graph;
 use super::kernels::{self, Kernels, Source};
 use super::layout::{Layout, Walk, areas, layout};
 use crate::chip::Chip;
-use crate::compiler::emit::Text;
-use crate::compiler::{CompileError, Lowered, Op, Plan, epilogue, prologue};
+use crate::compiler::stage::{self, Site, Stage};
+use crate::compiler::{CompileError, Lowered, Op, Plan};
 
 /// Rows of a block, tried in this order.
 const BLOCKS: [u64; 4] = [8, 4, 2, 1];
@@ -24,6 +24,17 @@ const SEARCHED: usize = 128;
 /// No form fits the tile's SRAM, or no form has registers for all values that live at once.
 pub fn lower(program: &Rowwise, chip: &Chip) -> Result<Lowered, CompileError> {
     let op = Op::Rowwise(program.clone());
+    stage::alone(&op, chip, |site| self::stage(program, site))
+}
+
+/// A valid program as a stage.
+///
+/// # Errors
+/// As [`lower`], of the site.
+pub fn stage(program: &Rowwise, site: &Site) -> Result<Stage, CompileError> {
+    let op = Op::Rowwise(program.clone());
+    let planned = site.planned(1);
+    let chip = &planned;
     let no_plan = |reason: String| CompileError::NoPlan {
         op: op.to_string(),
         chip: chip.name.clone(),
@@ -89,22 +100,21 @@ pub fn lower(program: &Rowwise, chip: &Chip) -> Result<Lowered, CompileError> {
         return Err(no_plan(reason));
     }
     let plan = plan(&op, &graph, &l, &k, pooled, chip);
-    let tsram = areas(&l, chip)?;
-    let mut text = Text::default();
-    prologue(&mut text, &op, chip, &plan);
+    let tsram = areas(&l, site)?;
+    let mut text = stage::begin(&op, site);
     tsram.declare(&mut text);
     let control = Code {
         program,
         graph: &graph,
         layout: &l,
-        chip,
+        site,
     };
     control.emit(&mut text);
     text.raw(&k.text);
-    epilogue(&mut text, &op, chip, &plan);
-    Ok(Lowered {
+    Ok(Stage {
         text: text.finish(),
         plan,
+        crosses: false,
     })
 }
 

@@ -5,7 +5,7 @@ use super::*;
 use std::collections::BTreeMap;
 
 /// Keys that `run` and `bench` always have.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "chip",
     "cycles",
     "time_s",
@@ -21,7 +21,9 @@ const KEYS: [&str; 21] = [
     "bound",
     "bound_time_s",
     "percent_of_bound",
+    "bounds",
     "stalls",
+    "energy_j",
     "split_k",
     "program_bytes",
     "wall_s",

@@ -8,6 +8,22 @@ use crate::compiler::attention::kernels::{STAT_L, VECTOR_BYTES};
 use crate::compiler::attention::{AHEAD, RING};
 use crate::compiler::attention::{Channels, Geometry, bump};
 use crate::compiler::emit::Text;
+use crate::compiler::stage::Site;
+
+/// Semaphores of what is free at the start, with their tokens.
+fn free(t: &Tiling) -> [(&'static str, u64); 9] {
+    [
+        ("q_free", 2),
+        ("k_free", t.slots),
+        ("v_free", t.slots),
+        ("s_free", 2),
+        ("p_free", 2),
+        ("part_free", 1),
+        ("o_free", 1),
+        ("out_free", 1),
+        ("in_free", 2),
+    ]
+}
 
 pub(super) fn start(text: &mut Text, t: &Tiling) {
     text.block(&format!(
@@ -63,17 +79,7 @@ pub(super) fn start(text: &mut Text, t: &Tiling) {
         sd t2, g_new(st)
         # all buffers are free"
     ));
-    for (sem, n) in [
-        ("q_free", 2),
-        ("k_free", t.slots),
-        ("v_free", t.slots),
-        ("s_free", 2),
-        ("p_free", 2),
-        ("part_free", 1),
-        ("o_free", 1),
-        ("out_free", 1),
-        ("in_free", 2),
-    ] {
+    for (sem, n) in free(t) {
         text.inst(&format!("sem.post t0, {sem}, {n}"));
     }
     text.block(&format!(
@@ -97,7 +103,7 @@ pub(super) fn start(text: &mut Text, t: &Tiling) {
     ));
 }
 
-pub(super) fn main_loop(text: &mut Text, g: &Geometry) {
+pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
     text.blank();
     text.comment("A block: the next one's scores go to the tensor unit before this one's softmax and output.");
     text.block(
@@ -167,10 +173,16 @@ pub(super) fn main_loop(text: &mut Text, g: &Geometry) {
         ld x, e_next(x)
         jal r0, block
         blocks_done:
-        jal ra, take_product
-        finished:
-        halt",
+        jal ra, take_product",
     );
+    // What the last operation gives back is `ended`, not the buffer of O^T.
+    let held = free(t).into_iter().filter(|(sem, _)| *sem != "o_free");
+    let held: Vec<(String, u64)> = ([("ended", 1)].into_iter().chain(held))
+        .map(|(sem, n)| (sem.to_owned(), n))
+        .collect();
+    site.drain(text, &held);
+    text.label("finished");
+    text.inst(site.leave());
 }
 
 /// A loop over the heads of a block in batches: products of a batch, then their stores. `first_*` and `last_*` are the
@@ -335,9 +347,25 @@ pub(super) fn push_output(text: &mut Text, g: &Geometry) {
     text.inst("jalr r0, 0(ra)");
 }
 
+/// What the operation signals that reads O^T last, in a segment: that its buffer is free, or, behind the tile's last block (n is 0)
+/// of a stage that others follow, the end. Clobbers t3.
+fn o_free(text: &mut Text, site: &Site) -> &'static str {
+    if !site.chained {
+        return "o_free";
+    }
+    let more = text.fresh("more_blocks");
+    text.block(&format!(
+        "li t3, 0
+        bne n, r0, {more}
+        li t3, ended - o_free
+        {more}:"
+    ));
+    "o_free(t3)"
+}
+
 /// Writes O: `a0` is ready for the transposing transfer's arguments; O^T is done when `o_done` says so.
-fn write_out(text: &mut Text, g: &Geometry, channels: Channels) {
-    let out = channels.out;
+fn write_out(text: &mut Text, g: &Geometry, site: &Site) {
+    let out = Channels::of(site).out;
     let dim = g.op.head_dim;
     text.block(&format!(
         "li a0, addr(out)
@@ -345,16 +373,19 @@ fn write_out(text: &mut Text, g: &Geometry, channels: Channels) {
         li a2, head_dim
         li a3, lane_count
         li a4, {}
-        li a5, s_row
-        wait o_done, 1
+        li a5, s_row",
+        2 * dim
+    ));
+    let o_free = o_free(text, site);
+    text.block(&format!(
+        "wait o_done, 1
         wait out_free, 1
         signal out_full, 1
-        signal o_free, 1
+        signal {o_free}, 1
         dma.t.f32.bf16 {out}, a0, a1, a2, a3, a4, a5
         ld a1, e_out(upd)
         wait out_full, 1
-        signal out_free, 1",
-        2 * dim
+        signal out_free, 1"
     ));
     if g.op.q_len == 1 {
         text.block(&format!(
@@ -378,7 +409,8 @@ fn write_out(text: &mut Text, g: &Geometry, channels: Channels) {
 }
 
 /// `take_product`: O of block `upd`; at the end of a segment also its way out.
-pub(super) fn push_update(text: &mut Text, g: &Geometry, channels: Channels) {
+pub(super) fn push_update(text: &mut Text, g: &Geometry, site: &Site) {
+    let channels = Channels::of(site);
     let (parts, sends) = (channels.k, channels.out);
     text.blank();
     text.comment("O^T of block upd takes in its product. A whole line is divided and written; a line that began in another");
@@ -456,9 +488,12 @@ pub(super) fn push_update(text: &mut Text, g: &Geometry, channels: Channels) {
         dim a1, a2, a3
         dma.f32.f32 {sends}, t2, a0, a4
         li a0, addr(o_buf)
-        li a1, head_dim
-        wait sent, 1
-        signal o_free, 1
+        li a1, head_dim"
+    ));
+    let sent = o_free(text, site);
+    text.block(&format!(
+        "wait sent, 1
+        signal {sent}, 1
         signal.unit t0, joined, 1
         dim a1, a2, a2
         dma.f32.f32 {sends}, t1, a0, a4
@@ -537,7 +572,7 @@ pub(super) fn push_update(text: &mut Text, g: &Geometry, channels: Channels) {
         vrun update_first, a0, 5
         write_line:"
     ));
-    write_out(text, g, channels);
+    write_out(text, g, site);
     text.block(
         "update_end:
         jalr r0, 0(ra)",

@@ -19,8 +19,9 @@ use crate::chip::{Chip, cost};
 use crate::compiler::CompileError;
 use crate::compiler::emit::{Text, TsramLayout};
 use crate::compiler::limits::Needs;
+use crate::compiler::stage::Site;
 
-/// Semaphores, numbered from 0.
+/// Semaphores, in their order.
 const SEMAPHORES: [&str; 20] = [
     "q_full",
     "q_free",
@@ -101,8 +102,8 @@ impl Tiling {
         self.keys * self.line_heads * g.op.head_dim * g.element
     }
 
-    fn layout(&self, g: &Geometry, chip: &Chip) -> Result<TsramLayout, CompileError> {
-        let mut l = TsramLayout::new(chip);
+    /// Places the buffers in an empty layout.
+    fn layout(&self, g: &Geometry, mut l: TsramLayout) -> Result<TsramLayout, CompileError> {
         let dim = g.op.head_dim;
         let o = dim * self.s_row(g);
         l.place("state", VARIABLES + (RING + 1) * ENTRY)?;
@@ -124,7 +125,7 @@ impl Tiling {
     }
 
     /// Tiles other than its owner that hold a part of one line, at most: a line of n blocks over runs of at least r blocks.
-    fn parts(&self, g: &Geometry, chip: &Chip) -> u64 {
+    pub(super) fn parts(&self, g: &Geometry, chip: &Chip) -> u64 {
         let tiles = u64::from(chip.tiles());
         let run = (self.blocks(g) / tiles).max(1);
         match self.line_blocks(g) {
@@ -180,7 +181,7 @@ pub fn plan(g: &Geometry, chip: &Chip) -> Result<Tiling, String> {
                     cycles: 0,
                 };
                 let scratch = scratch_bytes(&t, g, chip);
-                if t.layout(g, chip).is_err() || scratch > g.hbm_room(chip) {
+                if t.layout(g, TsramLayout::new(chip)).is_err() || scratch > g.hbm_room(chip) {
                     break;
                 }
                 if let Some(missing) = t.needs(g, chip).missing(chip) {
@@ -273,12 +274,13 @@ pub fn emit(
     text: &mut Text,
     t: &Tiling,
     g: &Geometry,
-    chip: &Chip,
+    site: &Site,
     scratch: u64,
 ) -> Result<(), CompileError> {
-    let layout = t.layout(g, chip)?;
+    let chip = &site.chip;
+    let layout = t.layout(g, TsramLayout::of(site))?;
     let tiles = u64::from(chip.tiles());
-    let channels = Channels::of(chip);
+    let channels = Channels::of(site);
     text.directive(&format!(
         ".tensor partials, hbm, f32, [{tiles}, {}, {}], payload, at {scratch:#x}",
         g.op.head_dim + 2,
@@ -286,7 +288,7 @@ pub fn emit(
     ));
     declare(text, &layout, &["state"]);
     text.blank();
-    constants(text, t, g, chip);
+    constants(text, t, g, site);
     text.directive(".tile");
     text.registers(&[
         ("a0", "arguments of operations and scratch"),
@@ -318,12 +320,13 @@ pub fn emit(
         ("b", "heads of a batch"),
     ]);
     code::start(text, t);
-    code::main_loop(text, g);
+    code::main_loop(text, t, g, site);
     code::push_scores(text, g);
     code::push_output(text, g);
-    code::push_update(text, g, channels);
+    code::push_update(text, g, site);
     code::loads(text, t, g, channels);
     describe::generate(text, g);
+    site.end(text);
     Ok(())
 }
 
@@ -332,15 +335,19 @@ pub fn scratch_bytes(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
     u64::from(chip.tiles()) * t.partial_bytes(g)
 }
 
-fn constants(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip) {
-    let op = &g.op;
+fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
+    let (op, chip) = (&g.op, &site.chip);
     let row = op.head_dim * g.element;
     let tiles = u64::from(chip.tiles());
     let half = u64::from(chip.ttu.accumulator_blocks) / 2;
     let columns = t.rows(g).div_ceil(32);
     text.comment("Semaphores: data there (full), room there (free).");
     for (index, name) in SEMAPHORES.iter().enumerate() {
-        text.equ(name, index as u64, "");
+        text.equ(name, site.semaphore + index as u64, "");
+    }
+    if site.chained {
+        let next = site.semaphore + SEMAPHORES.len() as u64;
+        text.equ("ended", next, "the last segment is written or sent");
     }
     text.comment("Sizes.");
     for (name, value, comment) in [

@@ -8,8 +8,26 @@ use crate::compiler::attention::kernels::STAT_L;
 use crate::compiler::attention::{AHEAD, RING};
 use crate::compiler::attention::{Channels, Geometry, bump};
 use crate::compiler::emit::Text;
+use crate::compiler::stage::Site;
 
-pub(super) fn start(text: &mut Text, t: &Tiling) {
+/// Semaphores of what is free at the start, with their tokens.
+fn free(t: &Tiling) -> Vec<(String, u64)> {
+    let fixed = [
+        ("q_free", 2),
+        ("k_free", t.k_slots()),
+        ("v_free", t.k_slots()),
+        ("s_free", t.s_slots()),
+        ("p_free", 2),
+        ("part_free", 1),
+        ("out_free", 1),
+    ];
+    let fixed = fixed.into_iter().map(|(sem, n)| (sem.to_owned(), n));
+    fixed
+        .chain((0..t.sets).map(|set| (format!("o_free + {set}"), 1)))
+        .collect()
+}
+
+pub(super) fn start(text: &mut Text, t: &Tiling, site: &Site) {
     text.block("li st, addr(state)");
     text.comment("Rings of descriptors: each names its successor.");
     text.block(&format!(
@@ -69,27 +87,22 @@ pub(super) fn start(text: &mut Text, t: &Tiling) {
         # all buffers are free
         rdsr t0, tile",
     );
-    for (sem, n) in [
-        ("q_free", 2),
-        ("k_free", t.k_slots()),
-        ("v_free", t.k_slots()),
-        ("s_free", t.s_slots()),
-        ("p_free", 2),
-        ("part_free", 1),
-        ("out_free", 1),
-    ] {
+    for (sem, n) in free(t) {
         text.inst(&format!("sem.post t0, {sem}, {n}"));
-    }
-    for set in 0..t.sets {
-        text.inst(&format!("sem.post t0, o_free + {set}, 1"));
     }
     text.block(&format!(
         "li a0, addr(stats)
         li a1, {}
         li a2, addr(ones)
         vrun init, a0, 3
-        li a0, addr(lane_query)
-        vrun lanes, a0, 1
+        li a0, addr(lane_query)",
+        2 * t.sets
+    ));
+    if site.chained {
+        text.inst("signal ended, 1");
+    }
+    text.block(&format!(
+        "vrun lanes, a0, 1
         addi y, x, entry
         addi ss, y, 0
         li xs, addr(s_ring)
@@ -106,12 +119,11 @@ pub(super) fn start(text: &mut Text, t: &Tiling) {
         ahead:
         jal ra, generate
         addi lead, lead, -1
-        bne lead, r0, ahead",
-        2 * t.sets
+        bne lead, r0, ahead"
     ));
 }
 
-pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry) {
+pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
     let dtype = g.op.dtype;
     let log_chunk = t.chunk.ilog2();
     text.blank();
@@ -289,10 +301,15 @@ pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry) {
         jal r0, step
         finish:
         beq upd, r0, finished
-        jal ra, take_product
-        finished:
-        halt",
+        jal ra, take_product",
     );
+    let ended = ("ended".to_owned(), 1);
+    site.drain(text, std::slice::from_ref(&ended));
+    text.label("finished");
+    // The first kernels signal it too: of a tile without work they are all there is.
+    let held: Vec<_> = [ended].into_iter().chain(free(t)).collect();
+    site.drain(text, &held);
+    text.inst(site.leave());
 }
 
 /// `scores`: S^T of the next chunk of step `ss`, in pieces; the store of a piece follows the product of the next.
@@ -400,8 +417,8 @@ pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
 }
 
 /// `take_product`: O of step `upd`, and its way to HBM after the last block.
-pub(super) fn push_update(text: &mut Text, g: &Geometry, channels: Channels) {
-    let out = channels.out;
+pub(super) fn push_update(text: &mut Text, g: &Geometry, site: &Site) {
+    let out = Channels::of(site).out;
     let dim = g.op.head_dim;
     text.blank();
     text.comment("O^T of step upd takes in its product; after the last block O goes out, transposed to rows.");
@@ -446,15 +463,24 @@ pub(super) fn push_update(text: &mut Text, g: &Geometry, channels: Channels) {
         li t2, set_heads * {}
         li t3, set_heads * {dim}
         wait out_full, 1
-        signal out_free, 1
-        dim t0, t1, t2
+        signal out_free, 1",
+        2 * dim,
+        2 * dim,
+        2 * dim,
+    ));
+    if site.chained {
+        text.block(
+            "bne nx, r0, more_steps
+            signal ended, 1
+            more_steps:",
+        );
+    }
+    text.block(&format!(
+        "dim t0, t1, t2
         dma.bf16.bf16 {out}, a1, a0, t3
         update_end:
         li upd, 0
-        jalr r0, 0(ra)",
-        2 * dim,
-        2 * dim,
-        2 * dim,
+        jalr r0, 0(ra)"
     ));
 }
 

@@ -25,7 +25,10 @@ use crate::chip::{Chip, cost};
 use crate::compiler::CompileError;
 use crate::compiler::emit::{Text, TsramLayout};
 use crate::compiler::limits::Needs;
+use crate::compiler::stage::Site;
 
+/// The semaphore of a stage's end.
+const ENDED: u64 = 15;
 /// The semaphore of the first set's output; those of the other sets follow.
 const O_FREE: u64 = 16;
 
@@ -94,9 +97,8 @@ impl Tiling {
         }
     }
 
-    /// Places all buffers.
-    fn layout(&self, g: &Geometry, chip: &Chip) -> Result<TsramLayout, CompileError> {
-        let mut l = TsramLayout::new(chip);
+    /// Places the buffers in an empty layout.
+    fn layout(&self, g: &Geometry, mut l: TsramLayout) -> Result<TsramLayout, CompileError> {
         let row = g.op.head_dim * g.element;
         l.place("state", VARIABLES + (2 * RING + 1) * ENTRY)?;
         l.place("stats", 2 * self.sets * STAT_BYTES)?;
@@ -160,7 +162,7 @@ pub fn plan(g: &Geometry, chip: &Chip) -> Result<Tiling, String> {
                     }
                     t.acc[1] = t.piece.div_ceil(32) * columns;
                     t.regions = (left / t.acc[1]).min(4);
-                    if t.layout(g, chip).is_err() {
+                    if t.layout(g, TsramLayout::new(chip)).is_err() {
                         continue;
                     }
                     if let Some(missing) = t.needs().missing(chip) {
@@ -251,13 +253,13 @@ pub fn explain(t: &Tiling, g: &Geometry, chip: &Chip) -> Vec<(&'static str, Stri
 }
 
 /// Emits the tile program.
-pub fn emit(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip) -> Result<(), CompileError> {
+pub fn emit(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) -> Result<(), CompileError> {
     let op = &g.op;
-    let layout = t.layout(g, chip)?;
-    let channels = Channels::of(chip);
+    let layout = t.layout(g, TsramLayout::of(site))?;
+    let channels = Channels::of(site);
     declare(text, &layout, &["state"]);
     text.blank();
-    constants(text, t, g, chip);
+    constants(text, t, g, site);
     text.directive(".tile");
     text.registers(&[
         ("a0", "arguments of operations and scratch"),
@@ -292,17 +294,18 @@ pub fn emit(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip) -> Result<()
         ("lead", "chunks of S pushed beyond the maximum"),
         ("upd", "step whose O update is due, or 0"),
     ]);
-    code::start(text, t);
-    code::main_loop(text, t, g);
+    code::start(text, t, site);
+    code::main_loop(text, t, g, site);
     code::push_scores(text, t, g);
-    code::push_update(text, g, channels);
+    code::push_update(text, g, site);
     code::loads(text, g, channels);
     describe::generate(text, t, op.causal);
+    site.end(text);
     Ok(())
 }
 
-fn constants(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip) {
-    let op = &g.op;
+fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
+    let (op, chip) = (&g.op, &site.chip);
     let row = op.head_dim * g.element;
     let unit_queries = t.sets * t.set_queries;
     let virtual_heads = op.heads / t.heads;
@@ -325,9 +328,16 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, chip: &Chip) {
         "out_free",
     ];
     for (index, name) in names.iter().enumerate() {
-        text.equ(name, index as u64, "");
+        text.equ(name, site.semaphore + index as u64, "");
     }
-    text.equ("o_free", O_FREE, "one per set of rows");
+    if site.chained {
+        text.equ(
+            "ended",
+            site.semaphore + ENDED,
+            "the last rows of O have left",
+        );
+    }
+    text.equ("o_free", site.semaphore + O_FREE, "one per set of rows");
     text.comment("Sizes.");
     for (name, value, comment) in [
         ("head_dim", op.head_dim, ""),

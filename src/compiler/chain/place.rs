@@ -1,0 +1,211 @@
+//! Where values lie in HBM, and for how long.
+//!
+//! Models: what has memory of its own ([`super::parts`] has the rest). The stream of weights is at address 0. What is given before the run or wanted after it keeps its memory
+//! throughout; the others have it from the step that first writes them to the last that
+//! reads them, and then leave it to others. Leaves out: SRAM. Invariants: two roots whose lives overlap share no byte; roots are
+//! 256-byte aligned; a part lies inside its root.
+
+use super::ChainError;
+use super::linear::Layers;
+use super::parts::Parts;
+use super::steps::Step;
+use crate::chip::Chip;
+use crate::compiler::graph::{Graph, Kind, Value, ValueId};
+use std::collections::BTreeSet;
+
+/// Alignment: the request size of the DMA engines.
+const ALIGN: u64 = 256;
+
+/// A range of HBM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Area {
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+impl Area {
+    /// Whether they share a byte.
+    pub fn meets(&self, other: &Area) -> bool {
+        self.offset < other.offset + other.bytes && other.offset < self.offset + self.bytes
+    }
+}
+
+/// The plan of HBM.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Placement {
+    areas: Vec<Option<Area>>,
+    symbols: Vec<String>,
+    /// Of the cycles that tile 0 notes.
+    pub marks: Area,
+    /// Bytes of HBM from 0 that are used.
+    pub bytes: u64,
+}
+
+impl Placement {
+    /// Where a value lies.
+    ///
+    /// # Panics
+    /// If no step reads or writes it and it is neither input nor output.
+    pub fn area(&self, id: ValueId) -> Area {
+        self.areas[id.0 as usize].expect("a placed value")
+    }
+
+    /// Whether it lies anywhere.
+    pub fn is_placed(&self, id: ValueId) -> bool {
+        self.areas[id.0 as usize].is_some()
+    }
+
+    /// The program's tensor for the weights of a layer of the stream.
+    pub fn layer_symbol(&self, weights: ValueId, layer: usize) -> String {
+        format!("{}.layer{layer}", self.symbols[weights.0 as usize])
+    }
+
+    /// The program's tensor for an input, output or constant.
+    pub fn symbol(&self, id: ValueId) -> String {
+        self.symbols[id.0 as usize].clone()
+    }
+}
+
+/// Plans HBM for steps.
+///
+/// # Errors
+/// Values that do not fit.
+pub fn place(
+    graph: &Graph,
+    parts: &Parts,
+    layers: &Layers,
+    steps: &[Step],
+    chip: &Chip,
+) -> Result<Placement, ChainError> {
+    // First and last step that needs a root; none: it has no memory.
+    let values = graph.values.len();
+    let all = values + layers.beside.len();
+    let bytes = |i: usize| match i.checked_sub(values) {
+        None => graph.values[i].bytes(),
+        Some(beside) => layers.beside[beside],
+    };
+    let mut lives: Vec<Option<(usize, usize)>> = vec![None; all];
+    let mut live = |id: ValueId, step: usize| {
+        let root = match (id.0 as usize) < values {
+            true => parts.root(id).of,
+            false => id,
+        };
+        let life = &mut lives[root.0 as usize];
+        let (first, last) = life.unwrap_or((step, step));
+        *life = Some((first.min(step), last.max(step)));
+    };
+    let end = steps.len();
+    for (n, step) in steps.iter().enumerate() {
+        for id in step.reads.iter().map(|r| &r.value).chain(&step.writes) {
+            live(*id, n);
+            let kind = graph.values.get(id.0 as usize).map(|v| &v.kind);
+            if matches!(kind, Some(Kind::Constant(_) | Kind::Input)) {
+                live(*id, 0);
+                live(*id, end);
+            }
+        }
+    }
+    for id in graph.inputs.iter().chain(&graph.outputs) {
+        live(*id, 0);
+        live(*id, end);
+    }
+    // What stays lies in front, in the order of the graph; the marks behind it.
+    let whole = |life: &(usize, usize)| *life == (0, end);
+    let mut areas: Vec<Option<Area>> = vec![None; all];
+    let put = |bytes: u64, at: &mut u64| {
+        let area = Area { offset: *at, bytes };
+        let after = at.saturating_add(bytes).checked_next_multiple_of(ALIGN);
+        *at = after.unwrap_or(u64::MAX);
+        area
+    };
+    let mut next = 0u64;
+    let stream = layers.stream.as_ref().map_or(0, |s| s.bytes);
+    put(stream, &mut next);
+    for (i, life) in lives.iter().enumerate() {
+        if life.as_ref().is_some_and(whole) {
+            areas[i] = Some(put(bytes(i), &mut next));
+        }
+    }
+    let marks = put(8 * (end as u64 + 1), &mut next);
+    let fixed = next;
+    let mut used = fixed;
+    // The others, in the order in which they come to life, each at the lowest free place.
+    let mut order: Vec<(usize, usize, usize)> = lives
+        .iter()
+        .enumerate()
+        .filter_map(|(i, life)| {
+            life.filter(|l| !whole(l))
+                .map(|(first, last)| (first, i, last))
+        })
+        .collect();
+    order.sort_unstable();
+    // Offset, end and last step of those alive.
+    let mut alive: BTreeSet<(u64, u64, usize)> = BTreeSet::new();
+    for (first, value, last) in order {
+        alive.retain(|(_, _, until)| *until >= first);
+        let bytes = bytes(value);
+        let mut at = fixed;
+        for (offset, end, _) in &alive {
+            if at.saturating_add(bytes) <= *offset {
+                break;
+            }
+            at = at.max(*end);
+        }
+        let mut after = at;
+        let area = put(bytes, &mut after);
+        alive.insert((area.offset, after, last));
+        used = used.max(after);
+        areas[value] = Some(area);
+    }
+    if used > chip.hbm_bytes() {
+        return Err(ChainError::Hbm {
+            needed: used,
+            limit: chip.hbm_bytes(),
+            chip: chip.name.clone(),
+        });
+    }
+    for i in 0..values {
+        let part = parts.root(ValueId(i as u32));
+        let pitched = part.pitch.map(|p| {
+            // Up to the end of the last row; the gaps are others'.
+            let rows = graph.values[i].elements() / p.cols.max(1);
+            let elements = rows.saturating_sub(1) * p.step + p.cols;
+            graph.values[i].dtype.bytes_for(elements)
+        });
+        areas[i] = areas[part.of.0 as usize].map(|area| Area {
+            offset: area.offset + part.offset,
+            bytes: pitched.unwrap_or(graph.values[i].bytes()),
+        });
+    }
+    Ok(Placement {
+        areas,
+        symbols: symbols(graph),
+        marks,
+        bytes: used,
+    })
+}
+
+/// Names of the assembler for values of a graph: what is no letter, digit, `_` or `.` becomes `_`; names that would then be
+/// taken, or those of registers, get the value's number in front.
+fn symbols(graph: &Graph) -> Vec<String> {
+    let mut taken = BTreeSet::new();
+    taken.insert(super::MARKS.to_owned());
+    let name = |(i, value): (usize, &Value)| {
+        let fine = |c: char| match c {
+            'a'..='z' | 'A'..='Z' | '0'..='9' | '_' | '.' => c,
+            _ => '_',
+        };
+        let plain: String = value.name.chars().map(fine).collect();
+        let letter = plain.starts_with(|c: char| c.is_ascii_alphabetic());
+        // Short names may be registers, `zero` or `ra` in the assembler.
+        let fits =
+            letter && plain.len() > 4 || matches!(value.name.as_str(), "x" | "y" | "Y" | "X");
+        let mut symbol = plain.clone();
+        if !fits || !taken.insert(symbol.clone()) {
+            symbol = format!("t{i}_{plain}");
+            taken.insert(symbol.clone());
+        }
+        symbol
+    };
+    graph.values.iter().enumerate().map(name).collect()
+}

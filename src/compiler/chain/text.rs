@@ -1,0 +1,304 @@
+//! The program of a chain: stages one after the other, each in a scope, with the semaphores between them.
+//!
+//! Models: declarations of what the graph gives and wants, waits in front of stages, signals behind them, the cycles that tile 0 notes.
+//! Leaves out: what stages do. Invariants: semaphores 0 to 2 [`WINDOW`] - 1 are those of stages, s mod 2 `WINDOW` that of stage s; the
+//! first bytes of each tile's SRAM are its marks.
+
+use super::linear::Layers;
+use super::place::{Area, Placement};
+use super::steps::{Beside, Step, Work, total};
+use super::{ChainError, MARKS, StageInfo, WINDOW};
+use crate::chip::{Chip, cost};
+use crate::compiler::emit::Text;
+use crate::compiler::graph::{Graph, Kind, Value, ValueId};
+use crate::compiler::linear::Stream;
+use crate::compiler::movement::TABLE_BYTES;
+use crate::compiler::stage::Site;
+use std::collections::BTreeSet;
+
+/// Semaphores of stages.
+const READY: usize = 2 * WINDOW;
+
+/// A written program.
+pub struct Written {
+    pub text: String,
+    pub stages: Vec<StageInfo>,
+}
+
+/// Writes the program.
+///
+/// # Errors
+/// A chip that is too small for any stage; a stage that has no plan.
+pub fn write(
+    graph: &Graph,
+    layers: &Layers,
+    steps: &[Step],
+    placement: &Placement,
+    chip: &Chip,
+) -> Result<Written, ChainError> {
+    let marks = (8 * (steps.len() as u64 + 1)).next_multiple_of(256);
+    let stream = layers.stream.as_ref();
+    let site = site(chip, stream, marks + TABLE_BYTES)?;
+    let beside = Beside {
+        stream,
+        tables: marks,
+    };
+    let needs = needs(steps, placement);
+    let mut text = Text::default();
+    let mut stages = Vec::new();
+    let mut lowered = Vec::new();
+    for step in steps {
+        let node = &graph.nodes[step.node];
+        let reads = step.reads.iter();
+        let reads = reads.map(|r| placement.area(r.value).offset + r.plus);
+        let writes = step.writes.iter().map(|id| placement.area(*id).offset);
+        let site = Site {
+            tensors: reads.chain(writes).collect(),
+            ..site.clone()
+        };
+        let stage = step.work.stage(&site, &beside);
+        let stage = stage.map_err(|error| ChainError::Stage {
+            place: node.place.to_string(),
+            error,
+        })?;
+        let (read, written) = step.work.hbm_bytes();
+        stages.push(StageInfo {
+            place: node.place.clone(),
+            op: step.work.to_string(),
+            bound: step.work.bound(chip),
+            flops: step.work.flops(),
+            hbm_bytes: read + written,
+            plan: stage.plan.clone(),
+        });
+        lowered.push(stage);
+    }
+    text.comment(&format!(
+        "Compiled for chip `{}`.\n\n{}: {} stages",
+        chip.name,
+        graph.name,
+        steps.len()
+    ));
+    text.blank();
+    declare(&mut text, graph, layers, placement, steps, marks);
+    text.blank();
+    text.directive(".tile");
+    if let Some(stream) = stream {
+        text.directive(".scope weights");
+        text.raw(&stream.start());
+        text.directive(".endscope");
+    }
+    let mut waited = 0;
+    for (s, (step, stage)) in steps.iter().zip(&lowered).enumerate() {
+        text.blank();
+        text.directive(&format!(".scope stage{s}"));
+        text.comment(&format!("{}: {}", graph.nodes[step.node].place, step.work));
+        // Before the first write to another tile's SRAM that tile is done with the stage before.
+        let crossed = if stage.crosses { s } else { 0 };
+        let until = needs[s].max(crossed).max((s + 1).saturating_sub(WINDOW));
+        wait(&mut text, &mut waited, until, chip);
+        mark(&mut text, s);
+        text.raw(&stage.text);
+        text.directive(".tile");
+        if s + 1 < steps.len() {
+            text.block(&format!(
+                "li r1, 0
+                 rdsr r2, tiles
+                 stage_done:
+                 sem.post r1, {}, 1 # this tile is done with stage {s}
+                 addi r1, r1, 1
+                 blt r1, r2, stage_done",
+                s % READY
+            ));
+        }
+        text.directive(".endscope");
+    }
+    text.blank();
+    wait(&mut text, &mut waited, steps.len().saturating_sub(1), chip);
+    mark(&mut text, steps.len());
+    text.block(&format!(
+        "rdsr r1, tile
+         bne r1, r0, all_done
+         li r2, addr(stage_marks)
+         li r3, addr({MARKS})
+         li r4, {}
+         dma.u8.u8 0, r3, r2, r4
+         all_done:
+         halt",
+        8 * (steps.len() + 1)
+    ));
+    notes(&mut text, graph, layers, steps, chip);
+    Ok(Written {
+        text: text.finish(),
+        stages,
+    })
+}
+
+/// What every stage may use: all but the marks and the semaphores of stages.
+fn site(chip: &Chip, stream: Option<&Stream>, first: u64) -> Result<Site, ChainError> {
+    let refuse = |what: String| ChainError::Chip {
+        chip: chip.name.clone(),
+        what,
+    };
+    let largest = u64::from(u32::MAX >> (32 - chip.semaphores.bits.clamp(1, 32)));
+    if u64::from(chip.tiles()) > largest {
+        return Err(refuse(format!(
+            "the {} tiles are counted by semaphores of {} bits",
+            chip.tiles(),
+            chip.semaphores.bits
+        )));
+    }
+    let mut site = match stream {
+        Some(stream) => stream.rest(chip),
+        None => Site {
+            chip: chip.clone(),
+            tsram: 0,
+            semaphore: 0,
+            channel: 0,
+            tensors: Vec::new(),
+            chained: true,
+        },
+    };
+    let rest = &mut site.chip;
+    let left = rest.semaphores.count.checked_sub(READY as u32);
+    rest.semaphores.count = left
+        .filter(|n| *n > 0)
+        .ok_or_else(|| refuse(format!("needs more than {READY} semaphores")))?;
+    let left = rest.tsram.size_bytes.checked_sub(first);
+    rest.tsram.size_bytes = left.filter(|n| *n > 0).ok_or_else(|| {
+        refuse(format!(
+            "its tile SRAM of {} bytes does not hold {first} bytes for all stages",
+            chip.tsram.size_bytes
+        ))
+    })?;
+    site.tsram += first;
+    site.semaphore += READY as u64;
+    Ok(site)
+}
+
+/// For each step how many stages from the first must be done before it: one more than the last that wrote what it reads, or
+/// read or wrote what it writes.
+fn needs(steps: &[Step], placement: &Placement) -> Vec<usize> {
+    let areas = |s: &Step| -> (Vec<Area>, Vec<Area>) {
+        let reads = s.reads.iter().map(|r| placement.area(r.value));
+        let writes = s.writes.iter().map(|id| placement.area(*id));
+        (reads.collect(), writes.collect())
+    };
+    let all: Vec<(Vec<Area>, Vec<Area>)> = steps.iter().map(areas).collect();
+    let meet = |a: &[Area], b: &[Area]| a.iter().any(|x| b.iter().any(|y| x.meets(y)));
+    let need = |(n, (reads, writes)): (usize, &(Vec<Area>, Vec<Area>))| {
+        let before = all[..n].iter().rposition(|(read, written)| {
+            meet(reads, written) || meet(writes, written) || meet(writes, read)
+        });
+        before.map_or(0, |s| s + 1)
+    };
+    all.iter().enumerate().map(need).collect()
+}
+
+/// Waits until all tiles are done with the stages before `until`.
+fn wait(text: &mut Text, waited: &mut usize, until: usize, chip: &Chip) {
+    for s in *waited..until {
+        text.inst_c(
+            &format!("sem.wait {}, {}", s % READY, chip.tiles()),
+            &format!("all tiles are done with stage {s}"),
+        );
+    }
+    *waited = until.max(*waited);
+}
+
+/// Notes the cycle.
+fn mark(text: &mut Text, s: usize) {
+    text.block(&format!(
+        "rdsr r1, cycle
+         li r2, addr(stage_marks) + {}
+         sd r1, 0(r2)",
+        8 * s
+    ));
+}
+
+fn declare(
+    text: &mut Text,
+    graph: &Graph,
+    layers: &Layers,
+    placement: &Placement,
+    steps: &[Step],
+    marks: u64,
+) {
+    let mut tensor = |symbol: &str, dtype: &str, shape: &[u64], class: &str, at: u64| {
+        let dims: Vec<String> = shape.iter().map(u64::to_string).collect();
+        let dims = if dims.is_empty() {
+            "1".to_owned()
+        } else {
+            dims.join(", ")
+        };
+        text.directive(&format!(
+            ".tensor {symbol}, hbm, {dtype}, [{dims}], {class}, at {at:#x}"
+        ));
+    };
+    // What steers the program is there without data, too.
+    let indices: BTreeSet<ValueId> = (steps.iter())
+        .filter(|s| matches!(s.work, Work::Gather(_)))
+        .map(|s| s.reads[1].value)
+        .collect();
+    for (i, value) in graph.values.iter().enumerate() {
+        let id = ValueId(i as u32);
+        let named = match value.kind {
+            Kind::Input | Kind::Output => true,
+            Kind::Constant(_) => placement.is_placed(id),
+            Kind::Intermediate => false,
+        };
+        if named {
+            let class = if indices.contains(&id) {
+                "control"
+            } else {
+                "payload"
+            };
+            let at = placement.area(id).offset;
+            tensor(
+                &placement.symbol(id),
+                value.dtype.name(),
+                &value.shape,
+                class,
+                at,
+            );
+        }
+    }
+    if let Some(stream) = &layers.stream {
+        for (n, layer) in layers.all.iter().enumerate() {
+            let range = stream.range(n);
+            let symbol = placement.layer_symbol(layer.weights, n);
+            let at = stream.hbm + range.start;
+            tensor(&symbol, "u8", &[range.end - range.start], "payload", at);
+        }
+    }
+    let count = 8 * (steps.len() as u64 + 1);
+    tensor(MARKS, "u8", &[count], "control", placement.marks.offset);
+    text.directive(&format!(
+        ".tensor stage_marks, tsram, u8, [{marks}], control, at 0"
+    ));
+}
+
+/// What `run` shows beside the cycles.
+fn notes(text: &mut Text, graph: &Graph, layers: &Layers, steps: &[Step], chip: &Chip) {
+    let read: BTreeSet<ValueId> = steps
+        .iter()
+        .flat_map(|s| s.reads.iter().map(|r| r.value))
+        .collect();
+    let crosses = |(i, value): &(usize, &Value)| match value.kind {
+        Kind::Input | Kind::Constant(_) => read.contains(&ValueId(*i as u32)),
+        Kind::Output => true,
+        Kind::Intermediate => false,
+    };
+    let values = graph.values.iter().enumerate().filter(crosses);
+    let weights = layers.all.iter().map(|l| graph[l.weights].bytes());
+    let bytes: u64 = values.map(|(_, v)| v.bytes()).chain(weights).sum();
+    let hbm = bytes as f64 / cost::hbm_peak_bytes_per_s(chip).max(1) as f64;
+    let bound = total(steps.iter().map(|s| s.work.bound(chip)), hbm);
+    let flops: u128 = steps.iter().map(|s| s.work.flops()).sum();
+    text.blank();
+    text.comment("For `run` and `bench`.");
+    text.note("op", &graph.name);
+    text.note("chip", &chip.name);
+    text.note("flops", &flops.to_string());
+    text.note("bound", bound.unit.name());
+    text.note("bound_time_s", &format!("{:e}", bound.time_s));
+}

@@ -1,0 +1,347 @@
+//! Attention that the kernel knows, and products with a softmax for the rest.
+//!
+//! | matches | gives | why it is equal |
+//! |---|---|---|
+//! | causal, where the first query sees every key already; a window that hides nothing | without | nothing is hidden |
+//! | another scale | the factor between it and 1 / sqrt(dim) on Q, in BF16 | Q rounds once: 2^-9 of each score |
+//! | Q, K, V in types that BF16 holds | cast to BF16 | exact |
+//! | [`Products::Bf16`], [`Products::Fp8`] | Q, K, V cast to BF16 | asked for |
+//! | O in a type that BF16 does not hold, if asked for | O in BF16 and a cast | asked for |
+//! | all else | S = Q K^T in FP32 for each head of K, P = softmax(S) as one row-wise program, O = P V | the definition |
+//!
+//! The row-wise program scales, adds or applies the mask, caps, hides what a query does not see (positions of keys and of the last key
+//! of each query are I32 constants), takes part of the sink, and gives zeros where a query sees nothing. P is rounded to BF16 where the
+//! kernel would, that is 2^-9 of the largest |V|; to F16 where O is F16; else it stays FP32 and the products split it
+//! ([`super::products`]).
+
+use super::rewrite::{Rewriter, rewrite};
+use super::{Folded, LegalError, Options, Products};
+use crate::chip::Chip;
+use crate::compiler;
+use crate::compiler::graph::{Attention, Data, Graph, Op, ValueId, View};
+use crate::compiler::rowwise::{
+    Binary, Compare, Reduce, Rowwise, Spread, Step, StepId, Ternary, Unary,
+};
+use crate::num::Dtype;
+
+type Result<T> = std::result::Result<T, LegalError>;
+
+/// The pass.
+///
+/// # Errors
+/// More keys than FP32 counts.
+pub fn attention(graph: &Graph, options: &Options, folded: &mut Folded) -> Result<Graph> {
+    rewrite(graph, "attention", folded, |r, _, node, operands| {
+        let Op::Attention(op) = &node.op else {
+            return Ok(None);
+        };
+        let extents = Extents::of(r, operands);
+        let op = simplified(op, &extents);
+        let made = match kernel_type(r, &op, operands, options, &extents) {
+            Some(dtype) => kernel(r, &op, operands, dtype)?,
+            None => decomposed(r, &op, operands, options, &extents)?,
+        };
+        Ok(Some(vec![made]))
+    })
+}
+
+/// Extents of an attention.
+#[derive(Clone, Copy, Debug)]
+struct Extents {
+    batch: u64,
+    queries: u64,
+    heads: u64,
+    dim: u64,
+    keys: u64,
+    kv_heads: u64,
+    v_dim: u64,
+}
+
+impl Extents {
+    fn of(r: &Rewriter<'_>, operands: &[ValueId]) -> Extents {
+        // The node was checked: four axes each.
+        let at = |i: usize, axis: usize| r.new.shape(operands[i])[axis];
+        Extents {
+            batch: at(0, 0),
+            queries: at(0, 1),
+            heads: at(0, 2),
+            dim: at(0, 3),
+            keys: at(1, 1),
+            kv_heads: at(1, 2),
+            v_dim: at(2, 3),
+        }
+    }
+
+    fn offset_of_ends(&self) -> i64 {
+        self.keys as i64 - self.queries as i64
+    }
+}
+
+/// Without what hides nothing.
+fn simplified(op: &Attention, e: &Extents) -> Attention {
+    let mut op = op.clone();
+    if let (Some(offset), Some(window)) = (op.causal, op.window) {
+        // The last query sees the farthest back: to key 0.
+        let farthest = (e.queries as i64 - 1).saturating_add(offset);
+        if farthest < i64::try_from(window).unwrap_or(i64::MAX) {
+            op.window = None;
+        }
+    }
+    if op.window.is_none() && op.causal.is_some_and(|offset| offset >= e.keys as i64 - 1) {
+        op.causal = None;
+    }
+    op
+}
+
+/// Types whose values BF16 holds.
+fn in_bf16(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::Bf16 | Dtype::E4m3 | Dtype::E5m2)
+}
+
+/// Factor between the scale and the kernel's.
+fn factor(op: &Attention, dim: u64) -> f32 {
+    let factor = f64::from(op.scale) * (dim as f64).sqrt();
+    // As near as two FP32 constants of the same meaning are.
+    if (factor - 1.0).abs() < 1e-6 {
+        return 1.0;
+    }
+    factor as f32
+}
+
+/// The type of Q, K and V for the kernel; `None` if it does not do this.
+fn kernel_type(
+    r: &Rewriter<'_>,
+    op: &Attention,
+    operands: &[ValueId],
+    options: &Options,
+    e: &Extents,
+) -> Option<Dtype> {
+    let hidden = op.window.is_some() || op.mask || op.lengths;
+    let other = op.softcap.is_some() || op.sinks;
+    let aligned = op.causal.is_none_or(|offset| offset == e.offset_of_ends());
+    let dims = e.dim == e.v_dim && e.dim.is_multiple_of(32) && e.dim <= 256;
+    let types = [0, 1, 2].map(|i| r.new.dtype(operands[i]));
+    let asked = options.products != Products::Faithful;
+    let fine = types.iter().all(|t| in_bf16(*t)) && in_bf16(op.dtype);
+    if hidden || other || !aligned || !dims || !(asked || fine) {
+        return None;
+    }
+    let e4m3 = types == [Dtype::E4m3; 3] && factor(op, e.dim) == 1.0;
+    let dtype = if e4m3 { Dtype::E4m3 } else { Dtype::Bf16 };
+    let op = compiler::Attention {
+        batch: e.batch,
+        heads: e.heads,
+        kv_heads: e.kv_heads,
+        head_dim: e.dim,
+        q_len: e.queries,
+        kv_len: e.keys,
+        causal: op.causal.is_some(),
+        dtype,
+    };
+    let lowers = |chip: &Chip| compiler::attention::schedules(&op, chip).is_ok();
+    options.chip.as_ref().is_none_or(lowers).then_some(dtype)
+}
+
+fn kernel(
+    r: &mut Rewriter<'_>,
+    op: &Attention,
+    operands: &[ValueId],
+    dtype: Dtype,
+) -> Result<ValueId> {
+    let dim = r.new.shape(operands[0])[3];
+    let factor = factor(op, dim);
+    let q = match factor == 1.0 {
+        true => r.new.cast(operands[0], dtype)?,
+        false => r.new.elementwise(&operands[..1], dtype, |rows, x| {
+            let factor = rows.constant(factor);
+            rows.binary(Binary::Mul, x[0], factor)
+        })?,
+    };
+    let (k, v) = (
+        r.new.cast(operands[1], dtype)?,
+        r.new.cast(operands[2], dtype)?,
+    );
+    let known = Attention {
+        dtype: Dtype::Bf16,
+        scale: 1.0 / (dim as f32).sqrt(),
+        ..op.clone()
+    };
+    let o = r.new.attention(known, &[q, k, v])?;
+    Ok(r.new.cast(o, op.dtype)?)
+}
+
+/// Products and a softmax.
+fn decomposed(
+    r: &mut Rewriter<'_>,
+    op: &Attention,
+    operands: &[ValueId],
+    options: &Options,
+    e: &Extents,
+) -> Result<ValueId> {
+    let group = e.heads / e.kv_heads;
+    let (outer, rows) = (e.batch * e.kv_heads, group * e.queries);
+    let b = &mut r.new;
+    // Each head of K with the rows of all queries of its group.
+    let q = b.reshape(operands[0], &[e.batch, e.queries, e.kv_heads, group, e.dim])?;
+    let q = b.transpose(q, &[0, 2, 3, 1, 4])?;
+    let q = b.reshape(q, &[outer, rows, e.dim])?;
+    let k = b.transpose(operands[1], &[0, 2, 3, 1])?;
+    let k = b.reshape(k, &[outer, e.dim, e.keys])?;
+    let v = b.transpose(operands[2], &[0, 2, 1, 3])?;
+    let v = b.reshape(v, &[outer, e.keys, e.v_dim])?;
+    let s = b.matmul(q, k, Dtype::F32)?;
+    let s = b.reshape(s, &[e.batch, e.heads, e.queries, e.keys])?;
+    let kernel_like = in_bf16(b.dtype(v)) && in_bf16(op.dtype);
+    let dtype = match op.dtype {
+        _ if kernel_like || options.products != Products::Faithful => Dtype::Bf16,
+        Dtype::F16 => Dtype::F16,
+        _ => Dtype::F32,
+    };
+    let p = softmax(r, op, s, &operands[3..], dtype, e)?;
+    let b = &mut r.new;
+    let p = b.reshape(p, &[outer, rows, e.keys])?;
+    let o = b.matmul(p, v, op.dtype)?;
+    let o = b.reshape(o, &[e.batch, e.kv_heads, group, e.queries, e.v_dim])?;
+    let o = b.transpose(o, &[0, 3, 1, 2, 4])?;
+    Ok(b.reshape(o, &[e.batch, e.queries, e.heads, e.v_dim])?)
+}
+
+/// I32 numbers first, first + 1, ..
+fn positions(r: &mut Rewriter<'_>, first: i64, shape: &[u64]) -> Result<ValueId> {
+    let count: u64 = shape.iter().product();
+    // Beyond the range of I32 a position hides or shows everything, as the ends of the range do.
+    let at = |i: u64| first.saturating_add(i as i64);
+    let number = |i| at(i).clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
+    let bytes: Vec<u8> = (0..count).flat_map(|i| number(i).to_le_bytes()).collect();
+    let (name, data) = (format!("positions from {first}"), Data::Bytes(bytes.into()));
+    Ok(r.new.constant(&name, Dtype::I32, shape, data)?)
+}
+
+/// The operands that the row-wise program of scores has besides them, by place.
+#[derive(Clone, Copy, Debug, Default)]
+struct Places {
+    mask: Option<usize>,
+    sinks: Option<usize>,
+    lengths: Option<usize>,
+    /// The last key that a query sees.
+    last: Option<usize>,
+    /// Positions of keys.
+    keys: Option<usize>,
+}
+
+/// FP32 counts so far without gaps.
+const COUNTED: u64 = 1 << 24;
+
+fn softmax(
+    r: &mut Rewriter<'_>,
+    op: &Attention,
+    s: ValueId,
+    rest: &[ValueId],
+    dtype: Dtype,
+    e: &Extents,
+) -> Result<ValueId> {
+    let mut operands = vec![s];
+    let mut places = Places::default();
+    let mut rest = rest.iter().copied();
+    let mut add = |id: ValueId| {
+        operands.push(id);
+        Some(operands.len() - 1)
+    };
+    if let Some(mask) = op.mask.then(|| rest.next()).flatten() {
+        places.mask = add(mask);
+    }
+    if let Some(sinks) = op.sinks.then(|| rest.next()).flatten() {
+        let per_head = r.layout(sinks, View::reshape(&[e.heads, 1, 1]))?;
+        places.sinks = add(per_head);
+    }
+    if let Some(lengths) = op.lengths.then(|| rest.next()).flatten() {
+        let per_batch = r.layout(lengths, View::reshape(&[e.batch, 1, 1, 1]))?;
+        places.lengths = add(per_batch);
+    }
+    if let Some(offset) = op.causal {
+        places.last = add(positions(r, offset, &[e.queries, 1])?);
+    }
+    if op.causal.is_some() || op.lengths {
+        if e.keys.max(e.queries) > COUNTED {
+            let what = format!("{} keys; positions up to {COUNTED} are told apart", e.keys);
+            return Err(LegalError::form("attention", what));
+        }
+        places.keys = add(positions(r, 0, &[e.keys])?);
+    }
+    let u8_mask = places
+        .mask
+        .is_some_and(|at| r.new.dtype(operands[at]) == Dtype::U8);
+    let made = r.new.rows(Some(3), &operands, |rows, x| {
+        let p = scores(rows, op, &places, u8_mask, x);
+        vec![(p, dtype, Spread::Full)]
+    })?;
+    Ok(made[0])
+}
+
+fn select(rows: &mut Rowwise, cc: Compare, [a, b]: [StepId; 2], [x, y]: [StepId; 2]) -> StepId {
+    let chosen = rows.binary(Binary::Compare(cc), a, b);
+    rows.step(Step::Ternary(Ternary::Select, chosen, x, y))
+}
+
+/// Steps from products to shares.
+fn scores(rows: &mut Rowwise, op: &Attention, at: &Places, u8_mask: bool, x: &[StepId]) -> StepId {
+    let step = |place: Option<usize>| place.map(|i| x[i]);
+    let (nothing, zero) = (rows.constant(f32::NEG_INFINITY), rows.constant(0.0));
+    let scale = rows.constant(op.scale);
+    let mut s = rows.binary(Binary::Mul, x[0], scale);
+    if let Some(mask) = step(at.mask).filter(|_| !u8_mask) {
+        s = rows.binary(Binary::Add, s, mask);
+    }
+    if let Some(cap) = op.softcap {
+        let (cap, share) = (rows.constant(cap), rows.constant(1.0 / cap));
+        let small = rows.binary(Binary::Mul, s, share);
+        let bent = rows.unary(Unary::Tanh, small);
+        let capped = rows.binary(Binary::Mul, bent, cap);
+        // What a mask hides stays hidden.
+        s = match at.mask {
+            Some(_) => select(rows, Compare::Gt, [s, nothing], [capped, nothing]),
+            None => capped,
+        };
+    }
+    if let Some(mask) = step(at.mask).filter(|_| u8_mask) {
+        s = select(rows, Compare::Ne, [mask, zero], [s, nothing]);
+    }
+    if let (Some(last), Some(key)) = (step(at.last), step(at.keys)) {
+        s = select(rows, Compare::Le, [key, last], [s, nothing]);
+        if let Some(window) = op.window {
+            let window = rows.constant(window as f32);
+            let first = rows.binary(Binary::Sub, last, window);
+            s = select(rows, Compare::Gt, [key, first], [s, nothing]);
+        }
+    }
+    if let (Some(length), Some(key)) = (step(at.lengths), step(at.keys)) {
+        s = select(rows, Compare::Lt, [key, length], [s, nothing]);
+    }
+    let mut top = rows.reduce(Reduce::Max, s);
+    let sink = step(at.sinks);
+    if let Some(sink) = sink {
+        top = rows.binary(Binary::Max, top, sink);
+    }
+    // A query may see no key at all: its largest score is minus infinity and its sum 0.
+    let blind = at.mask.is_some()
+        || at.lengths.is_some()
+        || op
+            .causal
+            .is_some_and(|offset| offset < 0 || op.window.is_some());
+    if blind {
+        top = select(rows, Compare::Gt, [top, nothing], [top, zero]);
+    }
+    let less = rows.binary(Binary::Sub, s, top);
+    let e = rows.unary(Unary::Exp, less);
+    let mut sum = rows.reduce(Reduce::Sum, e);
+    if let Some(sink) = sink {
+        let less = rows.binary(Binary::Sub, sink, top);
+        let e = rows.unary(Unary::Exp, less);
+        sum = rows.binary(Binary::Add, sum, e);
+    }
+    let mut share = rows.unary(Unary::Recip, sum);
+    if blind {
+        share = select(rows, Compare::Gt, [sum, zero], [share, zero]);
+    }
+    rows.binary(Binary::Mul, e, share)
+}

@@ -1,0 +1,57 @@
+//! Whether a graph is in the forms of [`super`]'s page: what lowerings may rely on.
+//!
+//! Models: the table of forms, node by node. Leaves out: whether sizes suit a chip. Invariant: a graph that passes has no node outside
+//! the table.
+
+use super::LegalError;
+use crate::compiler::graph::{Attention, Graph, Matmul, Op, Value};
+use crate::num::Dtype;
+
+/// Checks every node.
+///
+/// # Errors
+/// The first node in another form.
+pub fn check(graph: &Graph) -> Result<(), LegalError> {
+    for node in &graph.nodes {
+        let operands: Vec<&Value> = graph.list(&node.inputs).collect();
+        let wrong = match &node.op {
+            Op::Matmul(op) => matmul(op, operands[0], operands[1]),
+            Op::Attention(op) => attention(op, &operands),
+            _ => None,
+        };
+        if let Some(what) = wrong {
+            return Err(LegalError::form(&node.place, what));
+        }
+    }
+    Ok(())
+}
+
+fn matmul(op: &Matmul, a: &Value, b: &Value) -> Option<String> {
+    let types = a.dtype == b.dtype && matches!(a.dtype, Dtype::Bf16 | Dtype::E4m3 | Dtype::E5m2);
+    let shapes = match (&a.shape[..], &b.shape[..]) {
+        ([_, _], [_, _]) => true,
+        ([x, ..], [y, ..]) => a.shape.len() == 3 && b.shape.len() == 3 && x.max(y) > &1,
+        _ => false,
+    };
+    let result = matches!(op.dtype, Dtype::Bf16 | Dtype::F32);
+    let fine = types && shapes && result;
+    (!fine).then(|| format!("a product of {a} and {b} in {} has no lowering", op.dtype))
+}
+
+fn attention(op: &Attention, operands: &[&Value]) -> Option<String> {
+    let [q, k, v] = operands else {
+        return Some("attention with a mask, sinks or lengths has no lowering".to_owned());
+    };
+    let (queries, dim, keys) = (q.shape[1], q.shape[3], k.shape[1]);
+    let types = [q, k, v].iter().all(|x| x.dtype == q.dtype)
+        && matches!(q.dtype, Dtype::Bf16 | Dtype::E4m3)
+        && op.dtype == Dtype::Bf16;
+    let dims = dim.is_multiple_of(32) && dim <= 256 && v.shape[3] == dim;
+    let scale = (f64::from(op.scale) * (dim as f64).sqrt() - 1.0).abs() < 1e-6;
+    let aligned = op
+        .causal
+        .is_none_or(|offset| offset == keys as i64 - queries as i64);
+    let plain = op.window.is_none() && op.softcap.is_none();
+    let fine = types && dims && scale && aligned && plain;
+    (!fine).then(|| format!("attention of {q}, {k} and {v} has no lowering"))
+}

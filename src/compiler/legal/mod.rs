@@ -1,0 +1,119 @@
+//! Graphs rewritten into the forms that the chip lowers.
+//!
+//! Models: passes, each one pattern or a few of a kind, each from a verified [`Graph`] to a verified [`Graph`] that gives the same
+//! outputs, exactly or within the bound on its page. What is left after [`legalise`] is, by operation:
+//!
+//! | operation | forms that are left |
+//! |---|---|
+//! | Matmul | A [m, k] by B [k, n], or A [b or 1, m, k] by B [b or 1, k, n] with one of the two `b`; both operands BF16, both E4M3 or both E5M2; C in BF16 or F32 |
+//! | Attention | all of Q, K, V in BF16 or all in E4M3, O in BF16; the dimension of a head is 32 to 256, a multiple of 32, the same for V; scale 1 / sqrt(dim); causal not at all or with the ends aligned; no window, soft-cap, mask, sinks or lengths |
+//! | Rowwise | any program that [`crate::compiler::rowwise`] takes; chains are one program |
+//! | Layout | one view of an input, of a constant that it makes much larger, or of what another operation made; aliases cost nothing ([`View::is_alias`](super::graph::View::is_alias), [`View::is_run`](super::graph::View::is_run)) |
+//! | Concat, Pad, Gather, TopK | as they were |
+//!
+//! Passes, in order:
+//!
+//! | pass | what it does | error |
+//! |---|---|---|
+//! | [`layout`] | views of views are one view, views and concatenations of constants are constants | none |
+//! | [`attention`] | attention that the kernel does not know becomes products and a softmax | the rounding of P |
+//! | [`siblings`] | products of the same A with constants are one product ([`Options::sibling_rows`]) | none |
+//! | [`products`] | shapes of products, and their operands' types: F32 in three BF16 terms | 2^-22 of sum \|a\|\|b\| |
+//! | [`broadcast`] | row-wise operands that were repeated are read per row, per column or once | none |
+//! | [`fuse`] | neighbouring row-wise programs are one | none |
+//!
+//! Leaves out: the order of stages, memory, and whether a tensor fits. Invariants: inputs, outputs, their names and their types stay;
+//! the host lays constants out and changes their types ([`Folded`] counts that), and computes nothing else.
+
+pub mod attention;
+pub mod broadcast;
+pub mod check;
+pub mod exact;
+pub mod fuse;
+pub mod layout;
+pub mod products;
+pub mod rewrite;
+pub mod siblings;
+
+use super::graph::{Graph, GraphError};
+use crate::chip::Chip;
+use std::collections::BTreeMap;
+
+/// Of which types products are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Products {
+    /// As exact as the operands: F32 as three BF16 terms, F16 as two.
+    #[default]
+    Faithful,
+    /// Operands of more than 8 bits are rounded to BF16.
+    Bf16,
+    /// Products with constants in E4M3: A with a scale for each row, found at run time; B with one for each column. All else as
+    /// [`Products::Bf16`].
+    Fp8,
+}
+
+/// What the user leaves open.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub products: Products,
+    /// Products with at most so many rows are merged with their siblings; 0: none.
+    pub sibling_rows: u64,
+    /// The chip that must lower merged programs and kept attention; `None`: general limits are kept.
+    pub chip: Option<Chip>,
+}
+
+/// Nodes that the host did for constants, by pass.
+pub type Folded = BTreeMap<&'static str, usize>;
+
+/// A graph that is not brought into the chip's forms.
+#[derive(Debug, thiserror::Error)]
+pub enum LegalError {
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    #[error("{place}: {what}")]
+    Form { place: String, what: String },
+    #[error("constant `{name}`: {error}")]
+    Data {
+        name: String,
+        error: super::graph::DataError,
+    },
+}
+
+impl LegalError {
+    /// A node or value without a form.
+    pub fn form(place: &str, what: impl Into<String>) -> LegalError {
+        LegalError::Form {
+            place: place.to_owned(),
+            what: what.into(),
+        }
+    }
+}
+
+/// The graph in the forms of this module's page.
+///
+/// # Errors
+/// What has no such form, with its place; constants that cannot be read.
+pub fn legalise(graph: &Graph, options: &Options) -> Result<Graph, LegalError> {
+    legalise_counted(graph, options).map(|(graph, _)| graph)
+}
+
+/// [`legalise`], and what the host did.
+///
+/// # Errors
+/// As [`legalise`].
+pub fn legalise_counted(graph: &Graph, options: &Options) -> Result<(Graph, Folded), LegalError> {
+    let mut folded = Folded::new();
+    let graph = layout::layouts(graph, &mut folded)?;
+    let graph = attention::attention(&graph, options, &mut folded)?;
+    let graph = match options.sibling_rows {
+        0 => graph,
+        rows => siblings::merge_siblings(&graph, rows, &mut folded)?,
+    };
+    let graph = products::products(&graph, options, &mut folded)?;
+    let graph = layout::layouts(&graph, &mut folded)?;
+    let graph = broadcast::broadcasts(&graph, &mut folded)?;
+    let graph = fuse::fuse(&graph, options.chip.as_ref())?;
+    let graph = layout::layouts(&graph, &mut folded)?;
+    check::check(&graph)?;
+    Ok((graph, folded))
+}

@@ -1,0 +1,282 @@
+//! Products in the shapes and types of the tensor unit.
+//!
+//! | matches | gives | why it is equal |
+//! |---|---|---|
+//! | axes in front of B of extent 1 | they are rows of A: A [m, k] by B [k, n] if none is left | rows do not see each other |
+//! | equal axes in front of both | one batch axis | reshapes |
+//! | axes in front that one operand lacks | batch extent 1; where it has others, repeated by a view | broadcasting |
+//! | operands that BF16 holds ([`super::exact`]) | cast to BF16 | the cast is exact |
+//! | operands of 2 or 3 BF16 terms | one product over K times the pairs of terms | see below |
+//! | C in another type | C in FP32 and a cast | one rounding, after FP32's |
+//! | [`Products::Bf16`] | operands cast to BF16 | asked for: 2^-8 of sum \|a\|\|b\| |
+//! | [`Products::Fp8`], B a constant | operands over scales in E4M3, C times the scales | asked for: 2^-3 of sum \|a\|\|b\| |
+//!
+//! Terms: a = a0 + a1 + a2, each the rest rounded to BF16, so that \|a1\| <= 2^-8 \|a\| and \|a2\| <= 2^-16 \|a\|, exactly for FP32. The
+//! product of the sums leaves out a1 b2, a2 b1 and a2 b2, less than 2^-22.9 \|a\|\|b\| at worst and about 2^-26 on average; all that is
+//! kept is one product: A' = [a0 a2 a1 ..] along K, B' likewise, small terms first. F16 has two terms and leaves out nothing. Terms of
+//! constants are made on the host.
+
+use super::exact::{Exact, exact};
+use super::rewrite::{Rewriter, rewrite};
+use super::{Folded, LegalError, Options, Products};
+use crate::compiler::graph::{Graph, Op, Recipe, Source, ValueId, View, elements, op::broadcast};
+use crate::compiler::rowwise::{Binary, Reduce, Rowwise, Spread, StepId, Unary};
+use crate::num::Dtype;
+use rustc_hash::FxHashMap;
+
+type Result<T> = std::result::Result<T, LegalError>;
+
+/// Types whose products the tensor unit has.
+const KEPT: [Dtype; 3] = [Dtype::Bf16, Dtype::E4m3, Dtype::E5m2];
+/// Pairs of terms (of A, of B) that are kept, the smallest products first.
+const PAIRS: [(usize, usize); 6] = [(2, 0), (1, 1), (0, 2), (1, 0), (0, 1), (0, 0)];
+
+/// The pass.
+///
+/// # Errors
+/// Operands of less than a byte that are no constants; constants that cannot be read.
+pub fn products(graph: &Graph, options: &Options, folded: &mut Folded) -> Result<Graph> {
+    let exact = exact(graph)?;
+    let mut forms = Forms::default();
+    rewrite(graph, "products", folded, |r, _, node, operands| {
+        let Op::Matmul(op) = &node.op else {
+            return Ok(None);
+        };
+        let ([a, b], dtype) = ([operands[0], operands[1]], op.dtype);
+        let known = [0, 1].map(|i| exact[node.inputs[i].0 as usize]);
+        let made = forms.product(r, [a, b], known, dtype, options.products)?;
+        Ok(Some(vec![made]))
+    })
+}
+
+/// Operands in the forms of products, made once for all their users.
+#[derive(Debug, Default)]
+struct Forms {
+    terms: FxHashMap<(ValueId, usize, Vec<usize>), ValueId>,
+    /// In E4M3, and the scales.
+    scaled: FxHashMap<ValueId, (ValueId, ValueId)>,
+}
+
+impl Forms {
+    fn product(
+        &mut self,
+        r: &mut Rewriter<'_>,
+        [a, b]: [ValueId; 2],
+        known: [Exact; 2],
+        dtype: Dtype,
+        products: Products,
+    ) -> Result<ValueId> {
+        let types = [r.new.dtype(a), r.new.dtype(b)];
+        let wide = types.iter().any(|t| t.bits() > 8);
+        let weights = r.source(b).is_some() && r.new.shape(b).len() == 2;
+        if products == Products::Fp8 && wide && weights {
+            return self.fp8(r, a, b, dtype);
+        }
+        let stored = match dtype {
+            Dtype::Bf16 => Dtype::Bf16,
+            _ => Dtype::F32,
+        };
+        let sum = if types[0] == types[1] && KEPT.contains(&types[0]) {
+            multiply(r, a, b, stored)?
+        } else {
+            let terms = match products {
+                Products::Faithful => known.map(|e| e.terms),
+                Products::Bf16 | Products::Fp8 => [1, 1],
+            };
+            let pairs = PAIRS.iter().filter(|(i, j)| *i < terms[0] && *j < terms[1]);
+            let (of_a, of_b): (Vec<usize>, Vec<usize>) = pairs.copied().unzip();
+            let last = [a, b].map(|id| r.new.shape(id).len() - 1);
+            let a = self.terms(r, a, last[0], of_a)?;
+            let b = self.terms(r, b, last[1] - 1, of_b)?;
+            multiply(r, a, b, stored)?
+        };
+        Ok(r.new.cast(sum, dtype)?)
+    }
+
+    /// BF16 terms of an operand one after the other along an axis.
+    fn terms(
+        &mut self,
+        r: &mut Rewriter<'_>,
+        x: ValueId,
+        axis: usize,
+        which: Vec<usize>,
+    ) -> Result<ValueId> {
+        if r.new.dtype(x) == Dtype::Bf16 && which == [0] {
+            return Ok(x);
+        }
+        let key = (x, axis, which);
+        if let Some(id) = self.terms.get(&key) {
+            return Ok(*id);
+        }
+        let which = &key.2;
+        let made = match r.source(x) {
+            Some(source) => host_terms(r, x, source, axis, which)?,
+            None => {
+                bytes(r, x)?;
+                let count = which.iter().max().map_or(1, |most| most + 1);
+                let made = r.new.rows(None, &[x], |rows, steps| {
+                    let terms = split(rows, steps[0], count);
+                    let output = |step| (step, Dtype::Bf16, Spread::Full);
+                    terms.into_iter().map(output).collect()
+                })?;
+                let parts: Vec<ValueId> = which.iter().map(|i| made[*i]).collect();
+                r.new.concat(&parts, axis)?
+            }
+        };
+        self.terms.insert(key, made);
+        Ok(made)
+    }
+
+    /// A product in E4M3 with a scale for each row of A and each column of B.
+    fn fp8(
+        &mut self,
+        r: &mut Rewriter<'_>,
+        a: ValueId,
+        b: ValueId,
+        dtype: Dtype,
+    ) -> Result<ValueId> {
+        let (qa, sa) = match self.scaled.get(&a) {
+            Some(both) => *both,
+            None => quantised_rows(r, a)?,
+        };
+        self.scaled.insert(a, (qa, sa));
+        let (qb, sb) = match (self.scaled.get(&b), r.source(b)) {
+            (None, Some(source)) => {
+                r.folded += 1;
+                let shape = source.shape.clone();
+                let of = source.clone();
+                let q = r.derive(b, "e4m3", Recipe::Quantised(of), Dtype::E4m3, &shape)?;
+                let scales = Recipe::Scales(source);
+                (q, r.derive(b, "scales", scales, Dtype::F32, &shape[1..])?)
+            }
+            (Some(both), _) => *both,
+            (None, None) => return Err(LegalError::form(&r.new.value(b).name, "no constant")),
+        };
+        self.scaled.insert(b, (qb, sb));
+        let sum = multiply(r, qa, qb, Dtype::F32)?;
+        let split = r.new.shape(sum).len() - 1;
+        let per_row = [r.new.shape(sa), &[1]].concat();
+        let sa = r.layout(sa, View::reshape(&per_row))?;
+        let made = r.new.rows(Some(split), &[sum, sa, sb], |rows, x| {
+            let half = rows.binary(Binary::Mul, x[0], x[1]);
+            let whole = rows.binary(Binary::Mul, half, x[2]);
+            vec![(whole, dtype, Spread::Full)]
+        })?;
+        Ok(made[0])
+    }
+}
+
+/// Refuses elements of less than a byte, which no row-wise program reads.
+fn bytes(r: &Rewriter<'_>, x: ValueId) -> Result<()> {
+    let value = r.new.value(x);
+    if value.dtype.bits().is_multiple_of(8) {
+        return Ok(());
+    }
+    let what = format!(
+        "it is {}; products take elements of less than a byte from constants only",
+        value.dtype
+    );
+    Err(LegalError::form(&value.name, what))
+}
+
+/// Steps of the first `count` BF16 terms of a step.
+fn split(rows: &mut Rowwise, x: StepId, count: usize) -> Vec<StepId> {
+    let mut rest = x;
+    let mut terms = Vec::with_capacity(count);
+    for i in 0..count {
+        let term = rows.unary(Unary::Cast(Dtype::Bf16), rest);
+        terms.push(term);
+        if i + 1 < count {
+            rest = rows.binary(Binary::Sub, rest, term);
+        }
+    }
+    terms
+}
+
+/// As [`Forms::terms`] of a constant.
+fn host_terms(
+    r: &mut Rewriter<'_>,
+    x: ValueId,
+    source: Source,
+    axis: usize,
+    which: &[usize],
+) -> Result<ValueId> {
+    r.folded += 1;
+    let term = |i: &usize| Source {
+        dtype: Dtype::Bf16,
+        data: Recipe::Part(source.clone(), *i).data(),
+        shape: source.shape.clone(),
+    };
+    let mut shape = source.shape.clone();
+    shape[axis] *= which.len() as u64;
+    let recipe = match which {
+        [one] => Recipe::Part(source.clone(), *one),
+        _ => Recipe::Concat(which.iter().map(term).collect(), axis),
+    };
+    r.derive(x, "bf16", recipe, Dtype::Bf16, &shape)
+}
+
+/// Rows over their scales in E4M3, and the scales: the largest element of a row becomes 448.
+fn quantised_rows(r: &mut Rewriter<'_>, x: ValueId) -> Result<(ValueId, ValueId)> {
+    bytes(r, x)?;
+    let split = r.new.shape(x).len() - 1;
+    let made = r.new.rows(Some(split), &[x], |rows, x| {
+        let size = rows.unary(Unary::Abs, x[0]);
+        let most = rows.reduce(Reduce::Max, size);
+        let share = rows.constant(1.0 / 448.0);
+        let least = rows.constant(f32::MIN_POSITIVE);
+        let scale = rows.binary(Binary::Mul, most, share);
+        // A row of zeros has some scale.
+        let scale = rows.binary(Binary::Max, scale, least);
+        let factor = rows.unary(Unary::Recip, scale);
+        let q = rows.binary(Binary::Mul, x[0], factor);
+        vec![
+            (q, Dtype::E4m3, Spread::Full),
+            (scale, Dtype::F32, Spread::PerRow),
+        ]
+    })?;
+    Ok((made[0], made[1]))
+}
+
+/// A product in one of the shapes that are left, and its result in the shape that it has.
+fn multiply(r: &mut Rewriter<'_>, a: ValueId, b: ValueId, dtype: Dtype) -> Result<ValueId> {
+    let (shape_a, shape_b) = (r.new.shape(a).to_vec(), r.new.shape(b).to_vec());
+    let ([outer_a @ .., m, k], [outer_b @ .., _, n]) = (&shape_a[..], &shape_b[..]) else {
+        // The node was checked: both have two axes.
+        return Ok(r.new.matmul(a, b, dtype)?);
+    };
+    let full = broadcast(outer_a, outer_b).unwrap_or_default();
+    let wide = |outer: &[u64]| [&vec![1; full.len() - outer.len()], outer].concat();
+    let (outer_a, outer_b) = (wide(outer_a), wide(outer_b));
+    // B is the same for the last axes in front: A's are rows.
+    let same = outer_b.iter().rev().take_while(|extent| **extent == 1);
+    let split = full.len() - same.count();
+    let rows = elements(&full[split..]) * m;
+    let batch = &full[..split];
+    let front = |r: &mut Rewriter<'_>, x, outer: &[u64], rest: [u64; 2]| -> Result<ValueId> {
+        let count = elements(outer);
+        let repeat = count != 1 && count != elements(batch);
+        let x = match repeat {
+            true => {
+                let apart = [outer, &rest].concat();
+                let x = r.layout(x, View::reshape(&apart))?;
+                let to = [batch, &rest].concat();
+                // What is not 1 is as long as the batch's axis.
+                let view = View::expand(&apart, &to).unwrap_or_else(|| View::reshape(&apart));
+                r.layout(x, view)?
+            }
+            false => x,
+        };
+        let count = if repeat { elements(batch) } else { count };
+        let shape = match elements(batch) {
+            1 => rest.to_vec(),
+            _ => vec![count, rest[0], rest[1]],
+        };
+        r.layout(x, View::reshape(&shape))
+    };
+    let a = front(r, a, &outer_a[..split], [rows, *k])?;
+    let b = front(r, b, &outer_b[..split], [*k, *n])?;
+    let c = r.new.matmul(a, b, dtype)?;
+    let shape = [&full[..], &[*m, *n]].concat();
+    r.layout(c, View::reshape(&shape))
+}

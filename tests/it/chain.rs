@@ -1,0 +1,209 @@
+//! Whole graphs compiled and run: results against an f64 evaluation, all ways to run alike, nothing unordered.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tilewright::chip::Chip;
+use tilewright::compiler::chain::{self, Program};
+use tilewright::compiler::graph::{Attention, Builder, Data, Graph, Kind, ValueId};
+use tilewright::compiler::import::blocks;
+use tilewright::compiler::rowwise::{Binary, Unary};
+use tilewright::machine::{
+    LoadOptions, Machine, SanitizeOptions, UntimedLimits, run_untimed, sanitize,
+};
+use tilewright::num::random::normal;
+use tilewright::num::{Dtype, Overflow, Rounding, encode_slice};
+use tilewright::reference::graph::evaluate;
+use tilewright::timing::{self, TimedOptions};
+
+/// N(0,1) codes of a type.
+fn codes(dtype: Dtype, count: u64, seed: u64, scale: f32) -> Vec<u8> {
+    let values: Vec<f32> = (0..count).map(|i| scale * normal(seed, i)).collect();
+    let mut bytes = vec![0; dtype.bytes_for(count) as usize];
+    encode_slice(
+        dtype,
+        &values,
+        &mut bytes,
+        Rounding::Rne,
+        Overflow::Saturate,
+    );
+    bytes
+}
+
+/// A constant of random numbers.
+fn weight(b: &mut Builder, name: &str, shape: &[u64], seed: u64) -> ValueId {
+    let count = shape.iter().product();
+    let scale = 1.0 / (shape[0] as f32).sqrt();
+    let data = Data::Bytes(codes(Dtype::Bf16, count, seed, scale).into());
+    b.constant(name, Dtype::Bf16, shape, data).unwrap()
+}
+
+fn machine(program: &Program, graph: &Graph, chip: &Arc<Chip>) -> Machine {
+    let image = Arc::new(program.image.clone());
+    let mut machine = Machine::load(chip.clone(), image, &LoadOptions::default()).unwrap();
+    for constant in &program.constants {
+        let bytes = constant.bytes().unwrap();
+        machine.set_tensor(&constant.symbol, &bytes).unwrap();
+    }
+    for (n, binding) in program.inputs.iter().enumerate() {
+        let count = graph[graph.inputs[n]].elements();
+        let bytes = codes(binding.dtype, count, n as u64, 1.0);
+        machine.set_tensor(&binding.symbol, &bytes).unwrap();
+    }
+    machine
+}
+
+/// The outputs of a program, run in every way.
+fn outputs(program: &Program, graph: &Graph, chip: &Arc<Chip>) -> Vec<Vec<f32>> {
+    let mut machine = machine(program, graph, chip);
+    let timed = timing::run(machine.clone(), &TimedOptions::default()).unwrap();
+    let options = LoadOptions {
+        data: false,
+        ..LoadOptions::default()
+    };
+    let empty = Machine::load(chip.clone(), machine.image.clone(), &options).unwrap();
+    let empty = timing::run(empty, &TimedOptions::default()).unwrap();
+    assert_eq!(empty.cycles, timed.cycles);
+    let symbols = |list: &[chain::Binding]| -> Vec<String> {
+        list.iter().map(|b| b.symbol.clone()).collect()
+    };
+    let mut given = symbols(&program.inputs);
+    given.extend(program.constants.iter().map(|c| c.symbol.clone()));
+    let given: Vec<&str> = given.iter().map(String::as_str).collect();
+    let options = SanitizeOptions {
+        given: &given,
+        ..SanitizeOptions::default()
+    };
+    let sanitized = sanitize(&machine, &options);
+    sanitized.result.unwrap();
+    assert!(
+        sanitized.findings.reports.is_empty(),
+        "{}",
+        sanitized.findings
+    );
+    run_untimed(&mut machine, &UntimedLimits::default()).unwrap();
+    let read = |symbol: &String| {
+        let bytes = |m: &Machine| m.tensor_bytes(symbol).unwrap();
+        assert_eq!(bytes(&machine), bytes(&timed.machine), "{symbol}");
+        machine.tensor_f32(symbol).unwrap()
+    };
+    symbols(&program.outputs).iter().map(read).collect()
+}
+
+/// Compiles and runs a graph; every output is within `tolerance` of its largest number.
+fn check(graph: &Graph, chip: &str, tolerance: f64) -> Program {
+    let chip = Arc::new(Chip::preset(chip).unwrap());
+    let program = chain::compile(graph, &chip).unwrap();
+    let mut inputs = BTreeMap::new();
+    for (n, id) in graph.inputs.iter().enumerate() {
+        let value = &graph[*id];
+        assert_eq!(value.kind, Kind::Input);
+        let bytes = codes(value.dtype, value.elements(), n as u64, 1.0);
+        let decoded = tilewright::reference::graph::decode(value.dtype, value.elements(), &bytes);
+        inputs.insert(value.name.clone(), decoded);
+    }
+    let expected = evaluate(graph, &inputs).unwrap();
+    for (got, want) in outputs(&program, graph, &chip).iter().zip(&expected) {
+        let largest = want.values.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+        assert_eq!(got.len(), want.values.len());
+        for (i, (g, w)) in got.iter().zip(&want.values).enumerate() {
+            let error = (f64::from(*g) - w).abs();
+            assert!(error <= tolerance * largest, "element {i}: {g} for {w}");
+        }
+    }
+    program
+}
+
+/// A layer of two products with a norm, an activation and a residual.
+fn feed_forward(rows: u64, width: u64, inner: u64) -> Graph {
+    let mut b = Builder::new("feed forward");
+    let x = b.input("x", Dtype::Bf16, &[rows, width]).unwrap();
+    let gain = weight(&mut b, "gain", &[width], 90);
+    let normal = blocks::rms_norm(&mut b, x, gain, 1e-5).unwrap();
+    let up = weight(&mut b, "up", &[width, inner], 91);
+    let down = weight(&mut b, "down", &[inner, width], 92);
+    let y = b.matmul(normal, up, Dtype::Bf16).unwrap();
+    let y = b
+        .elementwise(&[y], Dtype::Bf16, |rows, x| rows.unary(Unary::Swish, x[0]))
+        .unwrap();
+    let y = b.matmul(y, down, Dtype::Bf16).unwrap();
+    let y = b
+        .elementwise(&[x, y], Dtype::Bf16, |rows, x| {
+            rows.binary(Binary::Add, x[0], x[1])
+        })
+        .unwrap();
+    b.output(y, "y").unwrap();
+    b.finish().unwrap()
+}
+
+#[test]
+fn products_and_rows() {
+    let program = check(&feed_forward(70, 96, 200), "mini", 0.02);
+    assert_eq!(program.stages.len(), 5);
+    check(&feed_forward(300, 256, 512), "maia-200", 0.02);
+    check(&feed_forward(3, 64, 64), "maia-200", 0.02);
+}
+
+/// More stages than there are semaphores of stages, and memory that is used again.
+#[test]
+fn a_long_chain() {
+    let mut b = Builder::new("long");
+    let x = b.input("x", Dtype::Bf16, &[33, 64]).unwrap();
+    let mut y = x;
+    for layer in 0..20 {
+        let w = weight(&mut b, &format!("w{layer}"), &[64, 64], layer);
+        y = b.matmul(y, w, Dtype::Bf16).unwrap();
+        y = b
+            .elementwise(&[y], Dtype::Bf16, |rows, x| rows.unary(Unary::Relu, x[0]))
+            .unwrap();
+    }
+    b.output(y, "y").unwrap();
+    let graph = b.finish().unwrap();
+    check(&graph, "mini", 0.05);
+    check(&graph, "maia-200", 0.05);
+}
+
+/// Attention over a cache that grows where it is.
+#[test]
+fn attention_with_a_cache() {
+    for (batch, tokens, past) in [(1, 1, 40), (1, 5, 64), (2, 1, 33)] {
+        let mut b = Builder::new("attention");
+        let (heads, dim) = (4, 32);
+        let q = b
+            .input("query", Dtype::Bf16, &[batch, tokens, heads, dim])
+            .unwrap();
+        let mut all = Vec::new();
+        for name in ["key", "value"] {
+            let old = b
+                .input(&format!("past_{name}"), Dtype::Bf16, &[batch, past, 2, dim])
+                .unwrap();
+            let new = b
+                .input(
+                    &format!("new_{name}"),
+                    Dtype::Bf16,
+                    &[batch, tokens, 2, dim],
+                )
+                .unwrap();
+            let new = b
+                .elementwise(&[new], Dtype::Bf16, |rows, x| rows.unary(Unary::Neg, x[0]))
+                .unwrap();
+            all.push(b.concat(&[old, new], 1).unwrap());
+        }
+        let op = Attention {
+            dtype: Dtype::Bf16,
+            scale: 1.0 / (dim as f32).sqrt(),
+            causal: Some(past as i64),
+            window: None,
+            softcap: None,
+            mask: false,
+            sinks: false,
+            lengths: false,
+        };
+        let o = b.attention(op, &[q, all[0], all[1]]).unwrap();
+        b.output(o, "o").unwrap();
+        let program = check(&b.finish().unwrap(), "maia-200", 0.02);
+        if batch == 1 {
+            // Two programs that negate, and attention: nothing is copied.
+            assert_eq!(program.stages.len(), 3);
+        }
+    }
+}
