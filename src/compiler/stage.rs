@@ -113,7 +113,9 @@ pub fn alone(
     chip: &Chip,
     stage: impl FnOnce(&Site) -> Result<Stage, CompileError>,
 ) -> Result<Lowered, CompileError> {
-    let Stage { text: code, plan, .. } = stage(&Site::whole(op, chip))?;
+    let Stage {
+        text: code, plan, ..
+    } = stage(&Site::whole(op, chip))?;
     let mut text = Text::default();
     header(&mut text, chip, &plan);
     text.raw(&code);

@@ -19,7 +19,13 @@ use tilewright::timing::{self, TimedOptions};
 fn codes(dtype: Dtype, count: u64, seed: u64, scale: f32) -> Vec<u8> {
     let values: Vec<f32> = (0..count).map(|i| scale * normal(seed, i)).collect();
     let mut bytes = vec![0; dtype.bytes_for(count) as usize];
-    encode_slice(dtype, &values, &mut bytes, Rounding::Rne, Overflow::Saturate);
+    encode_slice(
+        dtype,
+        &values,
+        &mut bytes,
+        Rounding::Rne,
+        Overflow::Saturate,
+    );
     bytes
 }
 
@@ -69,7 +75,11 @@ fn outputs(program: &Program, graph: &Graph, chip: &Arc<Chip>) -> Vec<Vec<f32>> 
     };
     let sanitized = sanitize(&machine, &options);
     sanitized.result.unwrap();
-    assert!(sanitized.findings.reports.is_empty(), "{}", sanitized.findings);
+    assert!(
+        sanitized.findings.reports.is_empty(),
+        "{}",
+        sanitized.findings
+    );
     run_untimed(&mut machine, &UntimedLimits::default()).unwrap();
     let read = |symbol: &String| {
         let bytes = |m: &Machine| m.tensor_bytes(symbol).unwrap();
@@ -158,14 +168,20 @@ fn attention_with_a_cache() {
     for (batch, tokens, past) in [(1, 1, 40), (1, 5, 64), (2, 1, 33)] {
         let mut b = Builder::new("attention");
         let (heads, dim) = (4, 32);
-        let q = b.input("query", Dtype::Bf16, &[batch, tokens, heads, dim]).unwrap();
+        let q = b
+            .input("query", Dtype::Bf16, &[batch, tokens, heads, dim])
+            .unwrap();
         let mut all = Vec::new();
         for name in ["key", "value"] {
             let old = b
                 .input(&format!("past_{name}"), Dtype::Bf16, &[batch, past, 2, dim])
                 .unwrap();
             let new = b
-                .input(&format!("new_{name}"), Dtype::Bf16, &[batch, tokens, 2, dim])
+                .input(
+                    &format!("new_{name}"),
+                    Dtype::Bf16,
+                    &[batch, tokens, 2, dim],
+                )
                 .unwrap();
             let new = b
                 .elementwise(&[new], Dtype::Bf16, |rows, x| rows.unary(Unary::Neg, x[0]))

@@ -7,8 +7,8 @@
 use super::op::{broadcast, sized};
 use super::verify::{GraphError, Problem};
 use super::{
-    Attention, Data, Gather, Graph, Grouped, Kind, Matmul, Node, Op, Pad, TopK, Value, ValueId, View,
-    elements,
+    Attention, Data, Gather, Graph, Grouped, Kind, Matmul, Node, Op, Pad, TopK, Value, ValueId,
+    View, elements,
 };
 use crate::compiler::rowwise::{Rowwise, Spread, StepId};
 use crate::num::Dtype;

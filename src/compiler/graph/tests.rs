@@ -196,8 +196,20 @@ fn grouped_products_state_their_rules() {
     refused([6, 64], 6, 1, &[4, 64, 8], "");
     refused([3, 64], 6, 0, &scales, "fan is 0");
     refused([3, 64], 6, 4, &scales, "fan is 4; it must be a divisor");
-    refused([2, 64], 6, 2, &scales, "`x` has shape [2, 64]; wanted [3, 64]");
-    refused([3, 32], 6, 2, &scales, "`x` has shape [3, 32]; wanted [3, 64]");
+    refused(
+        [2, 64],
+        6,
+        2,
+        &scales,
+        "`x` has shape [2, 64]; wanted [3, 64]",
+    );
+    refused(
+        [3, 32],
+        6,
+        2,
+        &scales,
+        "`x` has shape [3, 32]; wanted [3, 64]",
+    );
     refused([3, 64], 6, 2, &[4, 3, 8], "`scales` has shape [4, 3, 8]");
     refused([3, 64], 6, 2, &[3, 2, 8], "wanted [4, 2, 8]");
 }

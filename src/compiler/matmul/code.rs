@@ -410,7 +410,10 @@ impl Emit<'_> {
         ));
         // The last transfer of C follows all products and stores, and these all loads.
         let buffers = (0..self.t.c_buffers).map(|i| (format!("C_FREE + {i}"), 1));
-        let held: Vec<_> = [("ENDED".to_owned(), 1)].into_iter().chain(buffers).collect();
+        let held: Vec<_> = [("ENDED".to_owned(), 1)]
+            .into_iter()
+            .chain(buffers)
+            .collect();
         self.site.drain(&mut self.text, &held);
         self.text.inst(self.site.leave());
     }

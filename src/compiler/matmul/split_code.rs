@@ -129,7 +129,11 @@ fn constants(text: &mut Text, t: &Split, site: &Site) {
         semaphores(name, 1, comment);
     }
     if site.chained {
-        semaphores("ENDED", 1, "the last sums are sent, the last slice of C has left");
+        semaphores(
+            "ENDED",
+            1,
+            "the last sums are sent, the last slice of C has left",
+        );
     }
     text.blank();
     text.registers(&[

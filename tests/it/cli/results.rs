@@ -5,7 +5,7 @@ use super::*;
 use std::collections::BTreeMap;
 
 /// Keys that `run` and `bench` always have.
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "chip",
     "cycles",
     "time_s",

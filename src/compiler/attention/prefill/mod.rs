@@ -19,7 +19,8 @@ mod describe;
 
 use super::kernels::{STAT_BYTES, VECTOR_BYTES};
 use super::{
-    CONTROL_BYTES, Channels, ENTRY, Geometry, KERNEL_NEEDS, LANES, RING, VARIABLES, declare, equ, no_room,
+    CONTROL_BYTES, Channels, ENTRY, Geometry, KERNEL_NEEDS, LANES, RING, VARIABLES, declare, equ,
+    no_room,
 };
 use crate::chip::{Chip, cost};
 use crate::compiler::CompileError;
@@ -331,7 +332,11 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
         text.equ(name, site.semaphore + index as u64, "");
     }
     if site.chained {
-        text.equ("ended", site.semaphore + ENDED, "the last rows of O have left");
+        text.equ(
+            "ended",
+            site.semaphore + ENDED,
+            "the last rows of O have left",
+        );
     }
     text.equ("o_free", site.semaphore + O_FREE, "one per set of rows");
     text.comment("Sizes.");
