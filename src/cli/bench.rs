@@ -169,7 +169,7 @@ impl OpArgs {
                 ref common,
             } => {
                 let dtype = MatmulType::parse(&operands.dtype).map_err(model::usage)?;
-                Ok((Op::Matmul(Matmul { m, n, k, dtype }), common))
+                Ok((Op::Matmul(Matmul::new(m, n, k, dtype)), common))
             }
             OpArgs::Attention {
                 batch,

@@ -251,7 +251,7 @@ mod tests {
     fn quantised_inputs_are_the_streams() {
         let (m, n, k) = (5, 7, 83);
         for dtype in MatmulType::ALL {
-            let op = Op::Matmul(Matmul { m, n, k, dtype });
+            let op = Op::Matmul(Matmul::new(m, n, k, dtype));
             let given = inputs(&op, 3);
             let find = |name: &str| given.iter().find(|(n, _)| *n == name).map(|(_, b)| b);
             let inputs = op.tensors().into_iter().filter(|t| !t.output);

@@ -84,12 +84,12 @@ mod tests {
     #[test]
     fn a_compiled_program_knows_its_operation() {
         let chip = Chip::preset("mini").unwrap();
-        let op = Op::Matmul(crate::compiler::Matmul {
-            m: 33,
-            n: 5,
-            k: 7,
-            dtype: crate::compiler::MatmulType::Bf16,
-        });
+        let op = Op::Matmul(crate::compiler::Matmul::new(
+            33,
+            5,
+            7,
+            crate::compiler::MatmulType::Bf16,
+        ));
         let compiled = crate::compiler::compile(&op, &chip).unwrap();
         let work = of_image(&compiled.image, &chip);
         assert_eq!(work, of_op(&op, Some(compiled.plan.split_k), &chip));

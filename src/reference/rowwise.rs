@@ -135,7 +135,10 @@ fn unary(f: Unary, a: Bounded, round: Round) -> Bounded {
         Unary::Recip => a.recip(2.0),
         Unary::Exp => a.monotone(exponent, 2.0, f64::exp),
         Unary::Exp2 => a.monotone(0.0, 2.0, f64::exp2),
-        Unary::Log | Unary::Log2 if x - a.error <= 0.0 => Bounded::rounded(x, f64::INFINITY, 0.0),
+        Unary::Log | Unary::Log2 if x - a.error <= 0.0 => {
+            let value = if f == Unary::Log { x.ln() } else { x.log2() };
+            Bounded::rounded(value, f64::INFINITY, 0.0)
+        }
         Unary::Log => a.monotone(0.0, 6.0, f64::ln),
         Unary::Log2 => a.monotone(0.0, 2.0, f64::log2),
         Unary::Tanh => a.monotone(0.0, 2.0, f64::tanh),
@@ -179,9 +182,8 @@ fn unary(f: Unary, a: Bounded, round: Round) -> Bounded {
         },
         Unary::Round => a.monotone(0.0, 0.0, f64::round_ties_even),
         Unary::Floor => a.monotone(0.0, 0.0, f64::floor),
-        Unary::Cast(Dtype::F32) => a,
         Unary::Cast(dtype) => {
-            // Values are FP32 before the cast.
+            // Values are FP32 before the cast, here in f64.
             a.monotone(0.0, 0.0, |x| round(dtype, x))
         }
     }

@@ -22,4 +22,5 @@ mod programs;
 mod properties;
 mod rowwise;
 mod sanitize;
+mod stages;
 mod timing;

@@ -8,6 +8,7 @@ use prost::Message;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tilewright::compiler::import::{ImportError, Imported, onnx};
+use tilewright::compiler::legal::{Options, legalise};
 use tilewright::num::Dtype;
 use tilewright::reference::graph::evaluate;
 
@@ -133,7 +134,11 @@ fn run(dir: &Path) -> Outcome {
         }
         Err(error) => return Outcome::Refused(error.to_string()),
     };
-    let graph = imported.graph;
+    // As the chip gets it: the forms that it lowers.
+    let graph = match legalise(&imported.graph, &Options::default()) {
+        Ok(graph) => graph,
+        Err(error) => return Outcome::Failed(error.to_string()),
+    };
     let given = inputs.into_iter().map(|(name, _, values)| (name, values));
     let inputs: BTreeMap<String, Vec<f64>> = given.collect();
     let results = match evaluate(&graph, &inputs) {

@@ -4,13 +4,14 @@
 //! |---|---|---|
 //! | a program that reads a result of another one, rows for rows and columns for columns, aliases between them | one program: the first one's steps, a cast to the type of what was between them, the second one's steps | the cast is what storing and loading did |
 //! | the same, where one of the two sees single elements only | one program in the other one's rows and columns | single elements have no rows |
+//! | the same, where one sees single elements only, and these are the other one's numbers per row (or its only number) | it computes per row (or once) | as above |
 //!
 //! Residual and norm, norm and quantise, SwiGLU, a bias and an activation come out of it. What others read, too, stays a result, so
 //! nothing is made twice. Pairs stay apart where something between them needs the first and is needed by the second; where the
 //! program would have more than [`MAX_TENSORS`] tensors or [`MAX_STEPS`] steps; where the chip does not lower it or, by prediction,
 //! takes longer than for both and the way through HBM; without a chip, where it has more than [`VALUES`] values.
 //!
-//! Exact on the chip, where every step rounds to FP32 (the reference in f64 rounds there only what is stored).
+//! Exact. A cast to FP32 takes no instruction; it says that the value is one of FP32 to what computes in more.
 
 use super::siblings::{made_by, root};
 use super::{LegalError, rewrite};
@@ -110,13 +111,13 @@ fn merge_into(graph: &mut Graph, at: usize, costs: &mut Costs<'_>) -> Option<usi
             roots: &roots,
             nodes: [from, at],
         };
-        let Some(shape) = pair.shape(first, second) else {
+        let Some(together) = pair.together(first, second) else {
             continue;
         };
         let Some(late) = pair.between() else {
             continue;
         };
-        let Some((op, inputs, outputs)) = pair.merged(first, second, shape) else {
+        let Some((op, inputs, outputs)) = pair.merged(&together) else {
             continue;
         };
         if !costs.better(&op, [first, second]) {
@@ -154,6 +155,19 @@ fn free(op: &Rowwise) -> bool {
         && op.outputs.iter().all(|o| o.spread == Spread::Full)
 }
 
+/// A program of single elements over the rows and columns of another, where its elements are all, one per row, or one.
+fn tiled(op: &Rowwise, elements: Spread, like: &Rowwise) -> Rowwise {
+    let mut op = op.clone();
+    (op.rows, op.cols) = (like.rows, like.cols);
+    let inputs = op.inputs.iter_mut().map(|i| &mut i.spread);
+    for spread in inputs.chain(op.outputs.iter_mut().map(|o| &mut o.spread)) {
+        if *spread == Spread::Full {
+            *spread = elements;
+        }
+    }
+    op
+}
+
 impl Pair<'_> {
     /// The result of the first that is an operand of the second.
     fn link(&self, operand: usize) -> Option<usize> {
@@ -161,21 +175,59 @@ impl Pair<'_> {
         outputs.iter().position(|id| *id == self.roots[operand])
     }
 
-    /// Rows and columns of both.
-    fn shape(&self, first: &Rowwise, second: &Rowwise) -> Option<(u64, u64)> {
-        let (a, b) = ((first.rows, first.cols), (second.rows, second.cols));
-        let shape = match a == b {
-            true => a,
-            false if a.0.checked_mul(a.1) != b.0.checked_mul(b.1) => return None,
-            false if free(first) => b,
-            false if free(second) => a,
-            false => return None,
+    /// Both in the same rows and columns.
+    fn together(&self, first: &Rowwise, second: &Rowwise) -> Option<[Rowwise; 2]> {
+        let size = |op: &Rowwise| op.rows.checked_mul(op.cols);
+        let (a, b) = (size(first)?, size(second)?);
+        // How the second reads what the first makes, and what the first makes of that.
+        let links = || (0..second.inputs.len()).filter_map(|i| Some((i, self.link(i)?)));
+        let read = |spread| links().all(|(i, _)| second.inputs[i].spread == spread);
+        let made = |spread| links().all(|(_, o)| first.outputs[o].spread == spread);
+        let free = [
+            free(first) && !self.pitched(0),
+            free(second) && !self.pitched(1),
+        ];
+        let (per_row, full, one) = (Spread::PerRow, Spread::Full, Spread::Scalar);
+        let both = if (first.rows, first.cols) == (second.rows, second.cols) {
+            [first.clone(), second.clone()]
+        } else if a == b && free[0] {
+            [tiled(first, full, second), second.clone()]
+        } else if a == b && free[1] {
+            [first.clone(), tiled(second, full, first)]
+        } else if b == first.rows && free[1] && made(per_row) {
+            [first.clone(), tiled(second, per_row, first)]
+        } else if a == second.rows && free[0] && read(per_row) {
+            [tiled(first, per_row, second), second.clone()]
+        } else if a == 1 && free[0] && read(one) && !self.first_is_needed() {
+            [tiled(first, one, second), second.clone()]
+        } else {
+            return None;
         };
-        let same = |(operand, input): (usize, &Input)| match self.link(operand) {
-            Some(output) => first.outputs[output].spread == input.spread,
-            None => true,
+        let same = |(i, o): (usize, usize)| both[0].outputs[o].spread == both[1].inputs[i].spread;
+        links().all(same).then_some(both)
+    }
+
+    /// Whether a program reads or writes rows with gaps: a part of each row of something wider. Only with these rows and columns are
+    /// they read and written where they lie.
+    fn pitched(&self, which: usize) -> bool {
+        let node = &self.graph.nodes[self.nodes[which]];
+        let maker = |id: &ValueId| self.of[id.0 as usize].map(|index| &self.graph.nodes[index].op);
+        let gaps =
+            |id: &ValueId| matches!(maker(id), Some(Op::Layout(view)) if view.is_run().is_none());
+        let whole = |id: &ValueId| root(self.graph, self.of, *id);
+        let beside = |id: &ValueId| {
+            let all = self.graph.nodes.iter();
+            let mut concats = all.filter(|n| matches!(n.op, Op::Concat { axis } if axis > 0));
+            concats.any(|n| n.inputs.iter().any(|operand| whole(operand) == *id))
         };
-        second.inputs.iter().enumerate().all(same).then_some(shape)
+        let operands: Vec<ValueId> = node.inputs.iter().map(whole).collect();
+        operands.iter().any(gaps) || node.outputs.iter().any(beside)
+    }
+
+    /// Whether something beside the second needs a result of the first.
+    fn first_is_needed(&self) -> bool {
+        let outputs = &self.graph.nodes[self.nodes[0]].outputs;
+        outputs.iter().any(|id| self.needed(*id))
     }
 
     /// Which nodes between the two need the first and must therefore come behind the merged one; `None` if the second needs one of
@@ -223,13 +275,11 @@ impl Pair<'_> {
     /// The program, its operands and results.
     fn merged(
         &self,
-        first: &Rowwise,
-        second: &Rowwise,
-        (rows, cols): (u64, u64),
+        [first, second]: &[Rowwise; 2],
     ) -> Option<(Rowwise, Vec<ValueId>, Vec<ValueId>)> {
         let [a, b] = self.nodes.map(|index| &self.graph.nodes[index]);
         let mut made = Merged {
-            op: Rowwise::new(rows, cols),
+            op: Rowwise::new(first.rows, first.cols),
             operands: Vec::new(),
             known: Vec::new(),
         };
@@ -318,8 +368,8 @@ impl Merged {
     /// A step as what storing it in a type and loading it gives.
     fn cast(&mut self, step: StepId, dtype: Dtype) -> StepId {
         match self.op.steps[step.index()] {
-            _ if dtype == Dtype::F32 => step,
             Step::Unary(Unary::Cast(already), _) if already == dtype => step,
+            Step::Input(i) if self.op.inputs[i].dtype == dtype => step,
             _ => self.op.unary(Unary::Cast(dtype), step),
         }
     }

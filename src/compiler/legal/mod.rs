@@ -17,10 +17,10 @@
 //! |---|---|---|
 //! | [`layout`] | views of views are one view, views and concatenations of constants are constants | none |
 //! | [`attention`] | attention that the kernel does not know becomes products and a softmax | the rounding of P |
-//! | [`products`] | shapes of products, and their operands' types: F32 in three BF16 terms | 2^-22 of sum \|a\|\|b\| |
 //! | [`siblings`] | products of the same A with constants are one product ([`Options::sibling_rows`]) | none |
+//! | [`products`] | shapes of products, and their operands' types: F32 in three BF16 terms | 2^-22 of sum \|a\|\|b\| |
 //! | [`broadcast`] | row-wise operands that were repeated are read per row, per column or once | none |
-//! | [`fuse`] | neighbouring row-wise programs are one | none on the chip |
+//! | [`fuse`] | neighbouring row-wise programs are one | none |
 //!
 //! Leaves out: the order of stages, memory, and whether a tensor fits. Invariants: inputs, outputs, their names and their types stay;
 //! the host lays constants out and changes their types ([`Folded`] counts that), and computes nothing else.
@@ -105,11 +105,11 @@ pub fn legalise_counted(graph: &Graph, options: &Options) -> Result<(Graph, Fold
     let mut folded = Folded::new();
     let graph = layout::layouts(graph, &mut folded)?;
     let graph = attention::attention(&graph, options, &mut folded)?;
-    let graph = products::products(&graph, options, &mut folded)?;
     let graph = match options.sibling_rows {
         0 => graph,
         rows => siblings::merge_siblings(&graph, rows, &mut folded)?,
     };
+    let graph = products::products(&graph, options, &mut folded)?;
     let graph = layout::layouts(&graph, &mut folded)?;
     let graph = broadcast::broadcasts(&graph, &mut folded)?;
     let graph = fuse::fuse(&graph, options.chip.as_ref())?;

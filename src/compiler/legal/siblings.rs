@@ -2,14 +2,15 @@
 //!
 //! | matches | gives | why it is equal |
 //! |---|---|---|
-//! | A B1, A B2, .. with the same A [m, k] and constants B [k, n] of one type, results of one type | A [B1 B2 ..] once, and views of its columns | each column's sum is the same |
+//! | A B1, A B2, .. with the same A [.., k] and constants B [k, n] of one type, results of one type | A [B1 B2 ..] once, and views of its columns | each column's sum is the same |
 //!
 //! Q, K and V of a layer, gate and up of an MLP: for few rows one long stream of weights is better than several short ones. For many
-//! rows the views are copies of large results, which is why there is a limit. Exact.
+//! rows the views are copies of large results, which is why there is a limit. It comes before [`super::products`], so that casts and
+//! scales of results are one program, too. Exact.
 
 use super::rewrite::rewrite;
 use super::{Folded, LegalError};
-use crate::compiler::graph::{Graph, Kind, Op, Recipe, Source, ValueId, View};
+use crate::compiler::graph::{Graph, Kind, Op, Recipe, Source, ValueId, View, elements};
 use crate::num::Dtype;
 use rustc_hash::FxHashMap;
 
@@ -28,8 +29,11 @@ pub fn merge_siblings(graph: &Graph, rows: u64, folded: &mut Folded) -> Result<G
             continue;
         };
         let constant = matches!(graph[*b].kind, Kind::Constant(_));
-        let few = graph[*a].shape.first().is_some_and(|m| *m <= rows);
-        if constant && few && graph[*a].shape.len() == 2 && graph[*b].shape.len() == 2 {
+        let outer = graph[*a]
+            .shape
+            .split_last()
+            .map_or(&[][..], |(_, outer)| outer);
+        if constant && elements(outer) <= rows && graph[*b].shape.len() == 2 {
             let shape = graph[*a].shape.clone();
             let key = (root(graph, &of, *a), shape, graph[*b].dtype, op.dtype);
             groups.entry(key).or_default().push(index);
@@ -69,7 +73,7 @@ pub fn merge_siblings(graph: &Graph, rows: u64, folded: &mut Folded) -> Result<G
         let c = r.new.matmul(operands[0], b, op.dtype)?;
         let (all, mut start) = (r.new.shape(c).to_vec(), 0);
         for (sibling, width) in group.iter().zip(widths) {
-            let view = View::slice(&all, 1, start, 1, width);
+            let view = View::slice(&all, all.len() - 1, start, 1, width);
             made.insert(*sibling, r.layout(c, view)?);
             start += width;
         }

@@ -7,6 +7,7 @@ use super::context::{Call, Context, Val};
 use super::tensor::Elem;
 use crate::compiler::import::ImportError;
 use crate::compiler::rowwise::{Binary, Unary};
+use crate::num::Dtype;
 
 type Result<T> = std::result::Result<T, ImportError>;
 
@@ -103,6 +104,8 @@ fn quantise(call: &Call<'_>, context: &mut Context) -> Result<Val> {
         if !elem.is_int() {
             return y;
         }
+        // The quotient is FP32's before it is rounded to an integer: ties depend on it.
+        y = rows.unary(Unary::Cast(Dtype::F32), y);
         y = rows.unary(Unary::Round, y);
         if let Some(zero) = x.get(2) {
             y = rows.binary(Binary::Add, y, *zero);
