@@ -10,9 +10,9 @@ use super::stages::{self, Stages};
 use super::{CliError, Context, graph, inputs, model, outcome, work};
 use crate::chip::Chip;
 use crate::compiler::graph::{Graph, Op, Value, ValueId};
-use crate::compiler::import::hf::config::{self, Config};
+use crate::compiler::import::hf::config::Config;
 use crate::compiler::import::hf::weights::Weights;
-use crate::compiler::import::hf::{Step, decoder};
+use crate::compiler::import::hf::{self, Step, decoder};
 use crate::compiler::import::{ImportError, Imported};
 use crate::compiler::legal::Products;
 use crate::isa::image::Class;
@@ -40,7 +40,7 @@ pub struct Args {
     /// Also run the step that reads the first N tokens of each sequence: ttft_s
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
     prefill: Option<u64>,
-    /// Products with weights: bf16, or fp8 (E4M3 with a scale for each row and column); all else is BF16
+    /// Products with weights: bf16, or fp8 (E4M3 with a scale for each row and column, and E4M3 keys and values); all else is BF16
     #[arg(long)]
     dtype: String,
     /// Only the first N layers, for models that are larger than the chip's memory; figures are of these
@@ -52,7 +52,7 @@ pub struct Args {
 fn names() -> String {
     format!(
         "A Hugging Face directory, or a name that stands for a model's dimensions without its weights: {}",
-        config::names().join(", ")
+        hf::names().join(", ")
     )
 }
 
@@ -348,15 +348,25 @@ pub fn run(args: &Args, common: &Common<'_>, context: &Context) -> Result<(), Cl
             args.model
         )));
     }
+    // As the products, so the cache.
+    let cache = match model.products {
+        Products::Fp8 => Dtype::E4m3,
+        _ => Dtype::Bf16,
+    };
     let decode = Step {
         batch: args.batch,
         tokens: 1,
         past: args.context - 1,
+        cache,
+        absorb: true,
+        ..Step::default()
     };
     let prefill = args.prefill.map(|tokens| Step {
         batch: args.batch,
         tokens,
         past: 0,
+        cache,
+        ..Step::default()
     });
     // What is traced and written is the decode step.
     let quiet = Common {

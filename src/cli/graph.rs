@@ -110,7 +110,8 @@ pub fn compiled(
     };
     let legal = legal::legalise_counted(&imported.graph, &options);
     let (graph, laid_out) = legal.map_err(|error| source.legal(&error))?;
-    let mut program = chain::compile(&graph, chip).map_err(|error| source.chain(&error))?;
+    let mut program = chain::compile(&graph, chip, &chain::Options::default())
+        .map_err(|error| source.chain(&error))?;
     let notes = bindings::notes(&program);
     for (key, value) in &notes {
         let line = format!(".note {key}, {}\n", crate::asm::quote(value));
@@ -144,7 +145,7 @@ pub fn compiled(
 /// The bytes of a constant as its tensor lies in memory.
 fn bytes(constant: &Constant) -> Result<std::sync::Arc<[u8]>, CliError> {
     let read = constant.bytes();
-    read.map_err(|error| match &constant.data {
+    read.map_err(|error| match constant.source() {
         crate::compiler::graph::Data::File(range) => {
             CliError::file(range.path.display().to_string(), error.to_string())
         }
