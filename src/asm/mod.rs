@@ -86,8 +86,9 @@ mod symbols;
 
 pub use diag::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS};
 pub use directive::DIRECTIVES;
-pub use disasm::{disassemble, listing};
+pub use disasm::{data_lines, disassemble, listing};
 pub use inst::PSEUDO;
+pub(crate) use lexer::quote;
 pub use object::ObjectError;
 
 use crate::isa::image::Image;

@@ -85,7 +85,7 @@ fn random_bytes(count: u64, stream: u64) -> Vec<u8> {
 }
 
 /// Elements of a stream rounded to a type without scales.
-fn rounded(dtype: Dtype, elements: u64, stream: u64) -> Vec<u8> {
+pub fn rounded(dtype: Dtype, elements: u64, stream: u64) -> Vec<u8> {
     let mut bytes = vec![0; dtype.bytes_for(elements) as usize];
     let chunk_bytes = dtype.bytes_for(CHUNK) as usize;
     let tasks = bytes.par_chunks_mut(chunk_bytes).enumerate();

@@ -6,11 +6,13 @@
 
 pub mod asm;
 mod bench;
+mod bindings;
 mod bounds;
 mod check;
 mod chip;
 mod compile;
 mod context;
+mod decoder;
 pub mod disasm;
 mod error;
 mod generate;
@@ -28,6 +30,7 @@ mod performance;
 mod progress;
 mod run;
 mod simulate;
+mod stages;
 mod stream;
 mod table;
 mod tensors;

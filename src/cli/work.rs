@@ -9,7 +9,7 @@ use crate::num::Dtype;
 use crate::report::Work;
 
 /// The work of a program. A hand-written program may carry the notes of the compiler (`op_json`, `split_k`); without them
-/// only the operand types of its matrix products are known.
+/// only the operand types of its matrix products are known. A whole model left its FLOP and its bound.
 pub fn of_image(image: &Image, chip: &Chip) -> Work {
     let note = |key: &str| {
         let found = image.notes.iter().find(|(k, _)| k == key);
@@ -21,10 +21,20 @@ pub fn of_image(image: &Image, chip: &Chip) -> Work {
             let split_k = note("split_k").and_then(|n| n.parse().ok());
             of_op(&op, split_k, chip)
         }
-        None => Work {
-            operands: operands(image),
-            ..Work::default()
-        },
+        None => {
+            // The bound of a whole model is that of the chip it was compiled for.
+            let here = note("chip") == Some(&chip.name);
+            let time = note("bound_time_s").and_then(|t| t.parse::<f64>().ok());
+            let time = time.filter(|t| here && t.is_finite() && *t >= 0.0);
+            let unit = note("bound").map(str::to_owned);
+            Work {
+                flops: note("flops").and_then(|n| n.parse().ok()),
+                operands: operands(image),
+                bound: unit.zip(time),
+                bounds: Vec::new(),
+                split_k: None,
+            }
+        }
     }
 }
 

@@ -164,6 +164,23 @@ pub struct Bound {
     pub units: Vec<(BoundUnit, f64)>,
 }
 
+impl Bound {
+    /// The largest of the times of units.
+    pub fn of(units: Vec<(BoundUnit, f64)>) -> Bound {
+        let first = units.first().map_or(BoundUnit::Tensor, |u| u.0);
+        let larger = |best: (BoundUnit, f64), u: (BoundUnit, f64)| match u.1 > best.1 {
+            true => u,
+            false => best,
+        };
+        let (unit, time_s) = units.iter().copied().fold((first, 0.0), larger);
+        Bound {
+            unit,
+            time_s,
+            units,
+        }
+    }
+}
+
 impl Matmul {
     /// A product to BF16.
     pub const fn new(m: u64, n: u64, k: u64, dtype: MatmulType) -> Matmul {
@@ -429,17 +446,7 @@ impl Op {
             );
             units.insert(1, (BoundUnit::Vector, exp2.max(slots)));
         }
-        let (unit, time_s) = units
-            .iter()
-            .copied()
-            .fold((BoundUnit::Tensor, 0.0), |best, u| {
-                if u.1 > best.1 { u } else { best }
-            });
-        Bound {
-            unit,
-            time_s,
-            units,
-        }
+        Bound::of(units)
     }
 }
 

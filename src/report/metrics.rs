@@ -209,7 +209,7 @@ fn percent(part: f64, whole: f64) -> Option<f64> {
 mod tests {
     use super::*;
 
-    const KEYS: [&str; 22] = [
+    const KEYS: [&str; 23] = [
         "chip",
         "cycles",
         "time_s",

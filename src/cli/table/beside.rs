@@ -48,16 +48,14 @@ fn op(row: &Row) -> Op {
         })
     };
     match row.kind {
-        Kind::Gemm => Op::Matmul(Matmul {
-            m: e[0],
-            n: e[1],
-            k: e[2],
-            dtype: match row.dtype {
+        Kind::Gemm => {
+            let dtype = match row.dtype {
                 Element::Bf16 => MatmulType::Bf16,
                 Element::Fp8 => MatmulType::Fp8,
                 Element::Nvfp4 => MatmulType::Nvfp4,
-            },
-        }),
+            };
+            Op::Matmul(Matmul::new(e[0], e[1], e[2], dtype))
+        }
         Kind::Prefill => attention(e[3], e[3]),
         Kind::Decode => attention(1, e[3]),
     }

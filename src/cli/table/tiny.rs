@@ -53,7 +53,7 @@ pub fn cases() -> Vec<Case> {
             kind: KindName::Tiny,
             dtype: dtype.name(),
             extents: vec![("m", m), ("n", n), ("k", k)],
-            op: Op::Matmul(Matmul { m, n, k, dtype }),
+            op: Op::Matmul(Matmul::new(m, n, k, dtype)),
             row: None,
         }));
     }

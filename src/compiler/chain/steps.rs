@@ -11,7 +11,7 @@ use super::parts::Parts;
 use crate::chip::{Chip, cost};
 use crate::compiler::graph::{self, Graph, Node, Op as NodeOp, Value, ValueId};
 use crate::compiler::linear::Stream;
-use crate::compiler::movement::{self, Copy, Gather, Source};
+use crate::compiler::movement::{self, Axis, Batched, Copy, Gather, Source};
 use crate::compiler::op::{Bound, BoundUnit};
 use crate::compiler::rowwise::Rowwise;
 use crate::compiler::stage::{Site, Stage};
@@ -31,6 +31,7 @@ pub enum Work {
     },
     Copy(Copy),
     Gather(Gather),
+    Batched(Batched),
 }
 
 /// A value that a step reads, or a part of it.
@@ -75,6 +76,7 @@ impl Work {
             }
             Work::Copy(op) => movement::copy(op, site),
             Work::Gather(op) => movement::gather(op, beside.tables, site),
+            Work::Batched(op) => movement::batched(op, site),
         }
     }
 
@@ -83,15 +85,15 @@ impl Work {
         match self {
             Work::Op(op) => op.bound(chip),
             Work::Layer { op, .. } => Op::Matmul(*op).bound(chip),
-            Work::Copy(_) | Work::Gather(_) => {
+            Work::Copy(_) | Work::Gather(_) | Work::Batched(_) => {
                 let (read, written) = self.hbm_bytes();
                 let peak = cost::hbm_peak_bytes_per_s(chip).max(1) as f64;
-                let time_s = (read as f64 + written as f64) / peak;
-                Bound {
-                    unit: BoundUnit::Hbm,
-                    time_s,
-                    units: vec![(BoundUnit::Hbm, time_s)],
+                let mut units = vec![(BoundUnit::Hbm, (read as f64 + written as f64) / peak)];
+                if let Work::Batched(op) = self {
+                    let flops = cost::peak_flops(chip, op.dtypes[0], op.dtypes[1]).max(1);
+                    units.push((BoundUnit::Tensor, self.flops() as f64 / flops as f64));
                 }
+                Bound::of(units)
             }
         }
     }
@@ -101,6 +103,10 @@ impl Work {
             Work::Op(op) => op.flops(),
             Work::Layer { op, .. } => Op::Matmul(*op).flops(),
             Work::Copy(_) | Work::Gather(_) => 0,
+            Work::Batched(op) => {
+                let batches: u128 = op.batches.iter().map(|a| u128::from(a.count)).product();
+                2 * batches * u128::from(op.m) * u128::from(op.n) * u128::from(op.k)
+            }
         }
     }
 
@@ -122,13 +128,24 @@ impl Work {
                 let bytes = op.dtype.bytes_for(op.outer * op.indices * op.inner);
                 (bytes + 4 * op.indices, bytes)
             }
+            Work::Batched(op) => {
+                // An operand that all share is read once.
+                let size = |i: usize, elements: u64, stride: fn(&Axis) -> u64| {
+                    let own = op.batches.iter().filter(|a| stride(a) > 0);
+                    let batches: u64 = own.map(|a| a.count).product();
+                    op.dtypes[i].bytes_for(batches * elements)
+                };
+                let a = size(0, op.m * op.k, |a| a.a);
+                let b = size(1, op.k * op.n, |a| a.b);
+                (a + b, size(2, op.m * op.n, |a| a.c))
+            }
         }
     }
 
     fn validate(&self, chip: &Chip) -> Result<(), CompileError> {
         match self {
             Work::Op(op) => Ok(op.validate(chip)?),
-            Work::Layer { .. } | Work::Copy(_) | Work::Gather(_) => Ok(()),
+            Work::Layer { .. } | Work::Copy(_) | Work::Gather(_) | Work::Batched(_) => Ok(()),
         }
     }
 }
@@ -140,6 +157,7 @@ impl std::fmt::Display for Work {
             Work::Layer { layer, op } => write!(f, "layer {layer}: {}", Op::Matmul(*op)),
             Work::Copy(op) => write!(f, "copy of {} parts, {}", op.parts.len(), op.dtype),
             Work::Gather(op) => op.fmt(f),
+            Work::Batched(op) => op.fmt(f),
         }
     }
 }
@@ -197,6 +215,12 @@ fn step(
         .collect();
     let result = node.outputs[0];
     let work = match &node.op {
+        NodeOp::Matmul(_) if value(1).shape.len() > 2 => {
+            let op = batches(value(0), value(1), &graph[result]);
+            Work::Batched(
+                op.ok_or_else(|| refuse("a product over more than one batch axis".into()))?,
+            )
+        }
         NodeOp::Matmul(_) => {
             let op = product(value(0), value(1), &graph[result]).map_err(refuse)?;
             Work::Op(Op::Matmul(op))
@@ -326,6 +350,22 @@ pub fn product(a: &Value, b: &Value, c: &Value) -> Result<Matmul, String> {
     })
 }
 
+/// C[b, m, n] = A[b or 1, m, k] B[b or 1, k, n].
+fn batches(a: &Value, b: &Value, c: &Value) -> Option<Batched> {
+    let ([ab, m, k], [bb, _, n], [batch, ..]) = (&a.shape[..], &b.shape[..], &c.shape[..]) else {
+        return None;
+    };
+    let dtypes = [a.dtype, b.dtype, c.dtype];
+    let mut op = Batched::contiguous(dtypes, [*batch, *m, *n, *k], false);
+    if *ab == 1 {
+        op.batches[0].a = 0;
+    }
+    if *bb == 1 {
+        op.batches[0].b = 0;
+    }
+    Some(op)
+}
+
 /// Attention that the kernels know.
 fn heads(op: &graph::Attention, q: &Value, k: &Value) -> Result<Attention, String> {
     let ([batch, q_len, heads, head_dim], [_, kv_len, kv_heads, _]) = (&q.shape[..], &k.shape[..])
@@ -364,14 +404,5 @@ pub fn total(bounds: impl Iterator<Item = Bound>, hbm_s: f64) -> Bound {
             None => units.push((unit, time)),
         }
     }
-    let largest = |best: (BoundUnit, f64), u: (BoundUnit, f64)| match u.1 > best.1 {
-        true => u,
-        false => best,
-    };
-    let (unit, time_s) = units.iter().copied().fold((BoundUnit::Hbm, 0.0), largest);
-    Bound {
-        unit,
-        time_s,
-        units,
-    }
+    Bound::of(units)
 }
