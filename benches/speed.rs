@@ -15,12 +15,7 @@ use tilewright::num::gemm::{self, Scales};
 use tilewright::timing::{self, TimedOptions};
 
 fn matmul(edge: u64) -> Op {
-    Op::Matmul(Matmul {
-        m: edge,
-        n: edge,
-        k: edge,
-        dtype: MatmulType::Fp8,
-    })
+    Op::Matmul(Matmul::new(edge, edge, edge, MatmulType::Fp8))
 }
 
 fn decode() -> Op {

@@ -1,6 +1,6 @@
 //! Contents of tensors given byte by byte.
 //!
-//! Models: `.data NAME, "HEX"`, which appends to a tensor declared with `data`. Leaves out: every other form of contents
+//! Models: `.data NAME, "HEX"`, which appends to a tensor declared without contents. Leaves out: every other form of contents
 //! ([`super::directive`]). Invariants: a tensor has exactly its bytes or the source has an error; all bytes together are at most
 //! [`MAX_DATA_BYTES`], so that a program and its text fit in each other's limits.
 
@@ -23,50 +23,37 @@ pub struct Contents {
 
 struct Content {
     bytes: Vec<u8>,
-    /// How many there must be.
-    wanted: u64,
-    /// The line of the declaration.
+    /// The first line of them.
     place: Place,
     span: Range<usize>,
 }
 
-impl Contents {
-    /// A tensor of `wanted` bytes whose contents follow.
-    pub fn declare(&mut self, tensor: usize, wanted: u64, place: &Place, span: Range<usize>) {
-        let content = Content {
-            bytes: Vec::new(),
-            wanted,
-            place: place.clone(),
-            span,
-        };
-        self.tensors.insert(tensor, content);
-    }
-}
-
 impl Assembler<'_> {
     /// `.data NAME, "HEX"`.
-    pub fn data(&mut self, cursor: &mut Cursor<'_>) -> Result<(), Error> {
+    pub fn data(&mut self, cursor: &mut Cursor<'_>, place: &Place) -> Result<(), Error> {
         let (name, span, _) = cursor.name("a tensor's name")?;
         cursor.expect(",")?;
         let (digits, at) = text(cursor)?;
         cursor.finish()?;
-        let tensor = match self.symbols.global(self.within_name(), name) {
-            Some(Global::Tensor(i)) => i,
-            _ => {
-                let message = format!("no tensor above is called `{name}`");
-                return Err(Error::new(message, span));
-            }
+        let Some(Global::Tensor(index)) = self.symbols.global(self.within_name(), name) else {
+            let message = format!("no tensor above is called `{name}`");
+            return Err(Error::new(message, span));
         };
-        let Some(content) = self.data.tensors.get_mut(&tensor) else {
-            return Err(Error::new(
-                format!("tensor `{name}` is not declared with `data`"),
-                span,
-            ));
-        };
+        let tensor = &self.symbols.tensors[index];
+        if tensor.init != Init::None {
+            let message = format!("`{name}` has its contents from its declaration");
+            return Err(Error::new(message, span));
+        }
+        let wanted = tensor.bytes();
+        let content = self.data.tensors.entry(index).or_insert_with(|| Content {
+            bytes: Vec::new(),
+            place: place.clone(),
+            span,
+        });
         let before = content.bytes.len();
         decode(&digits, &mut content.bytes).map_err(|message| Error::new(message, at.clone()))?;
         self.data.bytes += (content.bytes.len() - before) as u64;
-        let (given, wanted) = (content.bytes.len() as u64, content.wanted);
+        let given = content.bytes.len() as u64;
         if given > wanted {
             let message = format!("{given} bytes of data for `{name}`, which has {wanted}");
             return Err(Error::new(message, at));
@@ -82,7 +69,7 @@ impl Assembler<'_> {
     pub fn fill_data(&mut self) {
         for (tensor, content) in std::mem::take(&mut self.data.tensors) {
             let tensor = &mut self.symbols.tensors[tensor];
-            let (given, wanted) = (content.bytes.len() as u64, content.wanted);
+            let (given, wanted) = (content.bytes.len() as u64, tensor.bytes());
             tensor.init = Init::Data(content.bytes.into());
             if given < wanted {
                 let name = tensor.name.clone();

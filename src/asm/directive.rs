@@ -13,7 +13,6 @@ use super::symbols::Global;
 use crate::isa::Dtype;
 use crate::isa::image::{Class, Init, Line, SPACE_SHIFT, Space, Tensor, UNIT_SHIFT};
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Most repetitions of one `.rept`.
 pub const MAX_REPEAT: i64 = 1 << 16;
@@ -94,17 +93,13 @@ impl Assembler<'_> {
             }
             ".scope" => self.open_scope(span, cursor, place),
             ".endscope" => cursor.finish().and_then(|()| self.close_scope(span)),
-            ".tensor" => self.tensor(cursor, place),
-            ".data" => self.data(cursor),
+            ".tensor" => self.tensor(cursor),
+            ".data" => self.data(cursor, place),
             ".expect" => {
                 let (name, span, _) = cursor.name("a tensor's name")?;
                 cursor.expect(",")?;
-                let at = cursor.here();
                 let init = self.init(cursor)?;
                 cursor.finish()?;
-                if let Init::Data(_) = init {
-                    return Err(Error::new("an expectation takes no data", at));
-                }
                 self.expects.push(Expect {
                     place: place.clone(),
                     span,
@@ -302,7 +297,7 @@ impl Assembler<'_> {
         Ok(())
     }
 
-    fn tensor(&mut self, cursor: &mut Cursor<'_>, line: &Place) -> Result<(), Error> {
+    fn tensor(&mut self, cursor: &mut Cursor<'_>) -> Result<(), Error> {
         let (name, span, _) = cursor.name("the tensor's name")?;
         cursor.expect(",")?;
         let space = word(
@@ -373,15 +368,7 @@ impl Assembler<'_> {
             );
             return Err(Error::new(message, span));
         };
-        self.define(
-            name,
-            span.clone(),
-            Global::Tensor(self.symbols.tensors.len()),
-        )?;
-        if let Init::Data(_) = tensor.init {
-            let index = self.symbols.tensors.len();
-            self.data.declare(index, tensor.bytes(), line, span);
-        }
+        self.define(name, span, Global::Tensor(self.symbols.tensors.len()))?;
         self.ends[space as usize] = end.max(past);
         self.align = super::ALIGNMENT;
         self.symbols.tensors.push(tensor);
@@ -415,20 +402,17 @@ impl Assembler<'_> {
     }
 
     fn init(&self, cursor: &mut Cursor<'_>) -> Result<Init, Error> {
-        const FORMS: [(&str, u8); 6] = [
+        const FORMS: [(&str, u8); 5] = [
             ("none", 0),
             ("zero", 1),
             ("iota", 2),
             ("normal", 3),
             ("values", 4),
-            ("data", 5),
         ];
         match word(cursor, "initial contents", &FORMS)? {
             0 => Ok(Init::None),
             1 => Ok(Init::Zero),
             2 => Ok(Init::Iota),
-            // The bytes come in lines of their own.
-            5 => Ok(Init::Data(Arc::new([]))),
             3 => {
                 cursor.expect("(")?;
                 let seed = self.number(cursor)?;

@@ -196,11 +196,7 @@ fn tensor(out: &mut String, t: &Tensor) {
         init(&t.init),
         t.offset
     );
-    if let Init::Data(data) = &t.init {
-        for row in data.chunks(DATA_ROW) {
-            let _ = writeln!(out, ".data {}, \"{}\"", name(&t.name), hex(row));
-        }
-    }
+    contents(out, t);
     if let Some(expect) = &t.expect {
         let _ = writeln!(out, ".expect {}, {}", name(&t.name), init(expect));
     }
@@ -218,6 +214,19 @@ fn hex(row: &[u8]) -> String {
     out
 }
 
+/// The lines that give the contents of all tensors that have some as data: what a program's own text leaves out.
+pub fn data_lines(out: &mut String, image: &Image) {
+    image.tensors.iter().for_each(|t| contents(out, t));
+}
+
+fn contents(out: &mut String, t: &Tensor) {
+    if let Init::Data(data) = &t.init {
+        for row in data.chunks(DATA_ROW) {
+            let _ = writeln!(out, ".data {}, \"{}\"", name(&t.name), hex(row));
+        }
+    }
+}
+
 fn init(init: &Init) -> String {
     match init {
         Init::None => "none".into(),
@@ -233,8 +242,8 @@ fn init(init: &Init) -> String {
                 .collect();
             format!("values({})", values.join(", "))
         }
-        // The bytes follow.
-        Init::Data(_) => "data".into(),
+        // The bytes follow in lines of their own.
+        Init::Data(_) => "none".into(),
     }
 }
 

@@ -38,9 +38,9 @@
 //! | directive | meaning |
 //! |---|---|
 //! | `.scope NAME` .. `.endscope` | names of their own for what stands between |
-//! | `.tensor NAME, hbm\|csram\|tsram, DTYPE, [d0, ..], payload\|control [, INIT] [, at OFFSET] [, pitch BYTES]` | declares a tensor. INIT: `none`, `zero`, `iota`, `normal(SEED)`, `values(1.5, -2, ..)`, or `data` for bytes that `.data` gives. Without `at` it goes behind all tensors of its memory so far, at a multiple of 256 bytes; tensors overlap only by `at`. `pitch` is the bytes from a row of the last dimension to the next; without it rows follow each other without a gap, in types of 4 and 6 bits not even up to the next byte |
+//! | `.tensor NAME, hbm\|csram\|tsram, DTYPE, [d0, ..], payload\|control [, INIT] [, at OFFSET] [, pitch BYTES]` | declares a tensor. INIT: `none`, `zero`, `iota`, `normal(SEED)`, `values(1.5, -2, ..)`, or nothing here if `.data` gives them. Without `at` it goes behind all tensors of its memory so far, at a multiple of 256 bytes; tensors overlap only by `at`. `pitch` is the bytes from a row of the last dimension to the next; without it rows follow each other without a gap, in types of 4 and 6 bits not even up to the next byte |
 //! | `.align BYTES` | the alignment of the next tensor instead of 256 |
-//! | `.data NAME, "HEX"` | the next bytes of a tensor with `data`, two digits each, as they lie in memory (gaps of a pitch included); spaces may stand between bytes. All tensors of a program together have at most 24 MiB of them |
+//! | `.data NAME, "HEX"` | the next bytes of a tensor without contents, two digits each, as they lie in memory (gaps of a pitch included); spaces may stand between bytes. All tensors of a program together have at most 24 MiB of them |
 //! | `.expect NAME, INIT` | what the tensor must hold at the end: the program checks itself |
 //! | `.const NAME, e0, ..` | appends words to the constant table; `ldc rd, NAME(rs)`. `_` appends without a name; labels are those of the section it stands in |
 //! | `.equ NAME, EXPR` | a constant |
@@ -86,8 +86,9 @@ mod symbols;
 
 pub use diag::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS};
 pub use directive::DIRECTIVES;
-pub use disasm::{disassemble, listing};
+pub use disasm::{data_lines, disassemble, listing};
 pub use inst::PSEUDO;
+pub(crate) use lexer::quote;
 pub use object::ObjectError;
 
 use crate::isa::image::Image;

@@ -2,7 +2,7 @@
 
 use super::progress::Progress;
 use super::simulate::{self, DEFAULT_MAX_CYCLES, Options};
-use super::{CliError, Context, check, inputs, model, outcome, stream, work};
+use super::{CliError, Context, check, decoder, inputs, model, outcome, stream, table, work};
 use crate::compiler::rowwise::kinds::Kind;
 use crate::compiler::{Attention, Matmul, MatmulType, Op, OpError, parse_attention_dtype};
 use crate::num::Dtype;
@@ -70,6 +70,14 @@ enum OpArgs {
     Stream {
         #[command(flatten)]
         stream: stream::Args,
+        #[command(flatten)]
+        common: Common,
+    },
+    #[command(after_long_help = table::EXAMPLES)]
+    Table(table::Args),
+    Model {
+        #[command(flatten)]
+        model: decoder::Args,
         #[command(flatten)]
         common: Common,
     },
@@ -161,7 +169,7 @@ impl OpArgs {
                 ref common,
             } => {
                 let dtype = MatmulType::parse(&operands.dtype).map_err(model::usage)?;
-                Ok((Op::Matmul(Matmul { m, n, k, dtype }), common))
+                Ok((Op::Matmul(Matmul::new(m, n, k, dtype)), common))
             }
             OpArgs::Attention {
                 batch,
@@ -190,6 +198,8 @@ impl OpArgs {
                 ref stream,
                 ref common,
             } => Ok((stream.resolve(common.check)?, common)),
+            OpArgs::Table(_) => Err(CliError::usage("a table has no operation of its own")),
+            OpArgs::Model { .. } => unreachable!("a model is more than an operation"),
             OpArgs::Rowwise {
                 ref kind,
                 rows,
@@ -212,6 +222,25 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         && stream.table
     {
         return stream::table(context);
+    }
+    if let OpArgs::Table(table) = &args.op {
+        return table::run(table, context);
+    }
+    if let OpArgs::Model { model, common } = &args.op {
+        if common.check {
+            return Err(CliError::usage(
+                "--check: a whole model has no reference here",
+            ));
+        }
+        let common = decoder::Common {
+            no_data: common.no_data,
+            sanitize: common.sanitize,
+            seed: common.seed,
+            trace: common.trace.as_deref(),
+            output: common.output.as_ref(),
+            max_cycles: common.max_cycles,
+        };
+        return decoder::run(model, &common, context);
     }
     let chip = Arc::new(context.chip()?);
     let (op, common) = args.op.resolve()?;

@@ -1,14 +1,15 @@
 //! `compile`: from a graph to a program, with the plan in words.
 
 use super::{CliError, Context, graph, model, work};
+use crate::compiler::legal::Products;
 use crate::report::table::bytes;
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Compile a model to a program
 #[derive(clap::Args)]
 pub struct Args {
-    /// A .toml graph of one matmul or attention, an .onnx file or a Hugging Face directory (these are imported and printed; whole graphs are not lowered yet)
+    /// A .toml graph of one matmul or attention, an .onnx file or a Hugging Face directory (a whole model, as one program)
     #[arg(value_name = "MODEL")]
     model: PathBuf,
     /// Object file to write; assembly text if it is called .s [default: the model's name with .elf; none with --explain]
@@ -20,9 +21,22 @@ pub struct Args {
     /// Another element type than the model's: bf16 or fp8; of a matmul any that `bench matmul` takes
     #[arg(long)]
     dtype: Option<String>,
+    /// Leave the contents of a whole model's constants out of the object: for `run --no-data`
+    #[arg(long)]
+    no_data: bool,
     /// Say how the work is tiled and scheduled, and what bounds it
     #[arg(long)]
     explain: bool,
+}
+
+/// The object that is written unless a path is given: named like the model, where the command runs if that is a directory.
+fn beside(model: &Path) -> PathBuf {
+    match (model.is_dir(), model.file_name()) {
+        // Not `with_extension`: names of models have dots.
+        (true, Some(name)) => PathBuf::from(format!("{}.elf", name.to_string_lossy())),
+        (true, None) => PathBuf::from("model.elf"),
+        (false, _) => model.with_extension("elf"),
+    }
 }
 
 pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
@@ -32,13 +46,25 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
                 "--dtype: a whole model keeps its element types",
             ));
         }
-        return graph::compile(&args.model, &args.shape, args.explain, context);
+        let beside = || (!args.explain).then(|| beside(&args.model));
+        let compile = graph::Compile {
+            path: &args.model,
+            extents: &args.shape,
+            products: Products::default(),
+            output: args.output.clone().or_else(beside),
+            explain: args.explain,
+            no_data: args.no_data,
+        };
+        return compile.run(context);
     }
     let chip = context.chip()?;
     let model = model::read(&args.model, &args.shape, args.dtype.as_deref())?;
     let op = &model.op;
     let (compiled, compile_s) = model::compiled(op, &chip, Some(&model))?;
-    let beside = || (!args.explain).then(|| args.model.with_extension("elf"));
+    if args.no_data {
+        return Err(CliError::usage("--no-data: one operation has no constants"));
+    }
+    let beside = || (!args.explain).then(|| beside(&args.model));
     let output = args.output.clone().or_else(beside);
     if let Some(path) = &output {
         model::write(&compiled, path)?;

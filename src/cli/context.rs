@@ -10,6 +10,9 @@ use std::process::ExitCode;
 /// The version of every JSON object on stdout; it grows when a key changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
 
+/// The chip without `--chip`.
+const DEFAULT_CHIP: &str = "maia-200";
+
 /// When to colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ColorWhen {
@@ -52,15 +55,14 @@ pub struct Global {
     /// Host threads, 1 to 1024; never changes a result [default: all, but one for a timed run without data]
     #[arg(long, global = true, help_heading = "Global options", allow_negative_numbers = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
-    /// Chip: a preset (see `chip list`) or a TOML file
+    /// Chip: a preset (see `chip list`) or a TOML file [default: maia-200; of `bench table`: maia-200-2ghz]
     #[arg(
         long,
         global = true,
         help_heading = "Global options",
-        value_name = "NAME|FILE.toml",
-        default_value = "maia-200"
+        value_name = "NAME|FILE.toml"
     )]
-    chip: String,
+    chip: Option<String>,
     /// Change a number of the chip, such as clock="2.15 GHz"; repeatable
     #[arg(long, global = true, help_heading = "Global options", value_name = "KEY=VALUE", action = ArgAction::Append)]
     set: Vec<String>,
@@ -75,7 +77,7 @@ impl Global {
             quiet: false,
             verbose: 0,
             threads: None,
-            chip: String::new(),
+            chip: None,
             set: Vec::new(),
         }
     }
@@ -94,7 +96,7 @@ pub struct Context {
     pub threads: usize,
     /// Host threads of a timed run without data: its windows are too short to share unless asked to.
     pub threads_no_data: usize,
-    chip: String,
+    chip: Option<String>,
     set: Vec<String>,
 }
 
@@ -131,14 +133,24 @@ impl Context {
 
     /// The chip of that name (of `--chip` if there is none) with every `--set`.
     pub fn chip_named(&self, name: Option<&str>) -> Result<Chip, CliError> {
-        let mut chip = Chip::find(name.unwrap_or(&self.chip))?;
+        let mut chip = Chip::find(name.unwrap_or(self.chip_name(DEFAULT_CHIP)))?;
         chip.set_all(&self.set)?;
         Ok(chip)
     }
 
+    /// The chip of `--chip`, or this preset where the flag is not given, with every `--set`.
+    pub fn chip_or(&self, preset: &str) -> Result<Chip, CliError> {
+        self.chip_named(Some(self.chip_name(preset)))
+    }
+
+    /// What `--chip` says, or this.
+    fn chip_name<'a>(&'a self, default: &'a str) -> &'a str {
+        self.chip.as_deref().unwrap_or(default)
+    }
+
     /// The chip of `--chip` with this HBM device, if one is named, and every `--set`.
     pub fn chip_with_device(&self, device: Option<&str>) -> Result<Chip, CliError> {
-        let mut chip = Chip::find(&self.chip)?;
+        let mut chip = Chip::find(self.chip_name(DEFAULT_CHIP))?;
         if let Some(device) = device {
             chip.set(&format!("hbm.device={device}"))?;
         }

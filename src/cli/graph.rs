@@ -1,15 +1,78 @@
-//! Whole models on the command line: import, check against the chip, print.
+//! Whole models on the command line: imported, brought into the chip's forms, compiled to one program.
 //!
-//! Models: which importer reads a path, and whose fault an error is. Leaves out: the compiler of whole graphs, so that a model
-//! ends with the first operation that has no lowering.
+//! Models: which importer reads a path, whose fault an error is, and how constants get into a machine or an object. Leaves out: names
+//! of inputs ([`super::bindings`]), runs. Invariant: constants stay in their files until a machine or an object takes them, one after
+//! the other.
 
-use super::{CliError, Context};
+use super::simulate::{MEMORY_LIMIT, machine_error, memory_limit};
+use super::{CliError, Context, bindings};
+use crate::chip::Chip;
+use crate::compiler::chain::{self, ChainError, Constant};
 use crate::compiler::import::{ImportError, Imported, hf, onnx};
-use std::path::Path;
+use crate::compiler::legal::{self, LegalError, Products};
+use crate::isa::image::{Class, Image, Init, MAX_DATA_BYTES};
+use crate::machine::Machine;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Products of at most so many rows are merged with those of the same operand: their weights are then one stream. Above that many
+/// rows the tensor unit is busy with each alone.
+const SIBLING_ROWS: u64 = 128;
 
 /// Whether a path names a model that is imported as a graph.
 pub fn is_graph(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "onnx") || path.join("config.json").exists()
+}
+
+/// Who gave the model: errors of it are that file's, or the command line's.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    File(&'a Path),
+    /// A name that stands for dimensions, and the flags beside it.
+    Flags,
+}
+
+impl Source<'_> {
+    fn blame(self, error: impl std::fmt::Display) -> CliError {
+        match self {
+            Source::File(path) => CliError::file(path.display().to_string(), error.to_string()),
+            Source::Flags => CliError::usage(error.to_string()),
+        }
+    }
+
+    /// An error of importing.
+    pub fn import(self, error: &ImportError) -> CliError {
+        match error.is_usage() {
+            true => CliError::usage(error.to_string()),
+            false => self.blame(error),
+        }
+    }
+
+    fn legal(self, error: &LegalError) -> CliError {
+        match error {
+            LegalError::Data { .. } => no_weights(&error.to_string()),
+            _ => self.blame(error),
+        }
+    }
+
+    fn chain(self, error: &ChainError) -> CliError {
+        match error {
+            ChainError::Assembly { .. } => CliError::Run {
+                code: "compiler",
+                exit: 1,
+                place: None,
+                message: error.to_string(),
+                detail: None,
+            },
+            ChainError::Chip { .. } => CliError::usage(error.to_string()),
+            _ => self.blame(error),
+        }
+    }
+}
+
+/// Constants that are not there.
+fn no_weights(message: &str) -> CliError {
+    CliError::usage(format!("{message}: --no-data times it without them"))
 }
 
 /// Imports a model. `extents`: those that it leaves open.
@@ -18,52 +81,195 @@ pub fn read(path: &Path, extents: &[(String, u64)]) -> Result<Imported, CliError
         true => hf::Step::of(extents).and_then(|step| hf::read(path, step)),
         false => onnx::read(path, extents),
     };
-    imported.map_err(|error| blame(path, error))
+    imported.map_err(|error| Source::File(path).import(&error))
 }
 
-fn blame(path: &Path, error: ImportError) -> CliError {
-    match error.is_usage() {
-        true => CliError::usage(error.to_string()),
-        false => CliError::file(path.display().to_string(), error.to_string()),
+/// A model as a program.
+pub struct Whole {
+    /// With the names of inputs and outputs in its notes.
+    pub program: chain::Program,
+    /// What the host did for it, in words.
+    pub folded: String,
+    /// Nodes of the source, and those that the host evaluated.
+    pub nodes: [usize; 2],
+    pub compile_s: f64,
+}
+
+/// Compiles a model.
+pub fn compiled(
+    imported: &Imported,
+    chip: &Chip,
+    products: Products,
+    source: Source<'_>,
+) -> Result<Whole, CliError> {
+    let start = Instant::now();
+    let options = legal::Options {
+        products,
+        sibling_rows: SIBLING_ROWS,
+        chip: Some(chip.clone()),
+    };
+    let legal = legal::legalise_counted(&imported.graph, &options);
+    let (graph, laid_out) = legal.map_err(|error| source.legal(&error))?;
+    let mut program = chain::compile(&graph, chip, &chain::Options::default())
+        .map_err(|error| source.chain(&error))?;
+    let notes = bindings::notes(&program);
+    for (key, value) in &notes {
+        let line = format!(".note {key}, {}\n", crate::asm::quote(value));
+        program.text.push_str(&line);
     }
-}
-
-/// What the host did, in words.
-fn folded(imported: &Imported) -> String {
+    program.image.notes.extend(notes);
     let count: usize = imported.folded.values().sum();
+    let mut folded = format!("{count} of {} nodes folded on the host", imported.nodes);
+    let named = |all: Vec<String>| match all.is_empty() {
+        true => String::new(),
+        false => format!(": {}", all.join(", ")),
+    };
     let each = imported.folded.iter().map(|(op, n)| format!("{op} {n}"));
-    let each: Vec<String> = each.collect();
-    let of = format!("{count} of {} nodes folded on the host", imported.nodes);
-    match each.is_empty() {
-        true => of,
-        false => format!("{of}: {}", each.join(", ")),
+    folded += &named(each.collect());
+    let constants: usize = laid_out.values().sum();
+    if constants > 0 {
+        let each = laid_out.iter().map(|(pass, n)| format!("{pass} {n}"));
+        folded += &format!(
+            "; constants laid out {constants} times{}",
+            named(each.collect())
+        );
+    }
+    Ok(Whole {
+        program,
+        folded,
+        nodes: [imported.nodes, count],
+        compile_s: start.elapsed().as_secs_f64(),
+    })
+}
+
+/// The bytes of a constant as its tensor lies in memory.
+fn bytes(constant: &Constant) -> Result<std::sync::Arc<[u8]>, CliError> {
+    let read = constant.bytes();
+    read.map_err(|error| match constant.source() {
+        crate::compiler::graph::Data::File(range) => {
+            CliError::file(range.path.display().to_string(), error.to_string())
+        }
+        _ => no_weights(&format!("{}: {error}", constant.symbol)),
+    })
+}
+
+/// Sets the constants of a loaded program; without data only those that steer it.
+pub fn set_constants(machine: &mut Machine, constants: &[Constant]) -> Result<(), CliError> {
+    let kept = |machine: &Machine, c: &Constant| {
+        let tensor = machine.image.tensor(&c.symbol);
+        tensor
+            .filter(|t| machine.data || t.class == Class::Control)
+            .map(|t| t.bytes())
+    };
+    let sizes = constants.iter().filter_map(|c| kept(machine, c));
+    let total = sizes.fold(0u64, u64::saturating_add);
+    if total > MEMORY_LIMIT {
+        return Err(memory_limit(&format!(
+            "the model's constants take {total} bytes of host memory, at most {MEMORY_LIMIT}; --no-data times it without storing them"
+        )));
+    }
+    for constant in constants {
+        if kept(machine, constant).is_some() {
+            let set = machine.set_tensor(&constant.symbol, &bytes(constant)?);
+            set.map_err(|e| machine_error(&constant.symbol, &e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts the constants into a program, as contents of its tensors.
+pub fn keep_constants(image: &mut Image, constants: &[Constant]) -> Result<(), CliError> {
+    let size = |c: &Constant| image.tensor(&c.symbol).map_or(0, |t| t.bytes());
+    let total = constants.iter().map(size).fold(0u64, u64::saturating_add);
+    if total > MAX_DATA_BYTES {
+        return Err(CliError::usage(format!(
+            "the model's constants take {total} bytes, an object holds at most {MAX_DATA_BYTES}: `run` takes the model itself, and --no-data leaves them out of the object"
+        )));
+    }
+    for constant in constants {
+        let contents = bytes(constant)?;
+        let tensor = image.tensors.iter_mut().find(|t| t.name == constant.symbol);
+        if let Some(tensor) = tensor {
+            tensor.init = Init::Data(contents);
+        }
+    }
+    Ok(())
+}
+
+/// `compile` of a graph.
+pub struct Compile<'a> {
+    pub path: &'a Path,
+    pub extents: &'a [(String, u64)],
+    pub products: Products,
+    pub output: Option<PathBuf>,
+    pub explain: bool,
+    /// Leave the contents of constants out of the object.
+    pub no_data: bool,
+}
+
+impl Compile<'_> {
+    /// Compiles, writes, and says what was decided.
+    pub fn run(&self, context: &Context) -> Result<(), CliError> {
+        let chip = context.chip()?;
+        let imported = read(self.path, self.extents)?;
+        if self.explain && !context.json {
+            context.print(&imported.graph.to_string())?;
+        }
+        let source = Source::File(self.path);
+        let fits = imported.graph.verify(Some(&chip));
+        fits.map_err(|error| source.blame(error))?;
+        let mut whole = compiled(&imported, &chip, self.products, source)?;
+        if self.explain && !context.json {
+            context.print(&format!("{}\n{}", whole.folded, explained(&whole)))?;
+        } else {
+            context.note(&whole.folded);
+        }
+        let program = &mut whole.program;
+        if let Some(path) = &self.output {
+            if !self.no_data {
+                keep_constants(&mut program.image, &program.constants)?;
+            }
+            write(program, path)?;
+            let size = crate::report::table::bytes(program.image.program_bytes());
+            context.note(&format!("wrote {} ({size} of program)", path.display()));
+        }
+        if context.json {
+            let stages = program.stages.iter().map(super::stages::described);
+            return context.print_json(serde_json::json!({
+                "chip": chip.name,
+                "nodes": whole.nodes[0],
+                "folded": whole.nodes[1],
+                "program_bytes": program.image.program_bytes(),
+                "compile_s": whole.compile_s,
+                "stages": stages.collect::<Vec<_>>(),
+                "output": self.output,
+            }));
+        }
+        Ok(())
     }
 }
 
-/// `compile` of a graph: prints it with `explain`, then compiles.
-pub fn compile(
-    path: &Path,
-    extents: &[(String, u64)],
-    explain: bool,
-    context: &Context,
-) -> Result<(), CliError> {
-    let chip = context.chip()?;
-    let imported = read(path, extents)?;
-    let place = path.display().to_string();
-    let fits = imported.graph.verify(Some(&chip));
-    fits.map_err(|error| CliError::file(place.as_str(), error.to_string()))?;
-    if explain && !context.json {
-        context.print(&format!("{}  {}\n", imported.graph, folded(&imported)))?;
+/// The plan of each stage.
+fn explained(whole: &Whole) -> String {
+    let mut out = String::new();
+    for (i, stage) in whole.program.stages.iter().enumerate() {
+        out += &format!(
+            "\nstage {i}: {}\n{}  bound {}\n",
+            stage.place, stage.plan, stage.bound
+        );
     }
-    match imported.graph.nodes.first() {
-        Some(node) => Err(CliError::file(
-            place,
-            format!(
-                "{}: {} in a graph is not lowered yet",
-                node.place,
-                node.op.name()
-            ),
-        )),
-        None => Err(CliError::file(place, "the graph has no nodes")),
-    }
+    out
+}
+
+/// As text if the file is called `.s`, else as an object.
+fn write(program: &chain::Program, path: &Path) -> Result<(), CliError> {
+    let bytes = match path.extension().is_some_and(|e| e == "s") {
+        true => {
+            let mut text = program.text.clone();
+            crate::asm::data_lines(&mut text, &program.image);
+            text.into_bytes()
+        }
+        false => crate::asm::object::write(&program.image),
+    };
+    std::fs::write(path, bytes).map_err(|e| CliError::io("write", path, &e))
 }

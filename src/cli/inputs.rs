@@ -85,7 +85,7 @@ fn random_bytes(count: u64, stream: u64) -> Vec<u8> {
 }
 
 /// Elements of a stream rounded to a type without scales.
-fn rounded(dtype: Dtype, elements: u64, stream: u64) -> Vec<u8> {
+pub fn rounded(dtype: Dtype, elements: u64, stream: u64) -> Vec<u8> {
     let mut bytes = vec![0; dtype.bytes_for(elements) as usize];
     let chunk_bytes = dtype.bytes_for(CHUNK) as usize;
     let tasks = bytes.par_chunks_mut(chunk_bytes).enumerate();
@@ -251,7 +251,7 @@ mod tests {
     fn quantised_inputs_are_the_streams() {
         let (m, n, k) = (5, 7, 83);
         for dtype in MatmulType::ALL {
-            let op = Op::Matmul(Matmul { m, n, k, dtype });
+            let op = Op::Matmul(Matmul::new(m, n, k, dtype));
             let given = inputs(&op, 3);
             let find = |name: &str| given.iter().find(|(n, _)| *n == name).map(|(_, b)| b);
             let inputs = op.tensors().into_iter().filter(|t| !t.output);

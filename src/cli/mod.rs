@@ -6,10 +6,13 @@
 
 pub mod asm;
 mod bench;
+mod bindings;
+mod bounds;
 mod check;
 mod chip;
 mod compile;
 mod context;
+mod decoder;
 pub mod disasm;
 mod error;
 mod generate;
@@ -27,7 +30,9 @@ mod performance;
 mod progress;
 mod run;
 mod simulate;
+mod stages;
 mod stream;
+mod table;
 mod tensors;
 mod trace;
 mod work;

@@ -244,12 +244,12 @@ impl Node {
             return Err(place.blame(None, "dtype: missing"));
         };
         Ok(match matmul {
-            true => Op::Matmul(Matmul {
-                m: get("m")?,
-                n: get("n")?,
-                k: get("k")?,
-                dtype: MatmulType::parse(dtype).map_err(|e| place.blame_op(&e))?,
-            }),
+            true => Op::Matmul(Matmul::new(
+                get("m")?,
+                get("n")?,
+                get("k")?,
+                MatmulType::parse(dtype).map_err(|e| place.blame_op(&e))?,
+            )),
             false => Op::Attention(Attention {
                 batch: get("batch")?,
                 heads: get("heads")?,
@@ -327,14 +327,7 @@ mod tests {
 
     #[test]
     fn flags_override_the_file() {
-        let want = |k, dtype| {
-            Op::Matmul(Matmul {
-                m: 2,
-                n: 3,
-                k,
-                dtype,
-            })
-        };
+        let want = |k, dtype| Op::Matmul(Matmul::new(2, 3, k, dtype));
         assert_eq!(model(GRAPH, &[], None).unwrap(), want(4, MatmulType::Bf16));
         let shape = [extent("k=9").unwrap()];
         assert_eq!(

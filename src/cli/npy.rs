@@ -23,6 +23,9 @@ pub enum Element {
     I8,
     I16,
     I32,
+    I64,
+    /// A byte that is 0 or 1.
+    Bool,
     /// A type that no tensor takes, by its size in bytes.
     Other(usize),
 }
@@ -31,10 +34,10 @@ impl Element {
     /// Size in bytes.
     pub fn bytes(self) -> usize {
         match self {
-            Element::U8 | Element::I8 => 1,
+            Element::U8 | Element::I8 | Element::Bool => 1,
             Element::F16 | Element::U16 | Element::I16 => 2,
             Element::F32 | Element::I32 => 4,
-            Element::F64 => 8,
+            Element::F64 | Element::I64 => 8,
             Element::Other(bytes) => bytes,
         }
     }
@@ -189,9 +192,10 @@ fn element(descr: &str) -> Result<Element, String> {
         "i1" => Element::I8,
         "i2" => Element::I16,
         "i4" => Element::I32,
-        "b1" => Element::Other(1),
+        "i8" => Element::I64,
+        "b1" => Element::Bool,
         "u4" => Element::Other(4),
-        "i8" | "u8" | "c8" => Element::Other(8),
+        "u8" | "c8" => Element::Other(8),
         "c16" | "f16" => Element::Other(16),
         _ => return Err(bad()),
     })

@@ -10,15 +10,34 @@ use serde_json::{Map, Value, json};
 /// Reasons shown per engine kind.
 const TOP_REASONS: usize = 4;
 
+/// What a command adds to the metrics.
+#[derive(Default)]
+pub struct Extra {
+    /// Further keys.
+    pub json: Map<String, Value>,
+    /// Further lines.
+    pub text: String,
+}
+
+impl From<Map<String, Value>> for Extra {
+    fn from(json: Map<String, Value>) -> Extra {
+        Extra {
+            json,
+            ..Extra::default()
+        }
+    }
+}
+
 /// Prints the result, with what the sanitizer found if it was asked; a failed check or a report makes it an error after
 /// that.
 pub fn show(
     title: &str,
     metrics: &Metrics,
-    extra: Map<String, Value>,
+    extra: impl Into<Extra>,
     sanitizer: Option<&Findings>,
     context: &Context,
 ) -> Result<(), CliError> {
+    let extra = extra.into();
     let failed = metrics.check.as_ref().filter(|c| !c.passed);
     let error = failed.map(|check| CliError::Check {
         message: match &check.first_failure {
@@ -39,7 +58,7 @@ pub fn show(
     if context.json {
         let mut object = metrics.json();
         if let Value::Object(object) = &mut object {
-            object.extend(extra);
+            object.extend(extra.json);
             if let Some(findings) = sanitizer {
                 object.insert("sanitizer".to_owned(), json!(findings));
             }
@@ -49,7 +68,7 @@ pub fn show(
         }
         context.print_json(object)?;
     } else {
-        let mut text = text(title, metrics);
+        let mut text = text(title, metrics) + &extra.text;
         if let Some(findings) = sanitizer {
             text += &format!("\n{findings}\n");
         }
@@ -95,8 +114,15 @@ fn text(title: &str, m: &Metrics) -> String {
         );
     }
     if let Some((unit, time)) = &m.work.bound {
-        let share = percent(m.percent_of_bound(), "it reached");
-        row("bound", format!("{unit} {}", duration(*time)), share);
+        let note = match (m.bound_cycles(), &m.measured, m.percent_of_bound()) {
+            (Some(least), Some(measured), Some(percent)) => format!(
+                "lower bound {} cycles ({unit}), achieved {}, {percent:.1} %",
+                grouped(least),
+                grouped(measured.cycles)
+            ),
+            _ => String::new(),
+        };
+        row("bound", format!("{unit} {}", duration(*time)), note);
     }
     if let Some(rate) = m.tflops().filter(|rate| *rate > 0.0) {
         let peak = m

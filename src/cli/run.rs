@@ -1,8 +1,11 @@
 //! `run`: a program on a chip, timed or not, with tensors from and to files.
 
+use super::bindings::{Bindings, Named};
 use super::simulate::{self, DEFAULT_MAX_CYCLES, Options};
-use super::{CliError, Context, model, objects, outcome, tensors, work};
+use super::{CliError, Context, graph, model, objects, outcome, tensors, work};
 use crate::chip::Chip;
+use crate::compiler::chain::Constant;
+use crate::compiler::legal::Products;
 use crate::isa::image::Image;
 use crate::report::Metrics;
 use serde_json::{Map, json};
@@ -12,16 +15,19 @@ use std::sync::Arc;
 /// Run a program
 #[derive(clap::Args)]
 pub struct Args {
-    /// A source file, an object file, or a model, which is compiled first
+    /// A source file, an object file, or a model (.toml, .onnx, a Hugging Face directory), which is compiled first
     #[arg(value_name = "F.s|F.elf|MODEL")]
     program: PathBuf,
-    /// Set a tensor before the run; in SRAM in every unit. float16/32/64 are rounded to its type, uint8 (uint16 for BF16)
+    /// Set a tensor, or a model's input, before the run; in SRAM in every unit. float16/32/64 are rounded to its type, uint8 (uint16 for BF16)
     /// are its codes
     #[arg(long, value_name = "NAME=F.npy", value_parser = tensors::binding)]
     input: Vec<(String, PathBuf)>,
     /// Write a tensor after the run, as float32; from unit 0 if it is in SRAM
     #[arg(long, value_name = "NAME=F.npy", value_parser = tensors::binding, conflicts_with = "no_data")]
     output: Vec<(String, PathBuf)>,
+    /// An extent that a model leaves open; repeatable
+    #[arg(long, value_name = "NAME=N", value_parser = model::extent)]
+    shape: Vec<(String, u64)>,
     /// Write codes instead of values
     #[arg(long, requires = "output")]
     raw: bool,
@@ -44,14 +50,48 @@ pub struct Args {
     max_cycles: u64,
 }
 
-/// The program of a file, and how long it took to compile if it is a model.
-fn program(path: &Path, chip: &Chip) -> Result<(Image, Option<f64>), CliError> {
-    if path.extension().is_none_or(|e| e != "toml") {
-        return Ok((objects::load_image(path)?, None));
+/// What there is to run.
+struct Program {
+    image: Image,
+    /// Of a model, whose contents are not in the image.
+    constants: Vec<Constant>,
+    /// Of a model: the time that compiling took, and what the host folded: nodes of the source, how many of them, in words.
+    compile_s: Option<f64>,
+    folded: Option<([usize; 2], String)>,
+}
+
+/// The program of a file.
+fn program(args: &Args, chip: &Chip) -> Result<Program, CliError> {
+    let path: &Path = &args.program;
+    if graph::is_graph(path) {
+        let imported = graph::read(path, &args.shape)?;
+        let source = graph::Source::File(path);
+        let whole = graph::compiled(&imported, chip, Products::default(), source)?;
+        return Ok(Program {
+            image: whole.program.image,
+            constants: whole.program.constants,
+            compile_s: Some(whole.compile_s),
+            folded: Some((whole.nodes, whole.folded)),
+        });
     }
-    let model = model::read(path, &[], None)?;
-    let (compiled, compile_s) = model::compiled(&model.op, chip, Some(&model))?;
-    Ok((compiled.image, Some(compile_s)))
+    let alone = |image, compile_s| Program {
+        image,
+        constants: Vec::new(),
+        compile_s,
+        folded: None,
+    };
+    if path.extension().is_some_and(|e| e == "toml") {
+        let model = model::read(path, &args.shape, None)?;
+        let (compiled, compile_s) = model::compiled(&model.op, chip, Some(&model))?;
+        return Ok(alone(compiled.image, Some(compile_s)));
+    }
+    if let Some((name, _)) = args.shape.first() {
+        return Err(CliError::usage(format!(
+            "--shape {name}: {} is a program, whose shapes are fixed",
+            path.display()
+        )));
+    }
+    Ok(alone(objects::load_image(path)?, None))
 }
 
 pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
@@ -69,8 +109,31 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
             )));
         }
     }
-    let (image, compile_s) = program(&args.program, &chip)?;
+    let Program {
+        image,
+        constants,
+        compile_s,
+        folded,
+    } = program(args, &chip)?;
+    if let Some((_, words)) = &folded {
+        context.note(words);
+    }
     let image = Arc::new(image);
+    let bindings = Bindings::of(&image);
+    let find = |find: &dyn Fn(&str) -> Result<Named, CliError>, flags: &[(String, PathBuf)]| {
+        let each = flags
+            .iter()
+            .map(|(name, path)| Ok((find(name)?, path.clone())));
+        each.collect::<Result<Vec<(Named, PathBuf)>, CliError>>()
+    };
+    // Before the run: a misspelt name should not cost one.
+    let inputs = find(&|name| bindings.input(&image, name), &args.input)?;
+    let outputs = find(&|name| bindings.output(&image, name), &args.output)?;
+    for (named, path) in &outputs {
+        tensors::check_output(named, path)?;
+    }
+    let names: Vec<&str> = inputs.iter().map(|(n, _)| n.name.as_str()).collect();
+    bindings.check_given(&names, !args.no_data)?;
     let program = args.program.display().to_string();
     let compiled_for = image.notes.iter().find(|(key, _)| key == "chip");
     if let Some((_, name)) = compiled_for.filter(|(_, name)| *name != chip.name) {
@@ -80,16 +143,15 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         ));
     }
     let mut machine = simulate::load(&chip, &image, !args.no_data, &program)?;
-    for (name, path) in &args.input {
-        tensors::set(&mut machine, name, path, context)?;
-    }
-    for (name, path) in &args.output {
-        // Before the run: a misspelt name should not cost one.
-        tensors::check_output(&machine, name, path)?;
+    graph::set_constants(&mut machine, &constants)?;
+    for (named, path) in &inputs {
+        tensors::set(&mut machine, named, path, context)?;
     }
     let findings = match args.sanitize {
         true => {
-            let given: Vec<&str> = args.input.iter().map(|(name, _)| name.as_str()).collect();
+            let symbols = inputs.iter().map(|(named, _)| named.symbol.as_str());
+            let constants = constants.iter().map(|c| c.symbol.as_str());
+            let given: Vec<&str> = symbols.chain(constants).collect();
             let steps = args.untimed.then_some(args.max_cycles);
             Some(simulate::sanitize(&machine, &given, steps, context)?)
         }
@@ -101,8 +163,8 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         max_cycles: args.max_cycles,
     };
     let mut run = simulate::run(machine, &options, context)?;
-    for (name, path) in &args.output {
-        tensors::get(&run.machine, name, path, args.raw)?;
+    for (named, path) in &outputs {
+        tensors::get(&run.machine, named, path, args.raw)?;
     }
     if let Some(dir) = &args.trace {
         simulate::write_trace(dir, &mut run, &program)?;
@@ -118,6 +180,10 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     extra.insert("program".into(), json!(program));
     extra.insert("untimed".into(), json!(run.summary));
     extra.insert("events".into(), json!(run.events));
+    if let Some(([nodes, of_them], _)) = folded {
+        extra.insert("nodes".into(), json!(nodes));
+        extra.insert("folded".into(), json!(of_them));
+    }
     let mode = match (args.untimed, args.no_data) {
         (true, _) => ", untimed",
         (_, true) => ", without data",

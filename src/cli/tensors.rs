@@ -1,9 +1,10 @@
 //! Tensors from and to `.npy` files: the conversion rules of `--input` and `--output`.
 //!
 //! Models: float16, float32 and float64 rounded to nearest even and saturated to the declared type; uint8 as raw codes of
-//! types of up to 8 bits, one per byte; uint16 as codes of BF16; int8, int16 and int32 as the integers they are. Leaves
-//! out: reshaping; a shape must be the tensor's. Invariant: float64 is rounded once.
+//! types of up to 8 bits, one per byte; uint16 as codes of BF16; int8, int16 and int32 as the integers they are, int64 as int32
+//! where all of it fits, booleans as uint8. Leaves out: reshaping; a shape must be the tensor's. Invariant: float64 is rounded once.
 
+use super::bindings::Named;
 use super::npy::{self, Array, Element};
 use super::simulate::{MEMORY_LIMIT, memory_limit};
 use super::{CliError, Context};
@@ -22,29 +23,16 @@ pub fn binding(text: &str) -> Result<(String, PathBuf), String> {
     }
 }
 
-/// The tensor of that name, or a usage error that lists the names.
-fn tensor<'a>(machine: &'a Machine, flag: &str, name: &str) -> Result<&'a Tensor, CliError> {
-    machine.image.tensor(name).ok_or_else(|| {
-        let tensors = machine.image.tensors.iter();
-        let names: Vec<&str> = tensors.map(|t| t.name.as_str()).collect();
-        let known = match names.is_empty() {
-            true => "it declares none".to_owned(),
-            false => format!("it has {}", names.join(", ")),
-        };
-        CliError::usage(format!(
-            "{flag} {name}: the program has no tensor `{name}`; {known}"
-        ))
-    })
-}
-
 /// Sets a tensor from a file. Payloads are checked but not kept in a run without data.
 pub fn set(
     machine: &mut Machine,
-    name: &str,
+    named: &Named,
     path: &Path,
     context: &Context,
 ) -> Result<(), CliError> {
-    let t = tensor(machine, "--input", name)?;
+    let Named {
+        name, tensor: t, ..
+    } = named;
     let array = npy::read(path).map_err(|e| CliError::io("read", path, &e))?;
     let place = path.display().to_string();
     if t.bytes() > MEMORY_LIMIT {
@@ -60,12 +48,15 @@ pub fn set(
         context.warn(&format!("--input {name}: a payload, not kept without data"));
         return Ok(());
     }
-    let set = machine.set_tensor(name, &bytes);
+    let set = machine.set_tensor(&named.symbol, &bytes);
     set.map_err(|e| super::simulate::machine_error(&place, &e))
 }
 
 /// Whether a tensor can be written to a file: it exists, the file has a directory to be in, and its values fit the host memory that a run may take.
-pub fn check_output(machine: &Machine, name: &str, path: &Path) -> Result<(), CliError> {
+pub fn check_output(named: &Named, path: &Path) -> Result<(), CliError> {
+    let Named {
+        name, tensor: t, ..
+    } = named;
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -80,7 +71,6 @@ pub fn check_output(machine: &Machine, name: &str, path: &Path) -> Result<(), Cl
             directory.display()
         )));
     }
-    let t = tensor(machine, "--output", name)?;
     let bytes = t.elements().saturating_mul(4).max(t.bytes());
     match bytes <= MEMORY_LIMIT {
         true => Ok(()),
@@ -91,8 +81,12 @@ pub fn check_output(machine: &Machine, name: &str, path: &Path) -> Result<(), Cl
 }
 
 /// Writes a tensor to a file: as float32, or its codes with `raw`.
-pub fn get(machine: &Machine, name: &str, path: &Path, raw: bool) -> Result<(), CliError> {
-    let t = tensor(machine, "--output", name)?;
+pub fn get(machine: &Machine, named: &Named, path: &Path, raw: bool) -> Result<(), CliError> {
+    let Named {
+        symbol: name,
+        tensor: t,
+        ..
+    } = named;
     let failed = |e| super::simulate::machine_error(name, &e);
     let file = match raw {
         true => raw_file(t, &machine.tensor_bytes(name).map_err(failed)?),
@@ -145,6 +139,22 @@ fn codes(t: &Tensor, array: &Array) -> Result<Vec<u8>, String> {
             };
             let values: Vec<f32> = words(data).map(|b| narrow(f64::from_le_bytes(b))).collect();
             Ok(encode(t, &values))
+        }
+        (Element::I64, Dtype::I32) => {
+            // What NumPy makes of indices unless it is told otherwise.
+            let values = words(data).map(i64::from_le_bytes);
+            let mut bytes = Vec::with_capacity(data.len() / 2);
+            for (at, value) in values.enumerate() {
+                match i32::try_from(value) {
+                    Ok(v) => bytes.extend(v.to_le_bytes()),
+                    Err(_) => return refuse(&format!("element {at} is {value}, outside i32")),
+                }
+            }
+            Ok(lay_out(t, &bytes, 4, <[u8]>::to_vec))
+        }
+        (Element::Bool, Dtype::U8) => {
+            let truths: Vec<u8> = data.iter().map(|b| u8::from(*b != 0)).collect();
+            Ok(lay_out(t, &truths, 1, <[u8]>::to_vec))
         }
         (Element::U8, dtype) if dtype.bits() <= 8 => {
             let limit = 1u32 << dtype.bits();
@@ -372,6 +382,22 @@ mod tests {
     }
 
     #[test]
+    fn wide_integers_and_booleans_are_taken_where_they_fit() {
+        let take = |dtype, a: &Array| codes(&tensor(dtype, &a.shape), a);
+        let bytes: Vec<u8> = [7i64, -1].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let wide = array(Element::I64, "<i8", &[2], &bytes);
+        assert_eq!(
+            take(Dtype::I32, &wide).unwrap(),
+            [7, 0, 0, 0, 255, 255, 255, 255]
+        );
+        let large = array(Element::I64, "<i8", &[1], &(1i64 << 31).to_le_bytes());
+        let error = take(Dtype::I32, &large).unwrap_err();
+        assert!(error.contains("element 0 is 2147483648"), "{error}");
+        let truths = array(Element::Bool, "|b1", &[3], &[0, 1, 2]);
+        assert_eq!(take(Dtype::U8, &truths).unwrap(), [0, 1, 1]);
+    }
+
+    #[test]
     fn refusals_name_tensor_wanted_and_got() {
         let two = array(Element::F32, "<f4", &[2], &[0; 8]);
         let error = codes(&tensor(Dtype::Bf16, &[3]), &two).unwrap_err();
@@ -397,7 +423,7 @@ mod tests {
             ),
             (
                 Dtype::F32,
-                array(Element::Other(8), "<i8", &[1], &[0; 8]),
+                array(Element::I64, "<i8", &[1], &[0; 8]),
                 "wanted float16",
             ),
         ] {

@@ -1,5 +1,6 @@
 //! What a program is known to compute: from the operation that the compiler left in its notes, or from its instructions.
 
+use super::bounds;
 use crate::chip::Chip;
 use crate::compiler::Op;
 use crate::isa::Inst;
@@ -8,7 +9,7 @@ use crate::num::Dtype;
 use crate::report::Work;
 
 /// The work of a program. A hand-written program may carry the notes of the compiler (`op_json`, `split_k`); without them
-/// only the operand types of its matrix products are known.
+/// only the operand types of its matrix products are known. A whole model left its FLOP and its bound.
 pub fn of_image(image: &Image, chip: &Chip) -> Work {
     let note = |key: &str| {
         let found = image.notes.iter().find(|(k, _)| k == key);
@@ -20,10 +21,20 @@ pub fn of_image(image: &Image, chip: &Chip) -> Work {
             let split_k = note("split_k").and_then(|n| n.parse().ok());
             of_op(&op, split_k, chip)
         }
-        None => Work {
-            operands: operands(image),
-            ..Work::default()
-        },
+        None => {
+            // The bound of a whole model is that of the chip it was compiled for.
+            let here = note("chip") == Some(&chip.name);
+            let time = note("bound_time_s").and_then(|t| t.parse::<f64>().ok());
+            let time = time.filter(|t| here && t.is_finite() && *t >= 0.0);
+            let unit = note("bound").map(str::to_owned);
+            Work {
+                flops: note("flops").and_then(|n| n.parse().ok()),
+                operands: operands(image),
+                bound: unit.zip(time),
+                bounds: Vec::new(),
+                split_k: None,
+            }
+        }
     }
 }
 
@@ -34,6 +45,7 @@ pub fn of_op(op: &Op, split_k: Option<u64>, chip: &Chip) -> Work {
         flops: u64::try_from(op.flops()).ok(),
         operands: op.dtypes(),
         bound: Some((bound.unit.name().to_owned(), bound.time_s)),
+        bounds: bounds::of_op(op, chip),
         split_k,
     }
 }
@@ -72,12 +84,12 @@ mod tests {
     #[test]
     fn a_compiled_program_knows_its_operation() {
         let chip = Chip::preset("mini").unwrap();
-        let op = Op::Matmul(crate::compiler::Matmul {
-            m: 33,
-            n: 5,
-            k: 7,
-            dtype: crate::compiler::MatmulType::Bf16,
-        });
+        let op = Op::Matmul(crate::compiler::Matmul::new(
+            33,
+            5,
+            7,
+            crate::compiler::MatmulType::Bf16,
+        ));
         let compiled = crate::compiler::compile(&op, &chip).unwrap();
         let work = of_image(&compiled.image, &chip);
         assert_eq!(work, of_op(&op, Some(compiled.plan.split_k), &chip));

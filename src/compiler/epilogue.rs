@@ -1,9 +1,9 @@
 //! What happens to the sums of a matrix product between the accumulators and C.
 //!
-//! Models: two ends. [`Epilogue::Round`]: the tensor unit rounds the sums to BF16 while it stores them. [`Epilogue::TensorScales`]
-//! (NVFP4): it stores them in FP32, and a vector kernel multiplies them by the product of the two FP32 tensor scales and rounds to
-//! BF16, in place. The rule, bit for bit: g = A_tensor_scale * B_tensor_scale, one FP32 product; C = bf16(sum * g), one FP32 product
-//! rounded to nearest even, then rounded once more to nearest even, past the largest finite value to that value. Leaves out: when the
+//! Models: two ends, to BF16 or FP32. Without tensor scales the tensor unit rounds the sums, if to BF16, while it stores them. With
+//! them (NVFP4) it stores them in FP32, and a vector kernel multiplies them by the product of the two FP32 tensor scales and rounds to
+//! BF16, in place. The rule, bit for bit: g = A_tensor_scale * B_tensor_scale, one FP32 product; C = sum * g, one FP32 product
+//! rounded to nearest even; for BF16 rounded once more to nearest even, past the largest finite value to that value. Leaves out: when the
 //! kernel runs ([`super::matmul`]); bias and activation, which would be further steps of the kernel. Invariant: a row of the result
 //! lies at the start of the row of sums that it came from, so that no vector is overwritten before it is read.
 
@@ -24,32 +24,32 @@ const OFFSET_LIMIT: u64 = 1 << 23;
 
 /// The end of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Epilogue {
-    /// Stored as BF16.
-    Round,
-    /// Stored as FP32, scaled and rounded by a kernel.
-    TensorScales,
+pub struct Epilogue {
+    /// Whether a kernel multiplies the sums by the tensor scales.
+    tensor_scales: bool,
+    /// Element type of C.
+    pub out: Dtype,
 }
 
 impl Epilogue {
     /// The end that an operation needs.
     pub fn of(op: &Matmul) -> Epilogue {
-        match op.dtype.tensor_scaled() {
-            true => Epilogue::TensorScales,
-            false => Epilogue::Round,
+        Epilogue {
+            tensor_scales: op.dtype.tensor_scaled(),
+            out: op.out,
         }
     }
 
     /// Whether the sums pass through the vector processor.
     pub fn has_kernel(self) -> bool {
-        self != Epilogue::Round
+        self.tensor_scales
     }
 
     /// What the tensor unit stores.
     pub fn store_type(self) -> Dtype {
-        match self {
-            Epilogue::Round => Dtype::Bf16,
-            Epilogue::TensorScales => Dtype::F32,
+        match self.tensor_scales {
+            true => Dtype::F32,
+            false => self.out,
         }
     }
 
@@ -58,78 +58,87 @@ impl Epilogue {
         u64::from(self.store_type().bits() / 8)
     }
 
+    /// Bytes of an element of C.
+    pub fn out_bytes(self) -> u64 {
+        u64::from(self.out.bits() / 8)
+    }
+
     /// Bytes that an element of C moves in and out of tile SRAM: stored, read and written by the kernel, and sent.
     pub fn c_traffic(self) -> u64 {
-        match self {
-            Epilogue::Round => 2 + 2,
-            Epilogue::TensorScales => 4 + 4 + 2 + 2,
+        match self.tensor_scales {
+            true => 4 + 4 + self.out_bytes() + self.out_bytes(),
+            false => self.out_bytes() + self.out_bytes(),
         }
     }
 
     /// Bytes in tile SRAM besides the staging buffers.
     pub fn tsram_bytes(self) -> u64 {
-        match self {
-            Epilogue::Round => 0,
-            Epilogue::TensorScales => FACTOR_BYTES,
+        match self.tensor_scales {
+            true => FACTOR_BYTES,
+            false => 0,
         }
     }
 
     /// Semaphores: one for each buffer that the kernel has done, and one for the factors.
     pub fn semaphores(self, c_buffers: u64) -> u64 {
-        match self {
-            Epilogue::Round => 0,
-            Epilogue::TensorScales => c_buffers + 1,
+        match self.tensor_scales {
+            true => c_buffers + 1,
+            false => 0,
         }
     }
 
     /// The largest value of these: both factors have arrived.
     pub fn counter(self) -> u64 {
-        match self {
-            Epilogue::Round => 1,
-            Epilogue::TensorScales => 2,
+        match self.tensor_scales {
+            true => 2,
+            false => 1,
         }
     }
 
     /// Lanes of 32 bits that the kernel is made for; 0: there is none.
     pub fn lanes(self, chip: &Chip) -> u64 {
-        match self {
-            Epilogue::Round => 0,
-            Epilogue::TensorScales => u64::from(chip.tvp.lanes_32),
+        match self.tensor_scales {
+            true => u64::from(chip.tvp.lanes_32),
+            false => 0,
         }
     }
 
     /// Loops of the kernel that nest: vectors of a row, then a pipelined loop inside the loop that skips it.
     pub fn loop_depth(self) -> u64 {
-        match self {
-            Epilogue::Round => 0,
-            Epilogue::TensorScales => 3,
+        match self.tensor_scales {
+            true => 3,
+            false => 0,
         }
     }
 
     /// Whether offsets of the kernel reach over two passes of rows that are `ldc` bytes apart.
     pub fn reaches(self, ldc: u64) -> bool {
-        self == Epilogue::Round || 2 * UNROLL * ldc < OFFSET_LIMIT
+        !self.tensor_scales || 2 * UNROLL * ldc < OFFSET_LIMIT
     }
 
     /// Cycles of the vector processor for so many elements: a vector a cycle.
     pub fn cycles(self, chip: &Chip, elements: u64) -> u64 {
-        match self {
-            Epilogue::Round => 0,
-            Epilogue::TensorScales => elements.div_ceil(u64::from(chip.tvp.lanes_32).max(1)),
+        match self.tensor_scales {
+            true => elements.div_ceil(u64::from(chip.tvp.lanes_32).max(1)),
+            false => 0,
         }
     }
 
     /// Emits the kernel: s1 the buffer, s2 its rows, s3 its columns, s4 the vectors of a row, s5 the factors.
     pub fn kernel(self, text: &mut Text, chip: &Chip, ldc: u64) {
-        if self == Epilogue::Round {
+        if !self.tensor_scales {
             return;
         }
+        let out = self.out;
+        let round = out == Dtype::Bf16;
         let lanes = u64::from(chip.tvp.lanes_32);
         text.blank();
         text.comment(
-            "Sums of a pass in FP32, times the product of the tensor scales, as BF16 at the start of each row.\n  \
+&format!(
+            "Sums of a pass in FP32, times the product of the tensor scales, as {} at the start of each row.\n  \
              s1: buffer\n  s2: rows\n  s3: columns\n  s4: vectors of a row\n  s5: the two scales",
-        );
+            if round { "BF16" } else { "FP32" }
+        ));
         text.directive(&format!(".kernel {KERNEL}"));
         text.block(&format!(
             "vldb.f32 v30, 0(s5)
@@ -154,25 +163,29 @@ impl Epilogue {
         };
         // A register is free again 8 rows, and so 8 cycles, later; results are there 4 cycles after their operands.
         let register = |row: usize, set: usize| format!("v{}", 8 * set + row % 8);
+        let mut steps = vec![
+            access(0, 0, move |row, at| {
+                format!("vld.f32 {}, {at}(s8) ?p1", register(row, 0))
+            }),
+            compute(5, move |row| {
+                format!("vmul.f32 {}, {}, v31", register(row, 1), register(row, 0))
+            }),
+        ];
+        if round {
+            steps.push(compute(9, move |row| {
+                let (to, from) = (register(row, 2), register(row, 1));
+                format!("vcvt.bf16.f32 {to}, {from}, 0, 0")
+            }));
+        }
+        let (stored, set) = if round { (13, 2) } else { (9, 1) };
+        steps.push(access(stored, 1, move |row, at| {
+            format!("vst.{out} {}, {at}(s9) ?p1", register(row, set))
+        }));
         let rows = Rows {
             interval: 1,
             unroll: UNROLL as usize,
             pointers: vec![pointer("s8"), pointer("s9")],
-            steps: vec![
-                access(0, 0, move |row, at| {
-                    format!("vld.f32 {}, {at}(s8) ?p1", register(row, 0))
-                }),
-                compute(5, move |row| {
-                    format!("vmul.f32 {}, {}, v31", register(row, 1), register(row, 0))
-                }),
-                compute(9, move |row| {
-                    let (to, from) = (register(row, 2), register(row, 1));
-                    format!("vcvt.bf16.f32 {to}, {from}, 0, 0")
-                }),
-                access(13, 1, move |row, at| {
-                    format!("vst.bf16 {}, {at}(s9) ?p1", register(row, 2))
-                }),
-            ],
+            steps,
         };
         rows.emit(text, "s10", "s12");
         text.comment("rows that fill no pass, one by one");
@@ -180,17 +193,22 @@ impl Epilogue {
             "loop s11, rows_left
              vld.f32 v0, 0(s8) ?p1
              saddi s8, s8, {ldc}
-             vmul.f32 v8, v0, v31
-             vcvt.bf16.f32 v16, v8, 0, 0
-             vst.bf16 v16, 0(s9) ?p1
+             vmul.f32 v8, v0, v31"
+        ));
+        if round {
+            text.inst("vcvt.bf16.f32 v16, v8, 0, 0");
+        }
+        text.block(&format!(
+            "vst.{out} {}, 0(s9) ?p1
              saddi s9, s9, {ldc}
              rows_left:
              saddi s1, s1, {}
              saddi s6, s6, {}
              scaled:
              vret",
+            if round { "v16" } else { "v8" },
             4 * lanes,
-            2 * lanes
+            self.out_bytes() * lanes
         ));
     }
 }

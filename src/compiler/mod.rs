@@ -17,6 +17,7 @@ pub mod graph;
 pub mod import;
 pub mod legal;
 pub mod limits;
+pub mod linear;
 pub mod matmul;
 pub mod movement;
 pub mod op;

@@ -25,8 +25,19 @@ pub struct Matmul {
     pub m: u64,
     pub n: u64,
     pub k: u64,
-    /// Formats of A and B; C is BF16.
+    /// Formats of A and B.
     pub dtype: MatmulType,
+    /// Element type of C: BF16 or FP32.
+    #[serde(default = "bf16", skip_serializing_if = "is_bf16")]
+    pub out: Dtype,
+}
+
+fn bf16() -> Dtype {
+    Dtype::Bf16
+}
+
+fn is_bf16(dtype: &Dtype) -> bool {
+    *dtype == Dtype::Bf16
 }
 
 /// O[batch,q,heads,dim] from Q like O and K, V[batch,kv,kv_heads,dim]. Query i of a causal operation sees keys
@@ -93,7 +104,7 @@ pub struct TensorSpec {
     pub dtype: Dtype,
     /// Outermost first.
     pub shape: Vec<u64>,
-    /// Bytes between rows, where elements of less than a byte fill no whole number of bytes.
+    /// Bytes between rows, where elements of less than a byte fill no whole number of bytes, and of a view of a wider matrix.
     pub pitch: Option<u64>,
     pub output: bool,
 }
@@ -153,7 +164,36 @@ pub struct Bound {
     pub units: Vec<(BoundUnit, f64)>,
 }
 
+impl Bound {
+    /// The largest of the times of units.
+    pub fn of(units: Vec<(BoundUnit, f64)>) -> Bound {
+        let first = units.first().map_or(BoundUnit::Tensor, |u| u.0);
+        let larger = |best: (BoundUnit, f64), u: (BoundUnit, f64)| match u.1 > best.1 {
+            true => u,
+            false => best,
+        };
+        let (unit, time_s) = units.iter().copied().fold((first, 0.0), larger);
+        Bound {
+            unit,
+            time_s,
+            units,
+        }
+    }
+}
+
 impl Matmul {
+    /// A product to BF16.
+    pub const fn new(m: u64, n: u64, k: u64, dtype: MatmulType) -> Matmul {
+        let out = Dtype::Bf16;
+        Matmul {
+            m,
+            n,
+            k,
+            dtype,
+            out,
+        }
+    }
+
     fn extents(&self) -> [(&'static str, u64); 3] {
         [("m", self.m), ("n", self.n), ("k", self.k)]
     }
@@ -190,7 +230,7 @@ impl Matmul {
         }
         all.push(TensorSpec {
             output: true,
-            ..tensor("C", Dtype::Bf16, &[self.m, self.n])
+            ..tensor("C", self.out, &[self.m, self.n])
         });
         all
     }
@@ -242,6 +282,14 @@ impl Op {
         };
         if let Some(&(name, value)) = extents.iter().find(|(_, v)| *v == 0 || *v > MAX_EXTENT) {
             return Err(OpError::Extent { name, value });
+        }
+        if let Op::Matmul(op) = self
+            && !matches!(op.out, Dtype::Bf16 | Dtype::F32)
+        {
+            return Err(OpError::Dtype {
+                name: op.out.name().to_owned(),
+                allowed: "bf16, f32 for C",
+            });
         }
         if let Op::Attention(op) = self
             && !op.heads.is_multiple_of(op.kv_heads)
@@ -312,11 +360,21 @@ impl Op {
             }
             Op::Stream(op) => op.tensors(),
             Op::Rowwise(p) => {
-                let inputs = p.inputs.iter().map(|i| (&i.name, i.dtype, i.spread, false));
-                let outputs = p.outputs.iter().map(|o| (&o.name, o.dtype, o.spread, true));
+                let inputs =
+                    (p.inputs.iter()).map(|i| (&i.name, i.dtype, i.spread, i.pitch, false));
+                let outputs =
+                    (p.outputs.iter()).map(|o| (&o.name, o.dtype, o.spread, o.pitch, true));
                 let all = inputs.chain(outputs);
-                all.map(|(name, dtype, spread, output)| {
-                    tensor(name, dtype, &spread.shape(p.rows, p.cols), output)
+                all.map(|(name, dtype, spread, pitch, output)| {
+                    let mut shape = spread.shape(p.rows, p.cols);
+                    if pitch.is_some() && shape.len() == 1 {
+                        shape.push(1);
+                    }
+                    let element = u64::from(dtype.bits() / 8);
+                    TensorSpec {
+                        pitch: pitch.map(|p| p.saturating_mul(element)),
+                        ..tensor(name, dtype, &shape, output)
+                    }
                 })
                 .collect()
             }
@@ -340,7 +398,11 @@ impl Op {
                 .tensors()
                 .iter()
                 .filter(|t| t.output == output)
-                .map(TensorSpec::bytes)
+                .map(|t| match self {
+                    // A view of a wider matrix: what lies between its rows is not its own.
+                    Op::Rowwise(_) => u128::from(t.elements()) * u128::from(t.dtype.bits() / 8),
+                    _ => t.bytes(),
+                })
                 .sum::<u128>();
             u64::try_from(bytes).unwrap_or(u64::MAX)
         };
@@ -384,17 +446,7 @@ impl Op {
             );
             units.insert(1, (BoundUnit::Vector, exp2.max(slots)));
         }
-        let (unit, time_s) = units
-            .iter()
-            .copied()
-            .fold((BoundUnit::Tensor, 0.0), |best, u| {
-                if u.1 > best.1 { u } else { best }
-            });
-        Bound {
-            unit,
-            time_s,
-            units,
-        }
+        Bound::of(units)
     }
 }
 
@@ -411,11 +463,12 @@ impl std::fmt::Display for Op {
         match self {
             Op::Matmul(op) => write!(
                 f,
-                "matmul C[{m},{n}] = A[{m},{k}] B[{k},{n}], {dt}",
+                "matmul C[{m},{n}] = A[{m},{k}] B[{k},{n}], {dt}{to}",
                 m = op.m,
                 n = op.n,
                 k = op.k,
-                dt = op.dtype
+                dt = op.dtype,
+                to = if is_bf16(&op.out) { "" } else { " to f32" }
             ),
             Op::Attention(op) => write!(
                 f,
@@ -499,14 +552,9 @@ mod tests {
     fn errors_name_value_and_limit() {
         let chip = Chip::preset("maia-200").unwrap();
         let matmul = |m, n, k| {
-            Op::Matmul(Matmul {
-                m,
-                n,
-                k,
-                dtype: MatmulType::Bf16,
-            })
-            .validate(&chip)
-            .map_err(|e| e.to_string())
+            Op::Matmul(Matmul::new(m, n, k, MatmulType::Bf16))
+                .validate(&chip)
+                .map_err(|e| e.to_string())
         };
         assert_eq!(matmul(1, 1, 1), Ok(()));
         assert_eq!(
@@ -548,12 +596,7 @@ mod tests {
     #[test]
     fn bounds_of_known_operations() {
         let chip = Chip::preset("maia-200-2ghz").unwrap();
-        let large = Op::Matmul(Matmul {
-            m: 8192,
-            n: 8192,
-            k: 8192,
-            dtype: MatmulType::Fp8,
-        });
+        let large = Op::Matmul(Matmul::new(8192, 8192, 8192, MatmulType::Fp8));
         let bound = large.bound(&chip);
         assert_eq!(bound.unit, BoundUnit::Tensor);
         // 2 x 8192^3 / 4,718.592 TFLOP/s, worked by hand.
@@ -562,12 +605,7 @@ mod tests {
             "{}",
             bound.time_s
         );
-        let thin = Op::Matmul(Matmul {
-            m: 1,
-            n: 8192,
-            k: 8192,
-            dtype: MatmulType::Fp8,
-        });
+        let thin = Op::Matmul(Matmul::new(1, 8192, 8192, MatmulType::Fp8));
         assert_eq!(thin.bound(&chip).unit, BoundUnit::Hbm);
         assert_eq!(thin.compulsory_bytes(), (8192 * 8192 + 8192, 2 * 8192));
         assert_eq!(

@@ -415,7 +415,9 @@ impl Search<'_> {
         let (gm, gn) = (t.grid.rows, t.grid.cols);
         let c_strip = t.rows.strip() * t.cols.strip();
         t.hbm_bytes = streams.all_bytes;
-        let hbm = streams.all_bytes + streams.all_padding / PARTIAL_REQUEST + op.m * op.n * 2;
+        let hbm = streams.all_bytes
+            + streams.all_padding / PARTIAL_REQUEST
+            + op.m * op.n * self.epilogue.out_bytes();
         let operand_bytes = steps.saturating_mul(cost::mm_operand_bytes_per_step(
             chip,
             self.a,
@@ -473,7 +475,7 @@ impl Search<'_> {
         );
         let first = gm * gn.min(t.chunks) * a_chunk + gn * gm.min(t.chunks) * b_chunk;
         // Last pass: its store, and its way out with those of all tiles.
-        let out = t.rows.pass() * t.cols.pass() * 2;
+        let out = t.rows.pass() * t.cols.pass() * self.epilogue.out_bytes();
         let store_last = cost::store_cycles(chip, store_type, t.rows.pass(), t.cols.pass())
             + self.epilogue.cycles(chip, t.rows.pass() * t.cols.pass());
         let ramp = 2 * self.latency

@@ -36,7 +36,7 @@ pub struct Site {
     pub semaphore: u64,
     /// First DMA channel.
     pub channel: u64,
-    /// Byte offset in HBM of each tensor of the operation, in the order of [`Op::tensors`], multiples of 256; then of
+    /// Byte offset in HBM of each tensor of the operation, in the order of [`Op::tensors`], best at multiples of 256; then of
     /// [`super::scratch_bytes`] more, where an operation needs some.
     pub tensors: Vec<u64>,
     /// Whether other stages follow: then the text ends as the contract says, else with `halt` and no wait for what was pushed.

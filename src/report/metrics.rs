@@ -4,7 +4,7 @@ use super::energy::Energy;
 use super::stalls::{self, KindStalls};
 use crate::chip::{self, Chip, cost};
 use crate::num::Dtype;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// What an operation is known to need, whatever the program does.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -15,6 +15,8 @@ pub struct Work {
     pub operands: Option<(Dtype, Dtype)>,
     /// The unit that bounds it, and the least time on that unit in seconds.
     pub bound: Option<(String, f64)>,
+    /// Every resource with its least time in seconds; empty if the operation is not known.
+    pub bounds: Vec<(String, f64)>,
     /// Parts in which K is summed separately.
     pub split_k: Option<u64>,
 }
@@ -143,6 +145,19 @@ impl Metrics {
         Some(Energy::of(&self.energy, measured))
     }
 
+    /// The bound in cycles of the tile clock, rounded up.
+    pub fn bound_cycles(&self) -> Option<u64> {
+        let (_, time_s) = self.work.bound.as_ref()?;
+        // A whole number of cycles may come out of the division a hair above it.
+        Some((time_s * self.clock_hz as f64 * (1.0 - 1e-12)).ceil() as u64)
+    }
+
+    fn bounds_json(&self) -> Option<Value> {
+        let all = self.work.bounds.iter();
+        let all: Map<String, Value> = all.map(|(name, s)| (name.clone(), json!(s))).collect();
+        (!all.is_empty()).then_some(Value::Object(all))
+    }
+
     /// The keys of the contract, null where they do not apply.
     pub fn json(&self) -> Value {
         let measured = self.measured.as_ref();
@@ -174,6 +189,7 @@ impl Metrics {
             "bound": self.work.bound.as_ref().map(|b| &b.0),
             "bound_time_s": self.work.bound.as_ref().map(|b| b.1),
             "percent_of_bound": self.percent_of_bound(),
+            "bounds": self.bounds_json(),
             "stalls": measured.map(|m| stalls::json(&m.stalls)),
             "energy_j": self.energy(),
             "split_k": self.work.split_k,
@@ -193,7 +209,7 @@ fn percent(part: f64, whole: f64) -> Option<f64> {
 mod tests {
     use super::*;
 
-    const KEYS: [&str; 22] = [
+    const KEYS: [&str; 23] = [
         "chip",
         "cycles",
         "time_s",
@@ -209,6 +225,7 @@ mod tests {
         "bound",
         "bound_time_s",
         "percent_of_bound",
+        "bounds",
         "stalls",
         "energy_j",
         "split_k",
@@ -242,6 +259,7 @@ mod tests {
             flops: Some(2_000_000_000_000),
             operands: Some((Dtype::E4m3, Dtype::E4m3)),
             bound: Some(("tensor".into(), 0.0005)),
+            bounds: vec![("tensor".into(), 0.0005), ("hbm".into(), 0.0002)],
             split_k: Some(1),
         };
         let mut metrics = Metrics::new(&chip, work);
@@ -258,5 +276,7 @@ mod tests {
         assert!((metrics.percent_of_peak().unwrap() - 42.385_526).abs() < 1e-5);
         assert_eq!(metrics.hbm_tbps(), Some(3.5));
         assert_eq!(metrics.percent_of_bound(), Some(50.0));
+        assert_eq!(metrics.bound_cycles(), Some(1_000_000));
+        assert_eq!(metrics.json()["bounds"]["hbm"], 0.0002);
     }
 }

@@ -6,6 +6,7 @@
 //! percentages to 100; a figure that does not apply is absent, never zero.
 //! Who may call it: `cli`.
 
+pub mod devices;
 pub mod energy;
 pub mod lines;
 pub mod metrics;

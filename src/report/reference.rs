@@ -8,7 +8,7 @@ pub mod product;
 use rayon::prelude::*;
 use serde::Serialize;
 
-pub use product::{Matrix, Scales, Shape, matmul, matmul_f64};
+pub use product::{Matrix, Scales, Shape, matmul, matmul_f64, sums};
 
 /// The outcome of `--check`.
 #[derive(Clone, Debug, PartialEq, Serialize)]

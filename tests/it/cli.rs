@@ -5,6 +5,7 @@ mod mem;
 mod models;
 mod results;
 mod stream;
+mod table;
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};

@@ -10,7 +10,7 @@ use tilewright::compiler::{self, CompileError, Compiled, Matmul, MatmulType, Op,
 use tilewright::isa::ScaleType;
 use tilewright::isa::image::Space;
 use tilewright::machine::{LoadOptions, Machine, UntimedLimits, run_untimed};
-use tilewright::num::random;
+use tilewright::num::{Dtype, Overflow, Rounding, encode, random};
 use tilewright::report::reference::{self, Matrix, Scales, Shape};
 use tilewright::timing::{self, TimedOptions};
 
@@ -19,7 +19,7 @@ fn chip(name: &str) -> Chip {
 }
 
 fn matmul(m: u64, n: u64, k: u64, dtype: MatmulType) -> Op {
-    Op::Matmul(Matmul { m, n, k, dtype })
+    Op::Matmul(Matmul::new(m, n, k, dtype))
 }
 
 /// Sets the inputs: elements N(0,1) rounded to their types, scales random codes around one. `nan`: one scale in 64 is NaN.
@@ -57,8 +57,8 @@ fn set_inputs(machine: &mut Machine, op: &Matmul, nan: bool) -> Result<(), Strin
     Ok(())
 }
 
-/// What the tensors of a machine multiply to.
-fn reference(machine: &Machine, op: &Matmul, split_depth: u64) -> Vec<u16> {
+/// What the tensors of a machine multiply to, in FP32.
+fn reference(machine: &Machine, op: &Matmul, split_depth: u64) -> Vec<f32> {
     let values = |name: &str| machine.tensor_f32(name).unwrap();
     let codes = |name: &str| machine.tensor_bytes(name).unwrap_or_default();
     let (a_codes, b_codes) = (codes("A_scales"), codes("B_scales"));
@@ -87,7 +87,7 @@ fn reference(machine: &Machine, op: &Matmul, split_depth: u64) -> Vec<u16> {
         tensor_scales: (op.dtype == MatmulType::Nvfp4)
             .then(|| (scale("A_tensor_scale"), scale("B_tensor_scale"))),
     };
-    reference::matmul(&a, &b, &shape)
+    reference::sums(&a, &b, &shape)
 }
 
 /// How to run a program: untimed in an order of turns, or timed.
@@ -118,12 +118,29 @@ fn check(compiled: Compiled, op: &Matmul, chip: &Chip, run: Run) -> Result<(), S
             machine = run.map_err(|e| e.to_string())?.machine;
         }
     }
+    let want = reference(&machine, op, depth);
+    if op.out == Dtype::F32 {
+        let got = machine.tensor_f32("C").map_err(|e| e.to_string())?;
+        assert_eq!(got.len(), want.len());
+        let mut pairs = got.iter().zip(&want).enumerate();
+        let wrong =
+            pairs.find(|(_, (x, y))| x.to_bits() != y.to_bits() && !(x.is_nan() && y.is_nan()));
+        return match wrong {
+            None => Ok(()),
+            Some((i, (x, y))) => Err(format!(
+                "{op:?} on {}: element {i} is {x}, not {y}",
+                chip.name
+            )),
+        };
+    }
     let bytes = machine.tensor_bytes("C").map_err(|e| e.to_string())?;
     let got: Vec<u16> = bytes
         .chunks_exact(2)
         .map(|c| u16::from_le_bytes([c[0], c[1]]))
         .collect();
-    let result = reference::compare_bits(&got, &reference(&machine, op, depth));
+    let code = |x| encode(Dtype::Bf16, x, Rounding::Rne, Overflow::Saturate) as u16;
+    let want: Vec<u16> = want.into_iter().map(code).collect();
+    let result = reference::compare_bits(&got, &want);
     if result.passed {
         Ok(())
     } else {
@@ -175,6 +192,38 @@ fn every_format_matches_the_reference() {
             check_op(&matmul(333, 222, 700, dtype), &chip(preset), Run::Timed).unwrap();
         }
     }
+}
+
+/// Products that stay in FP32, by every way from the sums to C.
+#[test]
+fn fp32_products_match_the_reference() {
+    for (i, dtype) in MatmulType::ALL.into_iter().enumerate() {
+        for (m, n, k) in [(1, 1, 1), (1, 513, 700), (70, 600, 1100), (257, 255, 129)] {
+            for preset in ["mini", "maia-200"] {
+                let op = Matmul {
+                    out: Dtype::F32,
+                    ..Matmul::new(m, n, k, dtype)
+                };
+                let run = if i % 3 == 0 {
+                    Run::Timed
+                } else {
+                    Run::Untimed(i as u64)
+                };
+                check_op(&Op::Matmul(op), &chip(preset), run).unwrap();
+            }
+        }
+    }
+    let op = Op::Matmul(Matmul {
+        out: Dtype::F16,
+        ..Matmul::new(1, 1, 1, MatmulType::Bf16)
+    });
+    let error = op.validate(&chip("mini")).unwrap_err().to_string();
+    assert_eq!(error, "dtype `f16` is not one of bf16, f32 for C");
+    // What is not said is BF16, in notes of objects made before and since.
+    let plain = Op::Matmul(Matmul::new(1, 2, 3, MatmulType::Fp8));
+    let text = serde_json::to_string(&plain).unwrap();
+    assert!(!text.contains("out"), "{text}");
+    assert_eq!(serde_json::from_str::<Op>(&text).unwrap(), plain);
 }
 
 /// An object read back runs like the program that it was made of.
@@ -302,7 +351,7 @@ fn every_kind_of_tiling_is_right() {
         ("maia-200", 400, 500, 300, MatmulType::Fp8xMxfp4, 14),
     ] {
         let chip = chip(preset);
-        let op = Matmul { m, n, k, dtype };
+        let op = Matmul::new(m, n, k, dtype);
         let mut kinds = std::collections::BTreeMap::new();
         plan::visit(&op, &chip, &mut |t| {
             let grid = (t.grid.rows > 1, t.grid.cols > 1);
@@ -428,12 +477,7 @@ fn hostile_operations_are_refused() {
 
 #[test]
 fn products_keep_the_chip_s_limits() {
-    let op = Matmul {
-        m: 300,
-        n: 200,
-        k: 700,
-        dtype: MatmulType::Bf16,
-    };
+    let op = Matmul::new(300, 200, 700, MatmulType::Bf16);
     let set = |setting: &str| {
         let mut chip = chip("maia-200");
         chip.set("clusters=2").unwrap();

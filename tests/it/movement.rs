@@ -1,7 +1,9 @@
 //! Stages that move data: results against plain host code, all ways to run alike, nothing unordered, semaphores zero at the end.
 
+mod batched;
 mod copy;
 mod gather;
+mod topk;
 
 use std::sync::Arc;
 use tilewright::asm::assemble_text;

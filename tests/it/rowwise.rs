@@ -45,7 +45,10 @@ fn filled(program: &Rowwise, compiled: &Compiled, chip: &Arc<Chip>) -> (Machine,
         );
         let mut values = vec![0.0; count as usize];
         decode_slice(input.dtype, &bytes, &mut values);
-        machine.set_tensor(&input.name, &bytes).unwrap();
+        match input.pitch {
+            None => machine.set_tensor(&input.name, &bytes).unwrap(),
+            Some(_) => machine.set_tensor_f32(&input.name, &values).unwrap(),
+        }
         all.push(values);
     }
     (machine, all)
@@ -96,6 +99,17 @@ fn check(program: &Rowwise, chip: &Arc<Chip>, whole: bool) -> Result<u64, String
     for (o, want) in program.outputs.iter().zip(&want) {
         let got = machine.tensor_f32(&o.name).unwrap();
         assert_eq!(got.len(), want.len());
+        if let Some(pitch) = o.pitch {
+            let element = (o.dtype.bits() / 8) as usize;
+            let bytes = machine.tensor_bytes(&o.name).unwrap();
+            let row = got.len() / program.rows as usize * element;
+            let mut rows = bytes.chunks(pitch as usize * element);
+            assert!(
+                rows.all(|r| r[row..].iter().all(|b| *b == 0)),
+                "between rows of {}",
+                o.name
+            );
+        }
         let found = compare(o, &got, want, round);
         checked += found.checked;
         if let Some(first) = found.first {
@@ -155,6 +169,87 @@ fn rows_that_do_not_fit_are_streamed() {
             &mini,
             kind == Kind::Softmax || kind == Kind::Quantise,
         );
+    }
+}
+
+/// Views of wider matrices, as inputs and outputs of every walk.
+#[test]
+fn views_of_wider_matrices() {
+    let mini = chip("mini", &[]);
+    for (n, kind) in [
+        Kind::Add,
+        Kind::Rmsnorm,
+        Kind::AddRmsnorm,
+        Kind::Softmax,
+        Kind::Quantise,
+        Kind::Sum,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for (rows, cols) in [(1, 300), (2, 130), (37, 5), (9, 513), (3, 40_001)] {
+            let dtype = [Dtype::Bf16, Dtype::F32][n % 2];
+            let mut program = kind.program(rows, cols, dtype);
+            let pitch = |spread, more| match spread {
+                Spread::Full => Some(cols + more),
+                Spread::PerRow => Some(1 + more),
+                Spread::PerColumn | Spread::Scalar => None,
+            };
+            for (i, input) in program.inputs.iter_mut().enumerate() {
+                input.pitch = pitch(input.spread, 3 * i as u64);
+            }
+            for (i, output) in program.outputs.iter_mut().enumerate() {
+                output.pitch = pitch(output.spread, 7 - i as u64);
+            }
+            passes(&program, &mini, cols < 1000);
+        }
+    }
+    // A number for each row, of a column of a matrix.
+    let mut program = Rowwise::new(70, 40);
+    let x = program.input("X", Dtype::Bf16, Spread::Full);
+    let scale = program.input("scale", Dtype::F32, Spread::PerRow);
+    program.inputs[1].pitch = Some(9);
+    let y = program.binary(Binary::Mul, x, scale);
+    program.output("Y", Dtype::Bf16, y, Spread::Full);
+    passes(&program, &mini, true);
+
+    let refused = |change: &dyn Fn(&mut Rowwise)| {
+        let mut program = program.clone();
+        change(&mut program);
+        program.validate().unwrap_err().to_string()
+    };
+    assert_eq!(
+        refused(&|p| p.inputs[0].pitch = Some(39)),
+        "`X` has a pitch of 39 elements; it must be 40 to 4294967296"
+    );
+    assert_eq!(
+        refused(&|p| {
+            p.inputs[1].spread = Spread::PerColumn;
+        }),
+        "`scale` has a pitch of 9 elements; it has no rows"
+    );
+}
+
+/// As many tensors as the parts of a split product and some more, in one strip a tile and in several.
+#[test]
+fn sums_of_parts() {
+    for rows in [1, 40] {
+        let mut program = Rowwise::new(rows, 700);
+        let parts: Vec<StepId> = (0..9)
+            .map(|i| program.input(&format!("part{i}"), Dtype::F32, Spread::Full))
+            .collect();
+        let residual = program.input("residual", Dtype::Bf16, Spread::Full);
+        let weight = program.input("weight", Dtype::Bf16, Spread::PerColumn);
+        let factor = program.input("factor", Dtype::F32, Spread::Scalar);
+        let sum = parts[1..]
+            .iter()
+            .fold(parts[0], |sum, p| program.binary(Binary::Add, sum, *p));
+        let sum = program.binary(Binary::Add, sum, residual);
+        let y = program.binary(Binary::Mul, sum, weight);
+        let y = program.binary(Binary::Mul, y, factor);
+        program.output("Y", Dtype::Bf16, y, Spread::Full);
+        passes(&program, &chip("mini", &[]), true);
+        passes(&program, &chip("maia-200", &[]), true);
     }
 }
 

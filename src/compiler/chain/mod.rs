@@ -14,20 +14,26 @@
 //! Invariants: two values whose lives overlap share no byte unless one is a view of the other; a stage starts on a tile only when
 //! what it reads is complete on the chip; the same graph, chip and options give the same text.
 //!
-//! Reading order: this page, [`parts`], [`steps`], [`place`], [`text`].
+//! Products of few rows with constants take their weights from one stream through a ring in each tile's SRAM, which fills while other
+//! stages run ([`linear`]).
+//!
+//! Reading order: this page, [`parts`], [`linear`], [`steps`], [`place`], [`text`].
 
+pub mod linear;
 pub mod parts;
 pub mod place;
 pub mod steps;
 pub mod text;
 
-use super::graph::{Data, DataError, Graph, ValueId};
+use super::graph::{Data, DataError, Graph, Kind, ValueId};
 use super::op::Bound;
 use super::{CompileError, Plan};
 use crate::asm;
 use crate::chip::Chip;
 use crate::isa::image::Image;
 use crate::num::Dtype;
+use linear::Layers;
+use parts::Parts;
 use std::sync::Arc;
 
 /// Stages that a tile may be ahead of what it has waited for.
@@ -52,16 +58,26 @@ pub struct Binding {
 pub struct Constant {
     /// The program's tensor.
     pub symbol: String,
-    pub data: Data,
+    data: Data,
+    /// As which layer of the stream it lies in HBM, if it does.
+    packed: Option<(usize, Arc<Layers>)>,
 }
 
 impl Constant {
+    /// Where its contents come from.
+    pub fn source(&self) -> &Data {
+        &self.data
+    }
+
     /// The bytes as they lie in HBM.
     ///
     /// # Errors
     /// A file that cannot be read; a model without weights.
     pub fn bytes(&self) -> Result<Arc<[u8]>, DataError> {
-        self.data.read()
+        match &self.packed {
+            Some((layer, layers)) => Ok(layers.pack(*layer, &self.data)?.into()),
+            None => self.data.read(),
+        }
     }
 }
 
@@ -123,15 +139,30 @@ pub enum ChainError {
     Assembly { name: String, diagnostics: String },
 }
 
-/// Compiles a graph.
+/// What the user leaves open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Bytes of each tile's SRAM for the ring of weights, in percent; 0: products of few rows load their own weights.
+    pub ring_percent: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { ring_percent: 64 }
+    }
+}
+
+/// Compiles a graph in the forms of [`crate::compiler::legal`].
 ///
 /// # Errors
 /// A node that has no lowering or no plan on this chip; tensors that do not fit.
-pub fn compile(graph: &Graph, chip: &Chip) -> Result<Program, ChainError> {
-    let parts = parts::Parts::of(graph);
-    let steps = steps::steps(graph, &parts, chip)?;
-    let placement = place::place(graph, &parts, &steps, chip)?;
-    let written = text::write(graph, &steps, &placement, chip)?;
+pub fn compile(graph: &Graph, chip: &Chip, options: &Options) -> Result<Program, ChainError> {
+    let parts = Parts::of(graph);
+    let ring = chip.tsram.size_bytes * options.ring_percent.min(100) / 100;
+    let layers = Arc::new(Layers::of(graph, &parts, chip, ring)?);
+    let steps = steps::steps(graph, &parts, &layers, chip)?;
+    let placement = place::place(graph, &parts, &layers, &steps, chip)?;
+    let written = text::write(graph, &layers, &steps, &placement, chip)?;
     let no_includes = |path: &str| Err(std::io::Error::other(format!("no include of {path}")));
     let name = format!("<compiled {}>", graph.name);
     let image = asm::assemble_text(&name, &written.text, &no_includes).map_err(|diagnostics| {
@@ -152,10 +183,22 @@ pub fn compile(graph: &Graph, chip: &Chip) -> Result<Program, ChainError> {
     let used = graph
         .constants()
         .filter(|(id, ..)| placement.is_placed(*id));
-    let constants = used.map(|(id, _, data)| Constant {
+    let plain = used.map(|(id, _, data)| Constant {
         symbol: placement.symbol(id),
         data: data.clone(),
+        packed: None,
     });
+    let packed = layers.all.iter().enumerate().filter_map(|(n, layer)| {
+        let Kind::Constant(data) = &graph[layer.weights].kind else {
+            return None;
+        };
+        Some(Constant {
+            symbol: placement.layer_symbol(layer.weights, n),
+            data: data.clone(),
+            packed: Some((n, layers.clone())),
+        })
+    });
+    let constants = plain.chain(packed);
     Ok(Program {
         inputs: bind(&graph.inputs),
         outputs: bind(&graph.outputs),

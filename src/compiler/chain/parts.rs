@@ -179,7 +179,11 @@ impl Finder<'_> {
                         let count = self.graph[id].elements();
                         view.is_alias(count) && self.read_by_rows(node.outputs[0], cols)
                     }
-                    Op::Concat { .. } => true,
+                    // A copy needs an axis that goes from row to row.
+                    Op::Concat { .. } => {
+                        let shape = &self.graph[id].shape;
+                        (0..shape.len()).any(|axis| elements(&shape[axis..]) == cols)
+                    }
                     _ => false,
                 }
             })

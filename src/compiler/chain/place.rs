@@ -1,11 +1,12 @@
 //! Where values lie in HBM, and for how long.
 //!
-//! Models: what has memory of its own ([`super::parts`] has the rest). What is given before the run or wanted after it keeps its memory
+//! Models: what has memory of its own ([`super::parts`] has the rest). The stream of weights is at address 0. What is given before the run or wanted after it keeps its memory
 //! throughout; the others have it from the step that first writes them to the last that
 //! reads them, and then leave it to others. Leaves out: SRAM. Invariants: two roots whose lives overlap share no byte; roots are
 //! 256-byte aligned; a part lies inside its root.
 
 use super::ChainError;
+use super::linear::Layers;
 use super::parts::Parts;
 use super::steps::Step;
 use crate::chip::Chip;
@@ -54,6 +55,11 @@ impl Placement {
         self.areas[id.0 as usize].is_some()
     }
 
+    /// The program's tensor for the weights of a layer of the stream.
+    pub fn layer_symbol(&self, weights: ValueId, layer: usize) -> String {
+        format!("{}.layer{layer}", self.symbols[weights.0 as usize])
+    }
+
     /// The program's tensor for an input, output or constant.
     pub fn symbol(&self, id: ValueId) -> String {
         self.symbols[id.0 as usize].clone()
@@ -67,21 +73,33 @@ impl Placement {
 pub fn place(
     graph: &Graph,
     parts: &Parts,
+    layers: &Layers,
     steps: &[Step],
     chip: &Chip,
 ) -> Result<Placement, ChainError> {
     // First and last step that needs a root; none: it has no memory.
-    let mut lives: Vec<Option<(usize, usize)>> = vec![None; graph.values.len()];
+    let values = graph.values.len();
+    let all = values + layers.beside.len();
+    let bytes = |i: usize| match i.checked_sub(values) {
+        None => graph.values[i].bytes(),
+        Some(beside) => layers.beside[beside],
+    };
+    let mut lives: Vec<Option<(usize, usize)>> = vec![None; all];
     let mut live = |id: ValueId, step: usize| {
-        let life = &mut lives[parts.root(id).of.0 as usize];
+        let root = match (id.0 as usize) < values {
+            true => parts.root(id).of,
+            false => id,
+        };
+        let life = &mut lives[root.0 as usize];
         let (first, last) = life.unwrap_or((step, step));
         *life = Some((first.min(step), last.max(step)));
     };
     let end = steps.len();
     for (n, step) in steps.iter().enumerate() {
-        for id in step.reads.iter().chain(&step.writes) {
+        for id in step.reads.iter().map(|r| &r.value).chain(&step.writes) {
             live(*id, n);
-            if matches!(graph[*id].kind, Kind::Constant(_) | Kind::Input) {
+            let kind = graph.values.get(id.0 as usize).map(|v| &v.kind);
+            if matches!(kind, Some(Kind::Constant(_) | Kind::Input)) {
                 live(*id, 0);
                 live(*id, end);
             }
@@ -93,7 +111,7 @@ pub fn place(
     }
     // What stays lies in front, in the order of the graph; the marks behind it.
     let whole = |life: &(usize, usize)| *life == (0, end);
-    let mut areas: Vec<Option<Area>> = vec![None; graph.values.len()];
+    let mut areas: Vec<Option<Area>> = vec![None; all];
     let put = |bytes: u64, at: &mut u64| {
         let area = Area { offset: *at, bytes };
         let after = at.saturating_add(bytes).checked_next_multiple_of(ALIGN);
@@ -101,9 +119,11 @@ pub fn place(
         area
     };
     let mut next = 0u64;
+    let stream = layers.stream.as_ref().map_or(0, |s| s.bytes);
+    put(stream, &mut next);
     for (i, life) in lives.iter().enumerate() {
         if life.as_ref().is_some_and(whole) {
-            areas[i] = Some(put(graph.values[i].bytes(), &mut next));
+            areas[i] = Some(put(bytes(i), &mut next));
         }
     }
     let marks = put(8 * (end as u64 + 1), &mut next);
@@ -123,7 +143,7 @@ pub fn place(
     let mut alive: BTreeSet<(u64, u64, usize)> = BTreeSet::new();
     for (first, value, last) in order {
         alive.retain(|(_, _, until)| *until >= first);
-        let bytes = graph.values[value].bytes();
+        let bytes = bytes(value);
         let mut at = fixed;
         for (offset, end, _) in &alive {
             if at.saturating_add(bytes) <= *offset {
@@ -144,7 +164,7 @@ pub fn place(
             chip: chip.name.clone(),
         });
     }
-    for i in 0..graph.values.len() {
+    for i in 0..values {
         let part = parts.root(ValueId(i as u32));
         let pitched = part.pitch.map(|p| {
             // Up to the end of the last row; the gaps are others'.

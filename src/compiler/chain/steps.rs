@@ -1,24 +1,45 @@
 //! From nodes to steps: which lowering does what, on which values.
 //!
-//! Models: one step for each node that computes or moves something. A view that reads elements in order and without gaps is no step but
-//! an address. Leaves out: where values lie. Invariant: steps stand in the order of nodes; a step's operands and results are those of
-//! its lowering, in its order.
+//! Models: one step for each node that computes or moves something; a view or an operand of a concatenation that is a part of another value
+//! ([`super::parts`]) is no step but an address. Products of few rows with constants are layers of the stream of weights
+//! ([`super::linear`]). Leaves out: where values lie. Invariant: steps stand in the order of nodes; a step's reads and writes are the
+//! operands and results of its lowering, in its order.
 
 use super::ChainError;
+use super::linear::Layers;
 use super::parts::Parts;
-use crate::chip::Chip;
+use crate::chip::{Chip, cost};
 use crate::compiler::graph::{self, Graph, Node, Op as NodeOp, Value, ValueId};
+use crate::compiler::linear::Stream;
+use crate::compiler::movement::{self, Axis, Batched, Copy, Gather, Source};
 use crate::compiler::op::{Bound, BoundUnit};
+use crate::compiler::rowwise::Rowwise;
 use crate::compiler::stage::{Site, Stage};
 use crate::compiler::{Attention, CompileError, Matmul, MatmulType, Op};
 use crate::compiler::{attention, matmul, rowwise};
-use crate::num::Dtype;
+use crate::num::{Dtype, Overflow, Rounding, encode};
 
 /// What a step does.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
     /// An operation that also exists alone.
     Op(Op),
+    /// A layer of the stream of weights: its number and its parts of K.
+    Layer {
+        layer: usize,
+        op: Matmul,
+    },
+    Copy(Copy),
+    Gather(Gather),
+    Batched(Batched),
+}
+
+/// A value that a step reads, or a part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Read {
+    pub value: ValueId,
+    /// Bytes in front of what is read.
+    pub plus: u64,
 }
 
 /// A step of the program: one stage.
@@ -27,20 +48,35 @@ pub struct Step {
     /// Index of the node in the graph.
     pub node: usize,
     pub work: Work,
-    /// Values that it reads, in the order of the lowering's operands.
-    pub reads: Vec<ValueId>,
+    /// What it reads, in the order of the lowering's operands.
+    pub reads: Vec<Read>,
     /// Values that it writes.
     pub writes: Vec<ValueId>,
 }
 
+/// What a stage may need beside its site.
+pub struct Beside<'a> {
+    /// The stream of weights, if there is one.
+    pub stream: Option<&'a Stream>,
+    /// Where tables of indices are in each tile's SRAM.
+    pub tables: u64,
+}
+
 impl Work {
     /// The program text of it at a site.
-    pub fn stage(&self, site: &Site) -> Result<Stage, CompileError> {
+    pub fn stage(&self, site: &Site, beside: &Beside<'_>) -> Result<Stage, CompileError> {
         match self {
             Work::Op(Op::Matmul(op)) => matmul::stage(op, site),
             Work::Op(Op::Attention(op)) => attention::stage(op, site),
             Work::Op(Op::Rowwise(op)) => rowwise::stage(op, site),
             Work::Op(Op::Stream(_)) => unreachable!("no node of a graph is a stream"),
+            Work::Layer { layer, .. } => {
+                let stream = beside.stream.expect("a layer is one of a stream");
+                stream.stage(*layer, site, site.tensors[0], site.tensors[1])
+            }
+            Work::Copy(op) => movement::copy(op, site),
+            Work::Gather(op) => movement::gather(op, beside.tables, site),
+            Work::Batched(op) => movement::batched(op, site),
         }
     }
 
@@ -48,12 +84,29 @@ impl Work {
     pub fn bound(&self, chip: &Chip) -> Bound {
         match self {
             Work::Op(op) => op.bound(chip),
+            Work::Layer { op, .. } => Op::Matmul(*op).bound(chip),
+            Work::Copy(_) | Work::Gather(_) | Work::Batched(_) => {
+                let (read, written) = self.hbm_bytes();
+                let peak = cost::hbm_peak_bytes_per_s(chip).max(1) as f64;
+                let mut units = vec![(BoundUnit::Hbm, (read as f64 + written as f64) / peak)];
+                if let Work::Batched(op) = self {
+                    let flops = cost::peak_flops(chip, op.dtypes[0], op.dtypes[1]).max(1);
+                    units.push((BoundUnit::Tensor, self.flops() as f64 / flops as f64));
+                }
+                Bound::of(units)
+            }
         }
     }
 
     pub fn flops(&self) -> u128 {
         match self {
             Work::Op(op) => op.flops(),
+            Work::Layer { op, .. } => Op::Matmul(*op).flops(),
+            Work::Copy(_) | Work::Gather(_) => 0,
+            Work::Batched(op) => {
+                let batches: u128 = op.batches.iter().map(|a| u128::from(a.count)).product();
+                2 * batches * u128::from(op.m) * u128::from(op.n) * u128::from(op.k)
+            }
         }
     }
 
@@ -61,12 +114,38 @@ impl Work {
     pub fn hbm_bytes(&self) -> (u64, u64) {
         match self {
             Work::Op(op) => op.compulsory_bytes(),
+            Work::Layer { op, .. } => Op::Matmul(*op).compulsory_bytes(),
+            Work::Copy(op) => {
+                let moved = |fill: bool| {
+                    let parts = op.parts.iter();
+                    let parts = parts.filter(|p| fill || matches!(p.source, Source::Operand(_)));
+                    op.dtype
+                        .bytes_for(parts.map(|p| graph::elements(&p.shape)).sum())
+                };
+                (moved(false), moved(true))
+            }
+            Work::Gather(op) => {
+                let bytes = op.dtype.bytes_for(op.outer * op.indices * op.inner);
+                (bytes + 4 * op.indices, bytes)
+            }
+            Work::Batched(op) => {
+                // An operand that all share is read once.
+                let size = |i: usize, elements: u64, stride: fn(&Axis) -> u64| {
+                    let own = op.batches.iter().filter(|a| stride(a) > 0);
+                    let batches: u64 = own.map(|a| a.count).product();
+                    op.dtypes[i].bytes_for(batches * elements)
+                };
+                let a = size(0, op.m * op.k, |a| a.a);
+                let b = size(1, op.k * op.n, |a| a.b);
+                (a + b, size(2, op.m * op.n, |a| a.c))
+            }
         }
     }
 
     fn validate(&self, chip: &Chip) -> Result<(), CompileError> {
         match self {
             Work::Op(op) => Ok(op.validate(chip)?),
+            Work::Layer { .. } | Work::Copy(_) | Work::Gather(_) | Work::Batched(_) => Ok(()),
         }
     }
 }
@@ -75,6 +154,10 @@ impl std::fmt::Display for Work {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Work::Op(op) => op.fmt(f),
+            Work::Layer { layer, op } => write!(f, "layer {layer}: {}", Op::Matmul(*op)),
+            Work::Copy(op) => write!(f, "copy of {} parts, {}", op.parts.len(), op.dtype),
+            Work::Gather(op) => op.fmt(f),
+            Work::Batched(op) => op.fmt(f),
         }
     }
 }
@@ -83,51 +166,170 @@ impl std::fmt::Display for Work {
 ///
 /// # Errors
 /// The first node that has no lowering, or whose lowering cannot be on this chip.
-pub fn steps(graph: &Graph, parts: &Parts, chip: &Chip) -> Result<Vec<Step>, ChainError> {
+pub fn steps(
+    graph: &Graph,
+    parts: &Parts,
+    layers: &Layers,
+    chip: &Chip,
+) -> Result<Vec<Step>, ChainError> {
     let mut all = Vec::new();
     for (index, node) in graph.nodes.iter().enumerate() {
-        let Some(work) = work(graph, parts, node)? else {
-            continue;
-        };
-        work.validate(chip).map_err(|error| ChainError::Stage {
-            place: node.place.to_string(),
-            error,
-        })?;
-        all.push(Step {
-            node: index,
-            work,
-            reads: node.inputs.clone(),
-            writes: node.outputs.clone(),
-        });
+        let before = all.len();
+        if let Some(layer) = layers.of_node(index) {
+            all.extend(layers.steps(graph, layer, index));
+        } else if let Some(step) = step(graph, parts, layers, index, node)? {
+            all.push(step);
+        }
+        for step in &all[before..] {
+            step.work
+                .validate(chip)
+                .map_err(|error| ChainError::Stage {
+                    place: node.place.to_string(),
+                    error,
+                })?;
+        }
     }
     Ok(all)
 }
 
-fn work(graph: &Graph, parts: &Parts, node: &Node) -> Result<Option<Work>, ChainError> {
+/// The step of a node that is no layer of the stream, if it takes one.
+fn step(
+    graph: &Graph,
+    parts: &Parts,
+    layers: &Layers,
+    index: usize,
+    node: &Node,
+) -> Result<Option<Step>, ChainError> {
     let value = |i: usize| &graph[node.inputs[i]];
     let refuse = |what: String| ChainError::Node {
         place: node.place.to_string(),
         what,
     };
-    let op = match &node.op {
-        NodeOp::Matmul(_) => {
-            Op::Matmul(product(value(0), value(1), &graph[node.outputs[0]]).map_err(refuse)?)
+    let mut reads: Vec<Read> = node
+        .inputs
+        .iter()
+        .map(|id| Read {
+            value: *id,
+            plus: 0,
+        })
+        .collect();
+    let result = node.outputs[0];
+    let work = match &node.op {
+        NodeOp::Matmul(_) if value(1).shape.len() > 2 => {
+            let op = batches(value(0), value(1), &graph[result]);
+            Work::Batched(
+                op.ok_or_else(|| refuse("a product over more than one batch axis".into()))?,
+            )
         }
-        NodeOp::Attention(op) => Op::Attention(heads(op, value(0), value(1)).map_err(refuse)?),
-        NodeOp::Rowwise(program) => Op::Rowwise(program.clone()),
-        NodeOp::Layout(_) if parts.is_part(node.outputs[0]) => return Ok(None),
-        op => {
+        NodeOp::Matmul(_) => {
+            let op = product(value(0), value(1), &graph[result]).map_err(refuse)?;
+            Work::Op(Op::Matmul(op))
+        }
+        NodeOp::Attention(op) => {
+            let op = heads(op, value(0), value(1)).map_err(refuse)?;
+            Work::Op(Op::Attention(op))
+        }
+        NodeOp::Rowwise(program) => {
+            let program = by_rows(program, parts, node);
+            let (program, sums) = layers.summed(graph, parts, &program, &node.inputs);
+            reads = sums;
+            Work::Op(Op::Rowwise(program))
+        }
+        NodeOp::Layout(_) if parts.is_part(result) => return Ok(None),
+        NodeOp::Layout(view) => Work::Copy(Copy::view(value(0).dtype, view)),
+        NodeOp::Concat { axis } => match joined(graph, parts, *axis, node) {
+            Some((copy, left)) => {
+                reads = left
+                    .into_iter()
+                    .map(|value| Read { value, plus: 0 })
+                    .collect();
+                Work::Copy(copy)
+            }
+            None => return Ok(None),
+        },
+        NodeOp::Pad(pad) => {
+            let (from, to) = (value(0), &graph[result]);
+            let code = encode(from.dtype, pad.value, Rounding::Rne, Overflow::Saturate);
+            let copy = Copy::pad(from.dtype, &from.shape, &to.shape, &pad.before, code);
+            Work::Copy(copy)
+        }
+        NodeOp::Gather(op) => {
+            let (data, indices) = (value(0), value(1));
+            Work::Gather(Gather {
+                dtype: data.dtype,
+                outer: graph::elements(&data.shape[..op.axis]),
+                extent: data.shape[op.axis],
+                indices: indices.elements(),
+                inner: graph::elements(&data.shape[op.axis + 1..]),
+                negative: true,
+            })
+        }
+        op @ (NodeOp::TopK(_) | NodeOp::Grouped(_)) => {
             return Err(refuse(format!(
                 "{} in a graph is not lowered yet",
                 op.name()
             )));
         }
     };
-    Ok(Some(Work::Op(op)))
+    Ok(Some(Step {
+        node: index,
+        work,
+        reads,
+        writes: node.outputs.clone(),
+    }))
+}
+
+/// A program whose operands and results are rows with gaps where they are parts of other values.
+fn by_rows(program: &Rowwise, parts: &Parts, node: &Node) -> Rowwise {
+    let mut program = program.clone();
+    let step = |id: &ValueId| parts.root(*id).pitch.map(|p| p.step);
+    for (input, id) in program.inputs.iter_mut().zip(&node.inputs) {
+        input.pitch = step(id);
+    }
+    for (output, id) in program.outputs.iter_mut().zip(&node.outputs) {
+        output.pitch = step(id);
+    }
+    program
+}
+
+/// The copy of those operands of a concatenation that do not lie in its result already, and which these are; `None` if all do.
+fn joined(graph: &Graph, parts: &Parts, axis: usize, node: &Node) -> Option<(Copy, Vec<ValueId>)> {
+    let result = node.outputs[0];
+    let into = &graph[result].shape;
+    let (whole, dtype) = (parts.root(result), graph[result].dtype);
+    let mut at = vec![0; into.len()];
+    let mut copy = Copy {
+        dtype,
+        operands: 0,
+        parts: Vec::new(),
+    };
+    let mut left = Vec::new();
+    for id in &node.inputs {
+        let shape = &graph[*id].shape;
+        let first = graph::elements(&into[axis + 1..]) * at[axis];
+        let part = parts.root(*id);
+        let there = part.of == whole.of && part.offset == whole.offset + dtype.bytes_for(first);
+        if !there {
+            let mut block = movement::Part::block(Source::Operand(left.len()), shape, into, &at);
+            if let Some(p) = part.pitch {
+                // An axis goes from row to row, or inside of rows.
+                for stride in &mut block.strides {
+                    if *stride >= p.cols as i64 {
+                        *stride = *stride / p.cols as i64 * p.step as i64;
+                    }
+                }
+            }
+            copy.parts.push(block);
+            left.push(*id);
+        }
+        at[axis] += shape[axis];
+    }
+    copy.operands = left.len();
+    (!left.is_empty()).then_some((copy, left))
 }
 
 /// C[m, n] = A[m, k] B[k, n] of a product.
-fn product(a: &Value, b: &Value, c: &Value) -> Result<Matmul, String> {
+pub fn product(a: &Value, b: &Value, c: &Value) -> Result<Matmul, String> {
     let of = |v: &Value| format!("{} {:?}", v.dtype, v.shape);
     let refuse = || format!("no product of {} and {} gives {}", of(a), of(b), of(c));
     let (Some((k, rows)), [_, n]) = (a.shape.split_last(), &b.shape[..]) else {
@@ -136,6 +338,7 @@ fn product(a: &Value, b: &Value, c: &Value) -> Result<Matmul, String> {
     let dtype = match (a.dtype, b.dtype) {
         (Dtype::Bf16, Dtype::Bf16) => MatmulType::Bf16,
         (Dtype::E4m3, Dtype::E4m3) => MatmulType::Fp8,
+        (Dtype::E5m2, Dtype::E5m2) => MatmulType::Fp8E5m2,
         _ => return Err(refuse()),
     };
     Ok(Matmul {
@@ -143,7 +346,24 @@ fn product(a: &Value, b: &Value, c: &Value) -> Result<Matmul, String> {
         n: *n,
         k: *k,
         dtype,
+        out: c.dtype,
     })
+}
+
+/// C[b, m, n] = A[b or 1, m, k] B[b or 1, k, n].
+fn batches(a: &Value, b: &Value, c: &Value) -> Option<Batched> {
+    let ([ab, m, k], [bb, _, n], [batch, ..]) = (&a.shape[..], &b.shape[..], &c.shape[..]) else {
+        return None;
+    };
+    let dtypes = [a.dtype, b.dtype, c.dtype];
+    let mut op = Batched::contiguous(dtypes, [*batch, *m, *n, *k], false);
+    if *ab == 1 {
+        op.batches[0].a = 0;
+    }
+    if *bb == 1 {
+        op.batches[0].b = 0;
+    }
+    Some(op)
 }
 
 /// Attention that the kernels know.
@@ -158,9 +378,8 @@ fn heads(op: &graph::Attention, q: &Value, k: &Value) -> Result<Attention, Strin
         && op.softcap.is_none()
         && !(op.mask || op.sinks || op.lengths);
     if !plain {
-        return Err(
-            "attention with a mask, window, sinks, soft-cap or lengths has no kernel".to_owned(),
-        );
+        let what = "attention with a mask, window, sinks, soft-cap or lengths has no kernel";
+        return Err(what.to_owned());
     }
     Ok(Attention {
         batch: *batch,
@@ -185,14 +404,5 @@ pub fn total(bounds: impl Iterator<Item = Bound>, hbm_s: f64) -> Bound {
             None => units.push((unit, time)),
         }
     }
-    let (unit, time_s) =
-        units.iter().copied().fold(
-            (BoundUnit::Hbm, 0.0),
-            |best, u| if u.1 > best.1 { u } else { best },
-        );
-    Bound {
-        unit,
-        time_s,
-        units,
-    }
+    Bound::of(units)
 }

@@ -4,12 +4,15 @@
 //! Leaves out: what stages do. Invariants: semaphores 0 to 2 [`WINDOW`] - 1 are those of stages, s mod 2 `WINDOW` that of stage s; the
 //! first bytes of each tile's SRAM are its marks.
 
+use super::linear::Layers;
 use super::place::{Area, Placement};
-use super::steps::{Step, total};
+use super::steps::{Beside, Step, Work, total};
 use super::{ChainError, MARKS, StageInfo, WINDOW};
 use crate::chip::{Chip, cost};
 use crate::compiler::emit::Text;
-use crate::compiler::graph::{Graph, Kind, ValueId};
+use crate::compiler::graph::{Graph, Kind, Value, ValueId};
+use crate::compiler::linear::Stream;
+use crate::compiler::movement::TABLE_BYTES;
 use crate::compiler::stage::Site;
 use std::collections::BTreeSet;
 
@@ -28,24 +31,33 @@ pub struct Written {
 /// A chip that is too small for any stage; a stage that has no plan.
 pub fn write(
     graph: &Graph,
+    layers: &Layers,
     steps: &[Step],
     placement: &Placement,
     chip: &Chip,
 ) -> Result<Written, ChainError> {
     let marks = (8 * (steps.len() as u64 + 1)).next_multiple_of(256);
-    let site = site(chip, marks)?;
+    let stream = layers.stream.as_ref();
+    let site = site(chip, stream, marks + TABLE_BYTES)?;
+    let beside = Beside {
+        stream,
+        tables: marks,
+    };
     let needs = needs(steps, placement);
     let mut text = Text::default();
     let mut stages = Vec::new();
     let mut lowered = Vec::new();
     for step in steps {
         let node = &graph.nodes[step.node];
-        let ids = step.reads.iter().chain(&step.writes);
+        let reads = step.reads.iter();
+        let reads = reads.map(|r| placement.area(r.value).offset + r.plus);
+        let writes = step.writes.iter().map(|id| placement.area(*id).offset);
         let site = Site {
-            tensors: ids.map(|id| placement.area(*id).offset).collect(),
+            tensors: reads.chain(writes).collect(),
             ..site.clone()
         };
-        let stage = step.work.stage(&site).map_err(|error| ChainError::Stage {
+        let stage = step.work.stage(&site, &beside);
+        let stage = stage.map_err(|error| ChainError::Stage {
             place: node.place.to_string(),
             error,
         })?;
@@ -67,9 +79,14 @@ pub fn write(
         steps.len()
     ));
     text.blank();
-    declare(&mut text, graph, placement, marks, steps.len());
+    declare(&mut text, graph, layers, placement, steps, marks);
     text.blank();
     text.directive(".tile");
+    if let Some(stream) = stream {
+        text.directive(".scope weights");
+        text.raw(&stream.start());
+        text.directive(".endscope");
+    }
     let mut waited = 0;
     for (s, (step, stage)) in steps.iter().zip(&lowered).enumerate() {
         text.blank();
@@ -109,7 +126,7 @@ pub fn write(
          halt",
         8 * (steps.len() + 1)
     ));
-    notes(&mut text, graph, steps, chip);
+    notes(&mut text, graph, layers, steps, chip);
     Ok(Written {
         text: text.finish(),
         stages,
@@ -117,7 +134,7 @@ pub fn write(
 }
 
 /// What every stage may use: all but the marks and the semaphores of stages.
-fn site(chip: &Chip, marks: u64) -> Result<Site, ChainError> {
+fn site(chip: &Chip, stream: Option<&Stream>, first: u64) -> Result<Site, ChainError> {
     let refuse = |what: String| ChainError::Chip {
         chip: chip.name.clone(),
         what,
@@ -130,37 +147,43 @@ fn site(chip: &Chip, marks: u64) -> Result<Site, ChainError> {
             chip.semaphores.bits
         )));
     }
-    let mut rest = chip.clone();
-    let left = chip.semaphores.count.checked_sub(READY as u32);
+    let mut site = match stream {
+        Some(stream) => stream.rest(chip),
+        None => Site {
+            chip: chip.clone(),
+            tsram: 0,
+            semaphore: 0,
+            channel: 0,
+            tensors: Vec::new(),
+            chained: true,
+        },
+    };
+    let rest = &mut site.chip;
+    let left = rest.semaphores.count.checked_sub(READY as u32);
     rest.semaphores.count = left
         .filter(|n| *n > 0)
         .ok_or_else(|| refuse(format!("needs more than {READY} semaphores")))?;
-    let left = chip.tsram.size_bytes.checked_sub(marks);
+    let left = rest.tsram.size_bytes.checked_sub(first);
     rest.tsram.size_bytes = left.filter(|n| *n > 0).ok_or_else(|| {
         refuse(format!(
-            "its tile SRAM of {} bytes does not hold the marks of all stages, {marks} bytes",
+            "its tile SRAM of {} bytes does not hold {first} bytes for all stages",
             chip.tsram.size_bytes
         ))
     })?;
-    Ok(Site {
-        chip: rest,
-        tsram: marks,
-        semaphore: READY as u64,
-        channel: 0,
-        tensors: Vec::new(),
-        chained: true,
-    })
+    site.tsram += first;
+    site.semaphore += READY as u64;
+    Ok(site)
 }
 
 /// For each step how many stages from the first must be done before it: one more than the last that wrote what it reads, or
 /// read or wrote what it writes.
 fn needs(steps: &[Step], placement: &Placement) -> Vec<usize> {
-    let areas =
-        |ids: &[ValueId]| -> Vec<Area> { ids.iter().map(|id| placement.area(*id)).collect() };
-    let all: Vec<(Vec<Area>, Vec<Area>)> = steps
-        .iter()
-        .map(|s| (areas(&s.reads), areas(&s.writes)))
-        .collect();
+    let areas = |s: &Step| -> (Vec<Area>, Vec<Area>) {
+        let reads = s.reads.iter().map(|r| placement.area(r.value));
+        let writes = s.writes.iter().map(|id| placement.area(*id));
+        (reads.collect(), writes.collect())
+    };
+    let all: Vec<(Vec<Area>, Vec<Area>)> = steps.iter().map(areas).collect();
     let meet = |a: &[Area], b: &[Area]| a.iter().any(|x| b.iter().any(|y| x.meets(y)));
     let need = |(n, (reads, writes)): (usize, &(Vec<Area>, Vec<Area>))| {
         let before = all[..n].iter().rposition(|(read, written)| {
@@ -192,7 +215,14 @@ fn mark(text: &mut Text, s: usize) {
     ));
 }
 
-fn declare(text: &mut Text, graph: &Graph, placement: &Placement, marks: u64, steps: usize) {
+fn declare(
+    text: &mut Text,
+    graph: &Graph,
+    layers: &Layers,
+    placement: &Placement,
+    steps: &[Step],
+    marks: u64,
+) {
     let mut tensor = |symbol: &str, dtype: &str, shape: &[u64], class: &str, at: u64| {
         let dims: Vec<String> = shape.iter().map(u64::to_string).collect();
         let dims = if dims.is_empty() {
@@ -204,25 +234,43 @@ fn declare(text: &mut Text, graph: &Graph, placement: &Placement, marks: u64, st
             ".tensor {symbol}, hbm, {dtype}, [{dims}], {class}, at {at:#x}"
         ));
     };
-    let named = |i: usize, kind: &Kind| match kind {
-        Kind::Input | Kind::Output => true,
-        Kind::Constant(_) => placement.is_placed(ValueId(i as u32)),
-        Kind::Intermediate => false,
-    };
+    // What steers the program is there without data, too.
+    let indices: BTreeSet<ValueId> = (steps.iter())
+        .filter(|s| matches!(s.work, Work::Gather(_)))
+        .map(|s| s.reads[1].value)
+        .collect();
     for (i, value) in graph.values.iter().enumerate() {
-        if named(i, &value.kind) {
-            let id = ValueId(i as u32);
+        let id = ValueId(i as u32);
+        let named = match value.kind {
+            Kind::Input | Kind::Output => true,
+            Kind::Constant(_) => placement.is_placed(id),
+            Kind::Intermediate => false,
+        };
+        if named {
+            let class = if indices.contains(&id) {
+                "control"
+            } else {
+                "payload"
+            };
             let at = placement.area(id).offset;
             tensor(
                 &placement.symbol(id),
                 value.dtype.name(),
                 &value.shape,
-                "payload",
+                class,
                 at,
             );
         }
     }
-    let count = 8 * (steps as u64 + 1);
+    if let Some(stream) = &layers.stream {
+        for (n, layer) in layers.all.iter().enumerate() {
+            let range = stream.range(n);
+            let symbol = placement.layer_symbol(layer.weights, n);
+            let at = stream.hbm + range.start;
+            tensor(&symbol, "u8", &[range.end - range.start], "payload", at);
+        }
+    }
+    let count = 8 * (steps.len() as u64 + 1);
     tensor(MARKS, "u8", &[count], "control", placement.marks.offset);
     text.directive(&format!(
         ".tensor stage_marks, tsram, u8, [{marks}], control, at 0"
@@ -230,18 +278,19 @@ fn declare(text: &mut Text, graph: &Graph, placement: &Placement, marks: u64, st
 }
 
 /// What `run` shows beside the cycles.
-fn notes(text: &mut Text, graph: &Graph, steps: &[Step], chip: &Chip) {
-    let read: BTreeSet<ValueId> = steps.iter().flat_map(|s| s.reads.iter().copied()).collect();
-    let given = |i: usize, kind: &Kind| match kind {
-        Kind::Input | Kind::Constant(_) => read.contains(&ValueId(i as u32)),
+fn notes(text: &mut Text, graph: &Graph, layers: &Layers, steps: &[Step], chip: &Chip) {
+    let read: BTreeSet<ValueId> = steps
+        .iter()
+        .flat_map(|s| s.reads.iter().map(|r| r.value))
+        .collect();
+    let crosses = |(i, value): &(usize, &Value)| match value.kind {
+        Kind::Input | Kind::Constant(_) => read.contains(&ValueId(*i as u32)),
         Kind::Output => true,
         Kind::Intermediate => false,
     };
-    let values = graph.values.iter().enumerate();
-    let bytes: u64 = values
-        .filter(|(i, v)| given(*i, &v.kind))
-        .map(|(_, v)| v.bytes())
-        .sum();
+    let values = graph.values.iter().enumerate().filter(crosses);
+    let weights = layers.all.iter().map(|l| graph[l.weights].bytes());
+    let bytes: u64 = values.map(|(_, v)| v.bytes()).chain(weights).sum();
     let hbm = bytes as f64 / cost::hbm_peak_bytes_per_s(chip).max(1) as f64;
     let bound = total(steps.iter().map(|s| s.work.bound(chip)), hbm);
     let flops: u128 = steps.iter().map(|s| s.work.flops()).sum();

@@ -7,6 +7,7 @@
 use super::super::plan::Side;
 use super::{Emit, Stream};
 use crate::compiler::emit::Text;
+use crate::num::Dtype;
 
 /// Registers that a program finds at zero, where the loops begin.
 const STARTS_AT_ZERO: [&str; 10] = [
@@ -344,8 +345,11 @@ impl Emit<'_> {
             ("pi", "po")
         };
         self.text.blank();
-        self.text
-            .block("# The pass is summed: store it in a C buffer, as BF16 or for the epilogue, and from there to HBM.");
+        let out = self.epilogue.out;
+        self.text.block(match out {
+            Dtype::Bf16 => "# The pass is summed: store it in a C buffer, as BF16 or for the epilogue, and from there to HBM.",
+            _ => "# The pass is summed: store it in a C buffer, and from there to HBM.",
+        });
         self.c_buffer();
         self.accumulator();
         self.text.block(&format!(
@@ -370,10 +374,12 @@ impl Emit<'_> {
              mul t5, t0, t1
              mv t0, {col_pass}
              jal rc, cols_of_pass
-             shli t0, t0, 1          # two bytes an element
+             shli t0, t0, {shift}          # {bytes} bytes an element
              add t5, t5, t0
              la t0, C
-             add t5, t5, t0"
+             add t5, t5, t0",
+            shift = self.epilogue.out_bytes().ilog2(),
+            bytes = if out == Dtype::Bf16 { "two" } else { "four" }
         ));
         self.c_buffer();
         let channel = self.c_channel();
@@ -395,7 +401,7 @@ impl Emit<'_> {
         }
         self.text.block(&format!(
             "dim mi, t3, t4
-             dma.bf16.bf16 {channel}, t5, t1, nj"
+             dma.{out}.{out} {channel}, t5, t1, nj"
         ));
         if self.t.c_buffers > 1 {
             self.text.inst("xori cbuf, cbuf, 1");

@@ -21,6 +21,7 @@ use super::plan::{self, ScaleSlots, Side, Tiling};
 use super::stage::{self, Site, Stage};
 use super::{CompileError, Lowered, Matmul, Op, Operand, Plan};
 use crate::chip::Chip;
+use crate::num::Dtype;
 
 /// Compiles a validated matrix product.
 ///
@@ -194,7 +195,10 @@ fn operands(plan: &mut Plan, op: &Matmul) {
     if Epilogue::of(op).has_kernel() {
         plan.fact(
             "epilogue",
-            "sums x (A_tensor_scale x B_tensor_scale) in FP32, then BF16",
+            match op.out {
+                Dtype::Bf16 => "sums x (A_tensor_scale x B_tensor_scale) in FP32, then BF16",
+                _ => "sums x (A_tensor_scale x B_tensor_scale) in FP32",
+            },
         );
     }
 }
@@ -341,7 +345,7 @@ impl Emit<'_> {
                 "bytes of a row of A, B and C in HBM",
             ),
             ("B_ROW", b.row(t.op.n), ""),
-            ("C_ROW", t.op.n * 2, ""),
+            ("C_ROW", t.op.n * self.epilogue.out_bytes(), ""),
             ("A_LD", t.lda, "and in tile SRAM"),
             ("B_LD", t.ldb, ""),
             ("C_LD", t.ldc, ""),

@@ -3,7 +3,7 @@
 //! Models: the tiles form `cut.parts` strips of columns by `parts` parts of K. A tile streams its part of its strip's rows of B, long
 //! runs of consecutive bytes, through a ring, against its part of A, which stays in SRAM. After each pass over columns the
 //! FP32 sums of a strip's parts are exchanged: the tile of part p receives all parts of slice p of the columns, adds them in
-//! ascending order of K, each sum rounded to FP32, and writes BF16. Without the split, short rows of B would make partial requests of which
+//! ascending order of K, each sum rounded to FP32, and writes C. Without the split, short rows of B would make partial requests of which
 //! too few fit in flight, and few strips would leave tiles idle.
 //!
 //! Part p sums elements p `depth` up to (p + 1) `depth` of K by the rule of an unsplit product. Leaves out: more rows of A than
@@ -267,7 +267,7 @@ fn fit(
         score: 0,
     };
     t.in_bytes = (parts * op.m * t.slice() * 4).next_multiple_of(256);
-    t.out_bytes = op.m * t.slice() * 2;
+    t.out_bytes = op.m * t.slice() * t.epilogue().out_bytes();
     let fixed = t.layout(TsramLayout::new(chip)).ok()?.used();
     let slot = t.b_bytes + t.b_scales.bytes;
     t.ring = (chip.tsram.size_bytes.saturating_sub(fixed + 256) / slot)

@@ -11,6 +11,7 @@ use super::split::{GROUP, SLICE, Split};
 use crate::chip::Chip;
 use crate::compiler::emit::Text;
 use crate::compiler::stage::Site;
+use crate::num::Dtype;
 
 /// Semaphores but those of ring and receive buffers.
 pub(super) const SEMAPHORES: [(&str, &str); 7] = [
@@ -76,7 +77,7 @@ fn constants(text: &mut Text, t: &Split, site: &Site) {
         ),
         ("A_ROW", a.row(op.k), "bytes of a row of A, B and C in HBM"),
         ("B_ROW", b.row(op.n), ""),
-        ("C_ROW", op.n * 2, ""),
+        ("C_ROW", op.n * t.epilogue().out_bytes(), ""),
         ("A_LD", t.lda, "and in tile SRAM"),
         ("B_LD", t.ldb, ""),
         ("SUM_LD", t.ldp, ""),
@@ -436,7 +437,7 @@ fn frees(text: &mut Text, t: &Split, site: &Site, free: &str, ended: bool) {
 /// Sends slices to their tiles, adds this tile's, writes it, and goes on to the next pass.
 fn exchange(text: &mut Text, t: &Split, site: &Site, channels: &Channels) {
     let chip = &site.chip;
-    let (sums, other) = (channels.sums, channels.other);
+    let (sums, other, out) = (channels.sums, channels.other, t.op.out);
     let group = GROUP * u64::from(chip.tvp.lanes_32);
     text.blank();
     text.block(&format!(
@@ -521,20 +522,22 @@ fn exchange(text: &mut Text, t: &Split, site: &Site, channels: &Channels) {
          mv t0, kk
          jal rc, slice
          add t1, t1, pfirst
-         shli t1, t1, 1          # two bytes an element
+         shli t1, t1, {shift}          # {bytes} bytes an element
          la t0, C
          add t1, t1, t0
          la t0, OUT_BUF
          li t3, DIM_M
          li t4, C_ROW
-         shli t5, t2, 1
+         shli t5, t2, {shift}
          dim t3, t4, t5
          wait OUT_FULL, 1",
-        if factors { 6 } else { 5 }
+        if factors { 6 } else { 5 },
+        shift = t.epilogue().out_bytes().ilog2(),
+        bytes = if out == Dtype::Bf16 { "two" } else { "four" }
     ));
     frees(text, t, site, "OUT_FREE", true);
     text.block(&format!(
-        "dma.bf16.bf16 {other}, t1, t0, t2
+        "dma.{out}.{out} {other}, t1, t0, t2
          no_slice:
          xori par, par, {}
          inc po
@@ -669,9 +672,14 @@ fn slice(text: &mut Text) {
 fn kernel(text: &mut Text, t: &Split, chip: &Chip) {
     let lanes = u64::from(chip.tvp.lanes_32);
     let factors = t.epilogue().has_kernel();
+    let (out, out_bytes) = (t.op.out, t.epilogue().out_bytes());
     text.blank();
+    text.comment(match out {
+        Dtype::Bf16 => "Adds the parts of a slice in their order, in FP32, and rounds to BF16.",
+        _ => "Adds the parts of a slice in their order, in FP32.",
+    });
     text.comment(
-        "Adds the parts of a slice in their order, in FP32, and rounds to BF16.\n  \
+        "  \
          s1: first part\n  s2: bytes of a part\n  s3: its elements\n  s4: result\n  s5: groups of vectors",
     );
     if factors {
@@ -712,9 +720,11 @@ fn kernel(text: &mut Text, t: &Split, chip: &Chip) {
     if factors {
         each(text, &|i| format!("vmul.f32 v{i}, v{i}, v31"));
     }
-    each(text, &|i| format!("vcvt.bf16.f32 v{i}, v{i}, 0, 0"));
+    if out == Dtype::Bf16 {
+        each(text, &|i| format!("vcvt.bf16.f32 v{i}, v{i}, 0, 0"));
+    }
     each(text, &|i| {
-        format!("vst.bf16 v{i}, {}(s4) ?p{}", at(i) / 2, i + 1)
+        format!("vst.{out} v{i}, {}(s4) ?p{}", at(i) / 4 * out_bytes, i + 1)
     });
     text.block(&format!(
         "saddi s1, s1, {}
@@ -722,6 +732,6 @@ fn kernel(text: &mut Text, t: &Split, chip: &Chip) {
          added:
          vret",
         at(GROUP),
-        at(GROUP) / 2
+        at(GROUP) / 4 * out_bytes
     ));
 }

@@ -9,14 +9,19 @@
 //!
 //! Reading order: [`copy()`], `pieces` (how a copy is cut), `ring`, then the others.
 
+mod batched;
 mod copy;
 mod copy_code;
 mod gather;
 mod pieces;
 mod ring;
+mod topk;
+mod topk_code;
 
+pub use batched::{Axis, Batched, batched};
 pub use copy::{Copy, Part, Source, copy};
 pub use gather::{Gather, TABLE_BYTES, gather};
+pub use topk::{TopK, topk};
 
 use super::emit::Text;
 use super::limits::Needs;
@@ -34,7 +39,7 @@ struct Frame<'a> {
     op: String,
     /// Bytes of the site's TSRAM that are taken.
     used: u64,
-    /// Largest part of the site's TSRAM that buffers may take.
+    /// Bytes that the site has.
     size: u64,
 }
 

@@ -20,11 +20,21 @@ pub struct Ring {
 }
 
 impl Ring {
+    /// How many buffers a ring has.
+    pub fn slots() -> u64 {
+        SLOTS
+    }
+
+    /// Bytes of a buffer of the largest ring, if `taken` more bytes are.
+    pub fn room(frame: &Frame, taken: u64) -> u64 {
+        (frame.free().saturating_sub(taken) / SLOTS / ALIGN * ALIGN).min(MOST)
+    }
+
     /// The largest ring for what is free, with buffers of no more than `most` bytes.
     pub fn new(frame: &Frame, most: u64) -> Result<Ring, CompileError> {
         let most = most.clamp(1, MOST).next_multiple_of(ALIGN);
         let free = frame.free();
-        let bytes = (free / SLOTS / ALIGN * ALIGN).min(most);
+        let bytes = Ring::room(frame, 0).min(most);
         if bytes == 0 {
             let need = SLOTS * ALIGN;
             return Err(frame.no_plan(format!(

@@ -20,6 +20,9 @@ const IN_FULL: u64 = 1;
 const OUT_FREE: u64 = 2;
 const OUT_FULL: u64 = 3;
 
+/// Most channels that the loads of a tile's only strip are spread over.
+const LOAD_CHANNELS: u64 = 4;
+
 /// What the program needs of a chip.
 pub fn needs(program: &Rowwise, layout: &Layout) -> Needs {
     Needs {
@@ -37,6 +40,8 @@ struct Moved<'a> {
     dtype: Dtype,
     spread: Spread,
     offset: u64,
+    /// Elements from row to row in HBM, if they do not follow each other.
+    pitch: Option<u64>,
 }
 
 /// Control code under construction.
@@ -94,6 +99,14 @@ impl Code<'_> {
         ));
     }
 
+    /// Elements of a row of a tensor.
+    fn row(&self, spread: Spread) -> u64 {
+        match spread {
+            Spread::Full | Spread::PerColumn => self.program.cols,
+            Spread::PerRow | Spread::Scalar => 1,
+        }
+    }
+
     fn inputs(&self) -> impl Iterator<Item = Moved<'_>> {
         let all = self.program.inputs.iter().zip(&self.layout.inputs);
         all.map(|(i, offset)| Moved {
@@ -101,6 +114,7 @@ impl Code<'_> {
             dtype: i.dtype,
             spread: i.spread,
             offset: *offset,
+            pitch: i.pitch.filter(|p| *p != self.row(i.spread)),
         })
     }
 
@@ -111,7 +125,14 @@ impl Code<'_> {
             dtype: o.dtype,
             spread: o.spread,
             offset: *offset,
+            pitch: o.pitch.filter(|p| *p != self.row(o.spread)),
         })
+    }
+
+    /// Whether every tile has one strip at most: then nothing is used twice, and nobody waits for what is free.
+    fn single(&self) -> bool {
+        let l = self.layout;
+        l.walk != Walk::Streamed && l.strips <= u64::from(self.site.chip.tiles())
     }
 
     fn channels(&self) -> (u64, u64) {
@@ -141,6 +162,9 @@ impl Code<'_> {
             ("a.blocks", "blocks of rows"),
             ("a.rest", "rows beside"),
         ]);
+        if self.single() {
+            return self.one_strip(text);
+        }
         if self.site.chained {
             text.block(&format!(
                 "rdsr c.strip, tile
@@ -234,6 +258,7 @@ impl Code<'_> {
         load: bool,
         base: &str,
         clauses: &[String],
+        channel: u64,
     ) {
         let area = if moved.spread == Spread::PerRow && base == "c.base" {
             self.layout.per_row
@@ -244,55 +269,178 @@ impl Code<'_> {
         for clause in clauses {
             text.inst(clause);
         }
-        let (loads, stores) = self.channels();
+        if let Some(pitch) = moved.pitch
+            && self.layout.walk != Walk::Streamed
+        {
+            let near = self.row(moved.spread) * ELEMENT;
+            let far = pitch * u64::from(moved.dtype.bits() / 8);
+            text.block(&format!("li c.t, {near}\nli c.chunk, {far}"));
+            text.inst(match load {
+                true => "dim c.count, c.t, c.chunk",
+                false => "dim c.count, c.chunk, c.t",
+            });
+        }
         let dtype = moved.dtype;
         text.inst(&match load {
-            true => format!("dma.{dtype}.f32 {loads}, c.near, c.far, c.len"),
-            false => format!("dma.f32.{dtype} {stores}, c.far, c.near, c.len"),
+            true => format!("dma.{dtype}.f32 {channel}, c.near, c.far, c.len"),
+            false => format!("dma.f32.{dtype} {channel}, c.far, c.near, c.len"),
         });
     }
 
     /// `c.far` and `c.len` of a tensor's part of the strip.
     fn part(&self, text: &mut Text, moved: &Moved<'_>) {
         let size = u64::from(moved.dtype.bits() / 8);
-        let row = match (self.layout.walk, moved.spread) {
-            (Walk::Flat, _) | (_, Spread::PerRow) => 1,
-            _ => self.program.cols,
+        let row = match self.layout.walk {
+            Walk::Flat => 1,
+            _ => self.row(moved.spread),
         };
         text.block(&format!(
             "li c.t, {}
             mul c.t, c.t, c.first
             li c.far, addr({})
-            add c.far, c.far, c.t
-            li c.t, {row}
-            mul c.len, c.count, c.t",
-            size * row,
+            add c.far, c.far, c.t",
+            size * moved.pitch.unwrap_or(row),
             moved.name
         ));
+        text.block(&match moved.pitch {
+            Some(_) => format!("li c.len, {row}"),
+            None => format!("li c.t, {row}\nmul c.len, c.count, c.t"),
+        });
+    }
+
+    /// Rows or elements of a strip, and of the last.
+    fn unit(&self) -> (u64, u64) {
+        let l = self.layout;
+        match l.walk {
+            Walk::Flat => (l.cols, l.last_cols),
+            _ => (l.strip, l.last_strip),
+        }
+    }
+
+    /// `c.first` and `c.count` of strip `c.strip`.
+    fn bounds(&self, text: &mut Text) {
+        let (unit, last) = self.unit();
+        let total = (self.layout.strips - 1) * unit + last;
+        text.block(&format!(
+            "li c.t, {unit}
+            mul c.first, c.strip, c.t
+            li c.count, {total}
+            sub c.count, c.count, c.first
+            min c.count, c.count, c.t"
+        ));
+    }
+
+    /// The kernels that a strip may run, with their counts; their arguments of count.
+    fn kernels(&self, text: &mut Text) -> Vec<(String, u64)> {
+        let l = self.layout;
+        let (unit, last) = self.unit();
+        if l.walk != Walk::Long {
+            return variants("rows", unit, last, l.strips);
+        }
+        text.block(&format!(
+            "li c.t, {block}
+            divu a.blocks, c.count, c.t
+            remu a.rest, c.count, c.t",
+            block = l.block
+        ));
+        vec![("rows".to_owned(), unit)]
+    }
+
+    /// A strip for every tile, or none: all loads at once, over the channels; then the kernels and the stores.
+    fn one_strip(&self, text: &mut Text) {
+        let l = self.layout;
+        text.inst("rdsr c.strip, tile");
+        if l.strips < u64::from(self.site.chip.tiles()) {
+            let out = if self.site.chained {
+                "stage_end"
+            } else {
+                "at.done"
+            };
+            text.block(&format!(
+                "li c.t, {}
+                bge c.strip, c.t, {out} # no work for this tile",
+                l.strips
+            ));
+        }
+        self.bounds(text);
+        text.block(
+            "li c.base, addr(buf.ring)
+            li a.fixed, addr(buf.fixed)
+            li a.pool, addr(buf.pool)",
+        );
+        let full = self.semaphore(IN_FULL);
+        // What every kernel reads comes last: it is as long as a row at most.
+        let (slots, once): (Vec<_>, Vec<_>) = self.inputs().partition(|i| l.in_slot(i.spread));
+        let channels = u64::from(self.site.chip.dma.channels).clamp(1, LOAD_CHANNELS);
+        let clauses = [format!("signal {full}, 1")];
+        let loads = slots.len() + once.len();
+        for (n, i) in slots.iter().chain(&once).enumerate() {
+            let base = match i.spread {
+                Spread::Scalar => "a.pool",
+                Spread::PerColumn => "a.fixed",
+                _ => "c.base",
+            };
+            if base == "c.base" {
+                self.part(text, i);
+            } else {
+                text.block(&format!(
+                    "li c.far, addr({})\nli c.len, {}",
+                    i.name,
+                    self.row(i.spread)
+                ));
+            }
+            let channel = self.site.dma(n as u64 % channels);
+            self.transfer(text, i, true, base, &clauses, channel);
+        }
+        text.comment("The kernels");
+        if l.resident() {
+            text.inst("vrun k.pool, a.slot, 4");
+        }
+        text.block(&format!(
+            "mv a.slot, c.base\naddi a.rows, c.base, {}",
+            l.per_row
+        ));
+        let kernels = self.kernels(text);
+        by_count(text, &kernels, |text, name| {
+            if loads > 0 {
+                text.inst(&format!("wait {full}, {loads}"));
+            }
+            text.inst(&format!("signal {}, 1", self.semaphore(OUT_FULL)));
+            text.inst(&format!("vrun k.{name}, a.slot, 6"));
+        });
+        text.comment("Stores");
+        let stores: Vec<Moved<'_>> = self.outputs().collect();
+        for (n, o) in stores.iter().enumerate() {
+            self.part(text, o);
+            let mut clauses = Vec::new();
+            if n == 0 {
+                clauses.push(format!("wait {}, 1", self.semaphore(OUT_FULL)));
+            }
+            if n + 1 == stores.len() && self.site.chained {
+                clauses.push(format!("signal {}, 1", self.ended()));
+            }
+            self.transfer(text, o, false, "c.base", &clauses, self.channels().1);
+        }
+        self.site.drain(text, &[(self.ended().to_string(), 1)]);
+        if !self.site.chained {
+            text.label("at.done");
+        }
+        text.inst(self.site.leave());
+        self.site.end(text);
     }
 
     fn strips(&self, text: &mut Text) {
         let l = self.layout;
         let loads: Vec<Moved<'_>> = self.inputs().filter(|i| l.in_slot(i.spread)).collect();
         let stores: Vec<Moved<'_>> = self.outputs().collect();
-        let flat = l.walk == Walk::Flat;
-        let (unit, last) = match flat {
-            true => (l.cols, l.last_cols),
-            false => (l.strip, l.last_strip),
-        };
-        let total = (l.strips - 1) * unit + last;
         text.blank();
         text.block(&format!(
             "at.next:
             li c.t, {}
-            bge c.strip, c.t, at.done
-            li c.t, {unit}
-            mul c.first, c.strip, c.t
-            li c.count, {total}
-            sub c.count, c.count, c.first
-            min c.count, c.count, c.t",
+            bge c.strip, c.t, at.done",
             l.strips
         ));
+        self.bounds(text);
         self.slot(text);
         text.comment("Loads");
         for (n, i) in loads.iter().enumerate() {
@@ -302,21 +450,10 @@ impl Code<'_> {
             if n == 0 {
                 clauses.insert(0, format!("wait {}(c.slot), 1", self.semaphore(IN_FREE)));
             }
-            self.transfer(text, i, true, "c.base", &clauses);
+            self.transfer(text, i, true, "c.base", &clauses, self.channels().0);
         }
         text.comment("The kernel");
-        if l.walk == Walk::Long {
-            text.block(&format!(
-                "li c.t, {block}
-                divu a.blocks, c.count, c.t
-                remu a.rest, c.count, c.t",
-                block = l.block
-            ));
-        }
-        let kernels = match l.walk {
-            Walk::Long => vec![("rows".to_owned(), unit)],
-            _ => variants("rows", unit, last, l.strips),
-        };
+        let kernels = self.kernels(text);
         let launch = |text: &mut Text, name: &str| {
             if !loads.is_empty() {
                 text.inst(&format!(
@@ -343,7 +480,7 @@ impl Code<'_> {
                 clauses.push(format!("signal {}(c.slot), 1", self.semaphore(OUT_FREE)));
                 self.last(text);
             }
-            self.transfer(text, o, false, "c.base", &clauses);
+            self.transfer(text, o, false, "c.base", &clauses, self.channels().1);
         }
         self.next_slot(text);
         text.block(
@@ -387,7 +524,7 @@ impl Code<'_> {
             if n == 0 {
                 clauses.insert(0, format!("wait {row_in_free}, 1"));
             }
-            self.transfer(text, i, true, "a.pool", &clauses);
+            self.transfer(text, i, true, "a.pool", &clauses, self.channels().0);
         }
         let all = passes(self.graph, self.program, false);
         if !row_inputs.is_empty() {
@@ -425,7 +562,7 @@ impl Code<'_> {
             if n + 1 == row_outputs.len() {
                 clauses.push(format!("signal {row_out_free}, 1"));
             }
-            self.transfer(text, o, false, "a.pool", &clauses);
+            self.transfer(text, o, false, "a.pool", &clauses, self.channels().1);
         }
         text.block(
             "rdsr c.t, tiles
@@ -467,7 +604,7 @@ impl Code<'_> {
         let place = |text: &mut Text, moved: &Moved<'_>| {
             let size = u64::from(moved.dtype.bits() / 8);
             let row = if moved.spread == Spread::Full {
-                self.program.cols
+                moved.pitch.unwrap_or(self.program.cols)
             } else {
                 0
             };
@@ -488,7 +625,7 @@ impl Code<'_> {
             if n == 0 {
                 clauses.insert(0, format!("wait {}(c.slot), 1", self.semaphore(IN_FREE)));
             }
-            self.transfer(text, i, true, "c.base", &clauses);
+            self.transfer(text, i, true, "c.base", &clauses, self.channels().0);
         }
         let launch = |text: &mut Text, name: &str| {
             if !loads.is_empty() {
@@ -516,7 +653,7 @@ impl Code<'_> {
             if n + 1 == stores.len() {
                 clauses.push(format!("signal {}(c.slot), 1", self.semaphore(OUT_FREE)));
             }
-            self.transfer(text, o, false, "c.base", &clauses);
+            self.transfer(text, o, false, "c.base", &clauses, self.channels().1);
         }
         self.next_slot(text);
         text.block(&format!(

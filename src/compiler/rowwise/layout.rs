@@ -20,8 +20,9 @@ const STRIP_BYTES: u64 = 64 << 10;
 const RING: u64 = 4;
 /// Strips per tile below which strips become shorter, so that loads, kernels and stores overlap.
 const STRIPS_PER_TILE: u64 = 4;
-/// Elements of the shortest strip of a flat walk.
+/// Elements of the shortest strip of a flat walk where tiles have several, and where they have one: two requests of memory.
 const SHORTEST: u64 = 1024;
+const SHORTEST_ALONE: u64 = 256;
 /// Vectors of a row up to which a row is one iteration of a kernel's loop.
 const SHORT_VECTORS: u64 = 2;
 /// Alignment of buffers.
@@ -30,7 +31,7 @@ const ALIGN: u64 = 256;
 /// How a kernel walks over elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Walk {
-    /// No value depends on the column or row: one row of all elements, in strips.
+    /// No value depends on the column or row, and rows follow each other: one row of all elements, in strips.
     Flat,
     /// A row is an iteration: all of its vectors at once.
     Short,
@@ -144,7 +145,10 @@ pub fn layout(
             .any(|n| matches!(n.kind, Kind::Reduce(..)))
         && spreads
             .clone()
-            .all(|s| matches!(s, Spread::Full | Spread::Scalar));
+            .all(|s| matches!(s, Spread::Full | Spread::Scalar))
+        && (program.inputs.iter().map(|i| i.pitch))
+            .chain(program.outputs.iter().map(|o| o.pitch))
+            .all(|pitch| pitch.is_none_or(|p| p == cols));
     let walk = match flat {
         true => Walk::Flat,
         false if cols.div_ceil(lanes) <= SHORT_VECTORS => Walk::Short,
@@ -178,7 +182,8 @@ pub fn layout(
     let wanted = (STRIP_BYTES / read.max(written)).max(lanes);
     if walk == Walk::Flat {
         let total = rows * cols;
-        let share = total.div_ceil(tiles * STRIPS_PER_TILE).max(SHORTEST);
+        let alone = total.div_ceil(tiles).clamp(SHORTEST_ALONE, SHORTEST);
+        let share = total.div_ceil(tiles * STRIPS_PER_TILE).max(alone);
         let mut elements = wanted.min(share).next_multiple_of(lanes);
         loop {
             let turns = total.div_ceil(elements).div_ceil(tiles);

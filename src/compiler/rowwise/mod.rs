@@ -103,6 +103,10 @@ pub struct Input {
     /// Any type of whole bytes.
     pub dtype: Dtype,
     pub spread: Spread,
+    /// Elements from row to row (of [`Spread::PerRow`] from number to number), of a view of a wider matrix; none: they follow each
+    /// other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pitch: Option<u64>,
 }
 
 /// A tensor that the program writes.
@@ -116,6 +120,9 @@ pub struct Output {
     pub step: StepId,
     /// [`Spread::Full`] for any value, or [`Spread::PerRow`] for one that is the same in all columns.
     pub spread: Spread,
+    /// As of [`Input::pitch`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pitch: Option<u64>,
 }
 
 /// A function of one value.
@@ -279,6 +286,12 @@ pub enum RowwiseError {
     OutputSpread { name: String, step: u32 },
     #[error("output `{name}` must be full or per row")]
     OutputKind { name: String },
+    #[error("`{name}` has a pitch of {pitch} elements; {limit}")]
+    Pitch {
+        name: String,
+        pitch: u64,
+        limit: String,
+    },
 }
 
 impl Rowwise {
@@ -305,6 +318,7 @@ impl Rowwise {
             name: name.to_owned(),
             dtype,
             spread,
+            pitch: None,
         });
         self.step(Step::Input(self.inputs.len() - 1))
     }
@@ -336,6 +350,7 @@ impl Rowwise {
             dtype,
             step,
             spread,
+            pitch: None,
         });
     }
 
@@ -384,6 +399,26 @@ impl Rowwise {
         count("outputs", self.outputs.len(), 1, MAX_TENSORS)?;
         let tensors = (self.inputs.iter().map(|i| (&i.name, i.dtype)))
             .chain(self.outputs.iter().map(|o| (&o.name, o.dtype)));
+        let pitches = (self.inputs.iter().map(|i| (&i.name, i.spread, i.pitch)))
+            .chain(self.outputs.iter().map(|o| (&o.name, o.spread, o.pitch)));
+        for (name, spread, pitch) in pitches {
+            let least = match spread {
+                Spread::Full => Some(self.cols),
+                Spread::PerRow => Some(1),
+                Spread::PerColumn | Spread::Scalar => None,
+            };
+            let limit = match (pitch, least) {
+                (Some(p), Some(least)) if (least..=MAX_EXTENT).contains(&p) => continue,
+                (None, _) => continue,
+                (_, Some(least)) => format!("it must be {least} to {MAX_EXTENT}"),
+                (_, None) => "it has no rows".to_owned(),
+            };
+            return Err(RowwiseError::Pitch {
+                name: name.clone(),
+                pitch: pitch.unwrap_or(0),
+                limit,
+            });
+        }
         let mut names: Vec<&String> = Vec::new();
         for (name, dtype) in tensors {
             let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';

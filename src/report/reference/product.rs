@@ -390,6 +390,14 @@ fn block_sum(
 /// # Panics
 /// If a slice is shorter than its shape.
 pub fn matmul(a: &Matrix<'_>, b: &Matrix<'_>, shape: &Shape) -> Vec<u16> {
+    sums(a, b, shape).into_iter().map(bf16_code).collect()
+}
+
+/// C[m,n] = A[m,k] B[k,n] by the rule, in FP32.
+///
+/// # Panics
+/// If a slice is shorter than its shape.
+pub fn sums(a: &Matrix<'_>, b: &Matrix<'_>, shape: &Shape) -> Vec<f32> {
     let Shape {
         m, n, k, kblock, ..
     } = *shape;
@@ -401,7 +409,7 @@ pub fn matmul(a: &Matrix<'_>, b: &Matrix<'_>, shape: &Shape) -> Vec<u16> {
     let pb = pack(n, k, kblock, |c, i| b.values[i * n + c]);
     let (ga, gb) = (groups(a.scales, m, k), groups(b.scales, n, k));
     let tensor_scale = shape.tensor_scales.map(|(a, b)| a * b);
-    let mut out = vec![0u16; m * n];
+    let mut out = vec![0f32; m * n];
     let per_part = shape.part.div_ceil(kblock).max(1);
     let rows = out.par_chunks_mut(n.max(1)).enumerate();
     rows.for_each(|(r, row)| {
@@ -419,7 +427,7 @@ pub fn matmul(a: &Matrix<'_>, b: &Matrix<'_>, shape: &Shape) -> Vec<u16> {
             let first = part(0);
             let later = (per_part..pa.per_row).step_by(per_part);
             let sum = later.fold(first, |sum, block| sum + part(block));
-            *y = bf16_code(tensor_scale.map_or(sum, |g| sum * g));
+            *y = tensor_scale.map_or(sum, |g| sum * g);
         }
     });
     out

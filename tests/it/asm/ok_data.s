@@ -1,11 +1,11 @@
 # Contents byte by byte, in lines of any length.
-.tensor W, hbm, bf16, [2, 2], payload, data
+.tensor W, hbm, bf16, [2, 2], payload
 .data W, "803f 0040"
 .data W, "40408040"
-.tensor odd, hbm, e2m1, [3], payload, data, at 0x200
+.tensor odd, hbm, e2m1, [3], payload, at 0x200
 .data odd, "21 03"
 .scope s
-.tensor W, hbm, e2m3, [2, 5], control, data, pitch 7
+.tensor W, hbm, e2m3, [2, 5], control, pitch 7
 .data W, "00112233445566 778899aabbccdd"
 .endscope
 .tile

@@ -5,7 +5,7 @@ use super::*;
 use std::collections::BTreeMap;
 
 /// Keys that `run` and `bench` always have.
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "chip",
     "cycles",
     "time_s",
@@ -21,6 +21,7 @@ const KEYS: [&str; 22] = [
     "bound",
     "bound_time_s",
     "percent_of_bound",
+    "bounds",
     "stalls",
     "energy_j",
     "split_k",
@@ -57,6 +58,14 @@ fn bench_has_every_key_and_stalls_sum_to_one() {
     assert!((value["tflops"].as_f64().unwrap() - tflops).abs() < 1e-9 * tflops);
     let bound = value["bound_time_s"].as_f64().unwrap();
     assert!(bound > 0.0 && bound <= time);
+    let bytes = ["hbm_read_bytes", "hbm_write_bytes"].map(|key| value[key].as_f64().unwrap());
+    let energy = |part: &str| value["energy_j"][part].as_f64().unwrap();
+    // 4 pJ a bit, 224 fJ a FLOP, 5 W.
+    let near = |a: f64, b: f64| (a - b).abs() <= 1e-9 * b;
+    assert!(near(energy("hbm"), 8.0 * 4e-12 * (bytes[0] + bytes[1])));
+    assert!(near(energy("ttu"), 224e-15 * 2.0 * 100.0 * 70.0 * 90.0));
+    assert!(near(energy("static"), 5.0 * time));
+    assert!(energy("tvp") >= 0.0);
     let stalls = value["stalls"].as_object().unwrap();
     for kind in ["tcp", "ccp", "ttu", "tvp", "tdma", "cdma", "noc", "hbm"] {
         let reasons = stalls[kind].as_object().unwrap();

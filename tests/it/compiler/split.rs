@@ -48,7 +48,7 @@ fn every_kind_of_split_is_right() {
         ("maia-200", 5, 301, 777, MatmulType::Nvfp4),
     ] {
         let chip = chip(preset);
-        let op = Matmul { m, n, k, dtype };
+        let op = Matmul::new(m, n, k, dtype);
         let mut kinds = BTreeMap::new();
         split::visit(&op, &chip, &mut |t| {
             let chunks = t.depth.div_ceil(t.kc);
@@ -113,7 +113,7 @@ fn splits_are_chosen_where_they_pay() {
         let chip = Arc::new(chip);
         let (mut splits, mut ratios) = (0, 0.0);
         for (m, n, k, dtype) in HELD_OUT {
-            let op = Matmul { m, n, k, dtype };
+            let op = Matmul::new(m, n, k, dtype);
             let whole = plan::search(&op, &chip).unwrap();
             let whole = matmul::lower_tiling(&whole, &chip).unwrap();
             let chosen = matmul::lower(&op, &chip).unwrap();

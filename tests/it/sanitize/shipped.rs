@@ -95,12 +95,12 @@ fn compiled_products() {
             (257, 255, 129),
         ] {
             for chip in ["mini", "maia-200"] {
-                compiled(&Op::Matmul(Matmul { m, n, k, dtype }), chip, false);
+                compiled(&Op::Matmul(Matmul::new(m, n, k, dtype)), chip, false);
             }
         }
     }
     let (m, n, k, dtype) = (130, 200, 260, MatmulType::Bf16);
-    compiled(&Op::Matmul(Matmul { m, n, k, dtype }), "mini", true);
+    compiled(&Op::Matmul(Matmul::new(m, n, k, dtype)), "mini", true);
 }
 
 #[test]

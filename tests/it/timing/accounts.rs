@@ -53,12 +53,7 @@ fn accounts_of_kernels_add_up() {
 #[test]
 fn accounts_of_a_compiled_product_add_up() {
     let chip = Chip::preset("maia-200").unwrap();
-    let op = compiler::Op::Matmul(Matmul {
-        m: 700,
-        n: 900,
-        k: 600,
-        dtype: compiler::MatmulType::Fp8,
-    });
+    let op = compiler::Op::Matmul(Matmul::new(700, 900, 600, compiler::MatmulType::Fp8));
     let image = Arc::new(compiler::compile(&op, &chip).unwrap().image);
     let r = timing::run(machine(&chip, image, false), &traced()).unwrap();
     check(&r.trace, r.end);

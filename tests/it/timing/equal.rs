@@ -133,7 +133,7 @@ fn compiled_products() {
         ("maia-200", 64, 640, 512, MatmulType::Fp8xMxfp4),
     ] {
         let chip = preset(name);
-        let op = compiler::Op::Matmul(Matmul { m, n, k, dtype });
+        let op = compiler::Op::Matmul(Matmul::new(m, n, k, dtype));
         let compiled = compiler::compile(&op, &chip).unwrap();
         check(&chip, &Arc::new(compiled.image));
     }

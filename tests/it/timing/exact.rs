@@ -365,7 +365,7 @@ fn programs_see_no_epochs() {
     };
     let product = |chip: &Chip| {
         let (m, n, k, dtype) = (500, 700, 900, MatmulType::Fp8);
-        let op = compiler::Op::Matmul(Matmul { m, n, k, dtype });
+        let op = compiler::Op::Matmul(Matmul::new(m, n, k, dtype));
         Arc::new(compiler::compile(&op, chip).unwrap().image)
     };
     let mini = exact(Refresh::PbBank);

@@ -167,7 +167,7 @@ proptest! {
 
     #[test]
     fn products_run_on_any_chip(chip in any_chip(), shuffle in any::<u64>(), m in 1u64..150, n in 1u64..150, k in 1u64..100) {
-        let op = compiler::Op::Matmul(Matmul { m, n, k, dtype: compiler::MatmulType::Fp8 });
+        let op = compiler::Op::Matmul(Matmul::new(m, n, k, compiler::MatmulType::Fp8));
         // Not every chip has what a lowering needs; the ones that compile must run.
         if let Ok(compiled) = compiler::compile(&op, &chip) {
             check(&chip, Arc::new(compiled.image), "C", shuffle);

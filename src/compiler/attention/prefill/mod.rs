@@ -19,8 +19,7 @@ mod describe;
 
 use super::kernels::{STAT_BYTES, VECTOR_BYTES};
 use super::{
-    CONTROL_BYTES, Channels, ENTRY, Geometry, KERNEL_NEEDS, LANES, RING, VARIABLES, declare, equ,
-    no_room,
+    Channels, ENTRY, Geometry, KERNEL_NEEDS, LANES, RING, VARIABLES, declare, equ, no_room,
 };
 use crate::chip::{Chip, cost};
 use crate::compiler::CompileError;
@@ -101,7 +100,7 @@ impl Tiling {
     /// Places the buffers in an empty layout.
     fn layout(&self, g: &Geometry, mut l: TsramLayout) -> Result<TsramLayout, CompileError> {
         let row = g.op.head_dim * g.element;
-        l.place("state", CONTROL_BYTES)?;
+        l.place("state", VARIABLES + (2 * RING + 1) * ENTRY)?;
         l.place("stats", 2 * self.sets * STAT_BYTES)?;
         l.place("ones", VECTOR_BYTES)?;
         l.place("alpha", 2 * VECTOR_BYTES)?;

@@ -1,0 +1,442 @@
+//! `bench model`: one step of a decoder, compiled, run and explained.
+//!
+//! Models: a decode step (one new token of each sequence, which sees `--context` tokens with itself) and, with `--prefill N`, the
+//! step that reads the first N tokens of each sequence. Each is a program of its own with a run of its own. Leaves out: what happens
+//! between steps, sampling but for the likeliest token, several chips. Invariant: figures are of the layers that ran; nothing is
+//! scaled up to those that did not.
+
+use super::simulate::{self, MEMORY_LIMIT, Options, Run, machine_error, memory_limit};
+use super::stages::{self, Stages};
+use super::{CliError, Context, graph, inputs, model, outcome, work};
+use crate::chip::Chip;
+use crate::compiler::graph::{Graph, Op, Value, ValueId};
+use crate::compiler::import::hf::config::Config;
+use crate::compiler::import::hf::weights::Weights;
+use crate::compiler::import::hf::{self, Step, decoder};
+use crate::compiler::import::{ImportError, Imported};
+use crate::compiler::legal::Products;
+use crate::isa::image::Class;
+use crate::machine::Machine;
+use crate::num::{Dtype, random};
+use crate::report::Metrics;
+use crate::report::table::{duration, joules};
+use serde_json::{Map, Value as Json, json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// One step of a decoder: tokens a second, and what every operation took
+#[derive(clap::Args)]
+pub struct Args {
+    /// A name that stands for a model's dimensions (--help of `bench model` lists them), or a Hugging Face directory
+    #[arg(value_name = "NAME|DIR", long_help = names())]
+    model: String,
+    /// Sequences
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
+    batch: u64,
+    /// Tokens of each sequence that the new one sees, with itself
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
+    context: u64,
+    /// Also run the step that reads the first N tokens of each sequence: ttft_s
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
+    prefill: Option<u64>,
+    /// Products with weights: bf16, or fp8 (E4M3 with a scale for each row and column, and E4M3 keys and values); all else is BF16
+    #[arg(long)]
+    dtype: String,
+    /// Only the first N layers, for models that are larger than the chip's memory; figures are of these
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
+    layers: Option<u64>,
+}
+
+/// What a name may be.
+fn names() -> String {
+    format!(
+        "A Hugging Face directory, or a name that stands for a model's dimensions without its weights: {}",
+        hf::names().join(", ")
+    )
+}
+
+/// The flags that all of `bench` have.
+pub struct Common<'a> {
+    pub no_data: bool,
+    pub sanitize: bool,
+    pub seed: u64,
+    pub trace: Option<&'a Path>,
+    pub output: Option<&'a PathBuf>,
+    pub max_cycles: u64,
+}
+
+/// A model with the layers that are wanted.
+struct Model<'a> {
+    args: &'a Args,
+    config: Config,
+    weights: Weights,
+    /// Layers that there are.
+    all: u64,
+    source: graph::Source<'a>,
+    products: Products,
+}
+
+impl<'a> Model<'a> {
+    fn open(args: &'a Args) -> Result<Model<'a>, CliError> {
+        let products = match args.dtype.as_str() {
+            "bf16" => Products::Bf16,
+            "fp8" => Products::Fp8,
+            other => {
+                return Err(CliError::usage(format!(
+                    "--dtype: `{other}` is not one of bf16, fp8"
+                )));
+            }
+        };
+        let dir = Path::new(&args.model);
+        let (source, opened) = match dir.is_dir() {
+            true => {
+                let config = Config::read(&dir.join("config.json"));
+                let weights = || Weights::read(dir);
+                (
+                    graph::Source::File(dir),
+                    config.and_then(|c| Ok((c, weights()?))),
+                )
+            }
+            false => {
+                let config = Config::named(&args.model).map_err(|e| match e {
+                    ImportError::Format(text) => {
+                        ImportError::Format(format!("{text}, and no directory"))
+                    }
+                    other => other,
+                });
+                (graph::Source::Flags, config.map(|c| (c, Weights::absent())))
+            }
+        };
+        let (mut config, weights) = opened.map_err(|e| source.import(&e))?;
+        let all = config.num_hidden_layers;
+        for (flag, value) in [
+            ("batch", Some(args.batch)),
+            ("context", Some(args.context)),
+            ("prefill", args.prefill),
+            ("layers", args.layers),
+        ] {
+            if value == Some(0) {
+                return Err(CliError::usage(format!(
+                    "--{flag} is 0, it must be at least 1"
+                )));
+            }
+        }
+        if let Some(layers) = args.layers {
+            if layers > all {
+                return Err(CliError::usage(format!(
+                    "--layers {layers}: the model has {all}"
+                )));
+            }
+            config.num_hidden_layers = layers;
+        }
+        Ok(Model {
+            args,
+            config,
+            weights,
+            all,
+            source,
+            products,
+        })
+    }
+
+    fn graph(&self, config: &Config, step: Step) -> Result<Graph, CliError> {
+        let name = Path::new(&self.args.model).file_name();
+        let name = name.map_or("model".into(), |n| n.to_string_lossy());
+        let graph = decoder::graph(&name, config, &self.weights, step);
+        graph.map_err(|e| self.source.import(&e))
+    }
+
+    /// The step's graph, if its weights and what is given fit the chip.
+    fn fitting(&self, step: Step, chip: &Chip) -> Result<Graph, CliError> {
+        let graph = self.graph(&self.config, step)?;
+        let (needed, limit) = (self.bytes(&graph), chip.hbm_bytes());
+        if needed <= limit {
+            return Ok(graph);
+        }
+        let of = |layers: u64| -> Result<u64, CliError> {
+            let mut config = self.config.clone();
+            config.num_hidden_layers = layers;
+            Ok(self.bytes(&self.graph(&config, step)?))
+        };
+        let one = of(1)?;
+        let each = match self.all {
+            1 => 0,
+            _ => of(2)?.saturating_sub(one),
+        };
+        let fit = match limit.checked_sub(one) {
+            Some(rest) => 1 + rest / each.max(1),
+            None => 0,
+        };
+        let help = match fit {
+            0 => "not even one layer fits".to_owned(),
+            n => format!("--layers {} would fit", n.min(self.all)),
+        };
+        Err(CliError::usage(format!(
+            "{}: {} layers with their cache take {needed} bytes of HBM, {} more than the {limit} of {}; {help}",
+            self.args.model,
+            self.config.num_hidden_layers,
+            needed - limit,
+            chip.name
+        )))
+    }
+
+    /// Bytes in HBM of what is given for the step, weights at the width they are used in.
+    fn bytes(&self, graph: &Graph) -> u64 {
+        let used = used_in_products(graph);
+        let weights = graph.constants().map(|(id, value, _)| match self.products {
+            Products::Fp8 if used[id.0 as usize] => value.elements(),
+            _ => value.bytes(),
+        });
+        let inputs = graph.list(&graph.inputs).map(Value::bytes);
+        weights.chain(inputs).fold(0, u64::saturating_add)
+    }
+
+    /// Compiles and runs a step.
+    fn run(
+        &self,
+        step: Step,
+        common: &Common<'_>,
+        chip: &Arc<Chip>,
+        context: &Context,
+    ) -> Result<Ran, CliError> {
+        let graph = self.fitting(step, chip)?;
+        let imported = Imported {
+            nodes: graph.nodes.len(),
+            graph,
+            folded: BTreeMap::new(),
+        };
+        let whole = graph::compiled(&imported, chip, self.products, self.source)?;
+        if let Some(path) = common.output {
+            let object = crate::asm::object::write(&whole.program.image);
+            std::fs::write(path, object).map_err(|e| CliError::io("write", path, &e))?;
+            context.note(&format!("wrote {}", path.display()));
+        }
+        let program = whole.program;
+        let image = Arc::new(program.image);
+        let mut machine = simulate::load(chip, &image, !common.no_data, &self.args.model)?;
+        graph::set_constants(&mut machine, &program.constants)?;
+        fill(&mut machine, &imported.graph, &program.inputs, common.seed)?;
+        let findings = match common.sanitize {
+            true => {
+                let constants = program.constants.iter().map(|c| c.symbol.as_str());
+                let inputs = program.inputs.iter().map(|b| b.symbol.as_str());
+                let given: Vec<&str> = constants.chain(inputs).collect();
+                Some(simulate::sanitize(&machine, &given, None, context)?)
+            }
+            false => None,
+        };
+        let options = Options {
+            untimed: false,
+            trace: common.trace.is_some(),
+            max_cycles: common.max_cycles,
+        };
+        let mut run = simulate::run(machine, &options, context)?;
+        if let Some(dir) = common.trace {
+            simulate::write_trace(dir, &mut run, &self.args.model)?;
+        }
+        let times = stages::times(&run.machine, &program.stages)?;
+        let mut metrics = Metrics::new(chip, work::of_image(&image, chip));
+        metrics.measured = run.measured.take();
+        metrics.program_bytes = image.program_bytes();
+        metrics.wall_s = run.wall_s;
+        metrics.compile_s = Some(whole.compile_s);
+        Ok(Ran {
+            ops: Stages::new(&program.stages, &times, context.verbosity < 2),
+            stages: Stages::new(&program.stages, &times, false),
+            metrics,
+            run,
+            findings,
+        })
+    }
+}
+
+/// A step that ran.
+struct Ran {
+    metrics: Metrics,
+    ops: Stages,
+    stages: Stages,
+    run: Run,
+    findings: Option<crate::machine::Findings>,
+}
+
+impl Ran {
+    fn time_s(&self) -> Option<f64> {
+        self.metrics.measured.as_ref().map(|m| m.time_s)
+    }
+}
+
+/// Whether a value is an operand of a product, itself or through a view.
+fn used_in_products(graph: &Graph) -> Vec<bool> {
+    let mut used = vec![false; graph.values.len()];
+    for node in graph.nodes.iter().rev() {
+        let product = match node.op {
+            Op::Matmul(_) => true,
+            Op::Layout(_) => used[node.outputs[0].0 as usize],
+            _ => false,
+        };
+        if product {
+            for id in &node.inputs {
+                used[id.0 as usize] = true;
+            }
+        }
+        // A table that is also looked up in keeps its type.
+        if let Op::Gather(_) = node.op {
+            used[node.inputs[0].0 as usize] = false;
+        }
+    }
+    used
+}
+
+/// Gives every input its contents: ids of tokens from all that there are, all else N(0,1), input i from stream splitmix64(seed, i).
+fn fill(
+    machine: &mut Machine,
+    graph: &Graph,
+    bindings: &[crate::compiler::chain::Binding],
+    seed: u64,
+) -> Result<(), CliError> {
+    let kept = |machine: &Machine, symbol: &str| {
+        let tensor = machine.image.tensor(symbol);
+        tensor.is_some_and(|t| machine.data || t.class == Class::Control)
+    };
+    let sizes = graph.list(&graph.inputs).map(Value::bytes);
+    let total = sizes.fold(0u64, u64::saturating_add);
+    if machine.data && total > MEMORY_LIMIT {
+        return Err(memory_limit(&format!(
+            "the inputs take {total} bytes of host memory, at most {MEMORY_LIMIT}; --no-data times them without storing them"
+        )));
+    }
+    for (i, (id, binding)) in graph.inputs.iter().zip(bindings).enumerate() {
+        if !kept(machine, &binding.symbol) {
+            continue;
+        }
+        let value = &graph[*id];
+        let stream = random::splitmix64(seed, i as u64);
+        let bytes = match value.dtype {
+            Dtype::I32 => {
+                let count = ids(graph, *id);
+                let id = |at| (random::splitmix64(stream, at) % count) as i32;
+                (0..value.elements())
+                    .flat_map(|at| id(at).to_le_bytes())
+                    .collect()
+            }
+            dtype => inputs::rounded(dtype, value.elements(), stream),
+        };
+        let set = machine.set_tensor(&binding.symbol, &bytes);
+        set.map_err(|e| machine_error(&binding.symbol, &e))?;
+    }
+    Ok(())
+}
+
+/// How many indices are valid where this input is one: the least of the tables that it looks up in.
+fn ids(graph: &Graph, input: ValueId) -> u64 {
+    let tables = graph.nodes.iter().filter_map(|node| match &node.op {
+        Op::Gather(gather) if node.inputs[1] == input => {
+            Some(graph[node.inputs[0]].shape[gather.axis])
+        }
+        _ => None,
+    });
+    tables.min().unwrap_or(1)
+}
+
+pub fn run(args: &Args, common: &Common<'_>, context: &Context) -> Result<(), CliError> {
+    let chip = Arc::new(context.chip()?);
+    let model = Model::open(args)?;
+    if matches!(model.source, graph::Source::Flags) && !common.no_data {
+        return Err(CliError::usage(format!(
+            "{}: a name has no weights; --no-data times the model without them",
+            args.model
+        )));
+    }
+    // As the products, so the cache.
+    let cache = match model.products {
+        Products::Fp8 => Dtype::E4m3,
+        _ => Dtype::Bf16,
+    };
+    let decode = Step {
+        batch: args.batch,
+        tokens: 1,
+        past: args.context - 1,
+        cache,
+        absorb: true,
+        ..Step::default()
+    };
+    let prefill = args.prefill.map(|tokens| Step {
+        batch: args.batch,
+        tokens,
+        past: 0,
+        cache,
+        ..Step::default()
+    });
+    // What is traced and written is the decode step.
+    let quiet = Common {
+        trace: None,
+        output: None,
+        ..*common
+    };
+    let first = match prefill {
+        Some(step) => Some(model.run(step, &quiet, &chip, context)?),
+        None => None,
+    };
+    let ran = model.run(decode, common, &chip, context)?;
+    let tpot_s = ran.time_s().filter(|t| *t > 0.0);
+    let ttft_s = first.as_ref().and_then(Ran::time_s);
+    let tokens_per_s = tpot_s.map(|t| args.batch as f64 / t);
+    let energy = ran.metrics.energy().map(|e| e.total()).filter(|e| *e > 0.0);
+    let tokens_per_joule = energy.map(|e| args.batch as f64 / e);
+
+    let mut extra = Map::new();
+    let mut add = |key: &str, value: Json| extra.insert(key.to_owned(), value);
+    add("model", json!(args.model));
+    add("batch", json!(args.batch));
+    add("context", json!(args.context));
+    add("dtype", json!(args.dtype));
+    add("layers", json!(model.config.num_hidden_layers));
+    add("layers_of_model", json!(model.all));
+    add("tokens_per_s", json!(tokens_per_s));
+    add("ttft_s", json!(ttft_s));
+    add("tpot_s", json!(tpot_s));
+    add("tokens_per_joule", json!(tokens_per_joule));
+    add("seed", json!((!common.no_data).then_some(common.seed)));
+    add("events", json!(ran.run.events));
+    add("ops", ran.ops.json());
+    add("stages", ran.stages.json());
+    if let Some(first) = &first {
+        let mut all = first.metrics.json();
+        all["tokens"] = json!(args.prefill);
+        all["ops"] = first.ops.json();
+        all["stages"] = first.stages.json();
+        add("prefill", all);
+    }
+    let mut text = String::new();
+    if let (Some(rate), Some(tpot)) = (tokens_per_s, tpot_s) {
+        text += &format!("\n  {rate:.1} tokens/s, {} a token", duration(tpot));
+        if let Some(per_joule) = tokens_per_joule {
+            text += &format!(
+                ", {per_joule:.2} tokens/J ({} a token)",
+                joules(1.0 / per_joule)
+            );
+        }
+        text += "\n";
+    }
+    text += &format!("\n{}", ran.ops.text());
+    if let (Some(first), Some(ttft)) = (&first, ttft_s) {
+        let tokens = args.prefill.unwrap_or_default();
+        text += &format!(
+            "\n  first token after {} (prefill of {tokens} tokens of each sequence)\n\n{}",
+            duration(ttft),
+            first.ops.text()
+        );
+    }
+    let layers = match model.config.num_hidden_layers == model.all {
+        true => format!("{} layers", model.all),
+        false => format!("{} of {} layers", model.config.num_hidden_layers, model.all),
+    };
+    let data = if common.no_data { ", without data" } else { "" };
+    let title = format!(
+        "{}, {layers}, batch {}, context {}, {} on {}{data}",
+        args.model, args.batch, args.context, args.dtype, chip.name
+    );
+    let shown = outcome::Extra { json: extra, text };
+    outcome::show(&title, &ran.metrics, shown, ran.findings.as_ref(), context)
+}

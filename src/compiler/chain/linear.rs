@@ -1,0 +1,294 @@
+//! Which products are layers of the stream of weights, and how their sums reach those who want them.
+//!
+//! Models: products of few rows with constants ([`crate::compiler::linear`]). A layer that sums K in several parts leaves them side by
+//! side in FP32 in a value of its own; row-wise programs that read the product read all parts and add them in ascending order, so that the
+//! sum costs no stage; if anyone else reads it, a step of additions makes it. Leaves out: schedules. Invariant: what is added is rounded to
+//! the product's type before it is used.
+
+use super::ChainError;
+use super::parts::Parts;
+use super::steps::{Read, Step, Work, product};
+use crate::chip::Chip;
+use crate::compiler::graph::{Data, Graph, Kind, Op as NodeOp, ValueId};
+use crate::compiler::linear::{Linear, MAX_ROWS, Stream};
+use crate::compiler::rowwise::{self, Binary, Input, Output, Rowwise, Spread, StepId, Unary};
+use crate::compiler::{Matmul, Op, Operand};
+use crate::isa::ScaleType;
+use crate::num::Dtype;
+
+/// A product that streams its weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Layer {
+    pub node: usize,
+    pub op: Matmul,
+    pub weights: ValueId,
+    /// The parts of K.
+    pub parts: u64,
+    /// Where it leaves them; the product itself if there is one.
+    pub sums: ValueId,
+    /// Whether all who read the product add the parts themselves.
+    pub direct: bool,
+}
+
+/// The layers of a graph.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Layers {
+    pub all: Vec<Layer>,
+    pub stream: Option<Stream>,
+    /// Bytes of the values beside those of the graph: `sums`, with ids behind the graph's.
+    pub beside: Vec<u64>,
+}
+
+impl Layers {
+    /// Finds the layers and plans their stream for a ring of `ring` bytes. None if a chip has no room for it.
+    ///
+    /// # Errors
+    /// A layer that does not fit the stream.
+    pub fn of(graph: &Graph, parts: &Parts, chip: &Chip, ring: u64) -> Result<Layers, ChainError> {
+        let candidates: Vec<(usize, Matmul)> = (graph.nodes.iter().enumerate())
+            .filter_map(|(n, node)| {
+                let NodeOp::Matmul(_) = node.op else {
+                    return None;
+                };
+                let [a, b] = [0, 1].map(|i| &graph[node.inputs[i]]);
+                let op = product(a, b, &graph[node.outputs[0]]).ok()?;
+                let constant = matches!(b.kind, Kind::Constant(_));
+                (constant && op.m <= MAX_ROWS && linear(&op).problem().is_none()).then_some((n, op))
+            })
+            .collect();
+        let linears: Vec<Linear> = candidates.iter().map(|(_, op)| linear(op)).collect();
+        if linears.is_empty() {
+            return Ok(Layers::default());
+        }
+        // A chip too small for a ring runs products one by one.
+        let Ok(stream) = Stream::new(&linears, chip, ring, 0) else {
+            return Ok(Layers::default());
+        };
+        let mut layers = Layers::default();
+        for ((node, op), packing) in candidates.into_iter().zip(&stream.layers) {
+            let product = graph.nodes[node].outputs[0];
+            let sums = match packing.parts {
+                1 => product,
+                _ => {
+                    layers.beside.push(packing.output_bytes());
+                    ValueId((graph.values.len() + layers.beside.len() - 1) as u32)
+                }
+            };
+            layers.all.push(Layer {
+                node,
+                op,
+                weights: graph.nodes[node].inputs[1],
+                parts: packing.parts,
+                sums,
+                direct: packing.parts > 1 && adds(graph, parts, product, packing.parts),
+            });
+        }
+        layers.stream = Some(stream);
+        Ok(layers)
+    }
+
+    /// The layer of a node.
+    pub fn of_node(&self, node: usize) -> Option<usize> {
+        self.all.binary_search_by_key(&node, |l| l.node).ok()
+    }
+
+    /// The steps of a layer: the product, and the additions if nobody else makes them.
+    pub fn steps(&self, graph: &Graph, layer: usize, node: usize) -> Vec<Step> {
+        let l = &self.all[layer];
+        let product = graph.nodes[node].outputs[0];
+        let mut steps = vec![Step {
+            node,
+            work: Work::Layer { layer, op: l.op },
+            reads: vec![Read {
+                value: graph.nodes[node].inputs[0],
+                plus: 0,
+            }],
+            writes: vec![l.sums],
+        }];
+        if l.parts > 1 && !l.direct {
+            let mut sum = Rowwise::new(l.op.m, l.op.n);
+            let x = sum.input("sum", Dtype::F32, Spread::Full);
+            sum.output("product", l.op.out, x, Spread::Full);
+            let (program, reads) = split(
+                &sum,
+                &[(0, l, 0, Dtype::F32)],
+                &[Read {
+                    value: l.sums,
+                    plus: 0,
+                }],
+            );
+            steps.push(Step {
+                node,
+                work: Work::Op(Op::Rowwise(program)),
+                reads,
+                writes: vec![product],
+            });
+        }
+        steps
+    }
+
+    /// A row-wise program with the parts of sums in place of products, and what it then reads.
+    pub fn summed(
+        &self,
+        graph: &Graph,
+        parts: &Parts,
+        program: &Rowwise,
+        inputs: &[ValueId],
+    ) -> (Rowwise, Vec<Read>) {
+        let plain: Vec<Read> = inputs
+            .iter()
+            .map(|id| Read {
+                value: *id,
+                plus: 0,
+            })
+            .collect();
+        let direct = self.all.iter().filter(|l| l.direct);
+        let mut of = std::collections::BTreeMap::new();
+        for layer in direct {
+            of.insert(graph.nodes[layer.node].outputs[0], layer);
+        }
+        if of.is_empty() {
+            return (program.clone(), plain);
+        }
+        let mut sums = Vec::new();
+        for (i, id) in inputs.iter().enumerate() {
+            let part = parts.root(*id);
+            if let Some(layer) = of.get(&part.of) {
+                let dtype = graph[part.of].dtype;
+                // The first element, in FP32.
+                let first = part.offset * 8 / u64::from(dtype.bits()) * 4;
+                sums.push((i, *layer, first, dtype));
+            }
+        }
+        match sums.is_empty() {
+            true => (program.clone(), plain),
+            false => split(program, &sums, &plain),
+        }
+    }
+
+    /// Constants that only the stream holds, with their layers.
+    pub fn weights(&self) -> impl Iterator<Item = (usize, &Layer)> {
+        self.all.iter().enumerate()
+    }
+
+    /// The bytes of a layer's weights in the stream.
+    pub fn pack(
+        &self,
+        layer: usize,
+        data: &Data,
+    ) -> Result<Vec<u8>, crate::compiler::graph::DataError> {
+        let bytes = data.read()?;
+        let stream = self.stream.as_ref().expect("a layer is one of a stream");
+        Ok(stream.bytes(layer, &bytes, &[]))
+    }
+}
+
+/// A product as a layer.
+fn linear(op: &Matmul) -> Linear {
+    let (a, b) = op.dtype.dtypes();
+    Linear {
+        m: op.m,
+        n: op.n,
+        k: op.k,
+        input: a,
+        weights: Operand {
+            dtype: b,
+            scale: ScaleType::None,
+        },
+        output: op.out,
+    }
+}
+
+/// Whether all who read a product are row-wise programs that can add `count` parts of it.
+fn adds(graph: &Graph, parts: &Parts, product: ValueId, count: u64) -> bool {
+    let value = |id: ValueId| graph[id].kind == Kind::Intermediate;
+    value(product)
+        && graph.nodes.iter().all(|node| {
+            let here = node.inputs.iter().enumerate();
+            let mut here = here
+                .filter(|(_, id)| parts.root(**id).of == product)
+                .peekable();
+            if here.peek().is_none() {
+                return true;
+            }
+            match &node.op {
+                NodeOp::Layout(_) => parts.is_part(node.outputs[0]) && value(node.outputs[0]),
+                NodeOp::Rowwise(program) => {
+                    let all: Vec<usize> = here.map(|(i, _)| i).collect();
+                    // Others of its operands may be parts of sums, too.
+                    let room = rowwise::MAX_TENSORS as u64 / count.max(1);
+                    let full = all
+                        .iter()
+                        .all(|i| program.inputs[*i].spread == Spread::Full);
+                    full && all.len() as u64 <= room.saturating_sub(1)
+                        && program.inputs.len() as u64 + 2 * (count - 1) * all.len() as u64
+                            <= rowwise::MAX_TENSORS as u64
+                }
+                _ => false,
+            }
+        })
+}
+
+/// A program that reads the parts of sums in place of some of its inputs: (input, layer, first byte in each part, type of the product).
+fn split(
+    program: &Rowwise,
+    sums: &[(usize, &Layer, u64, Dtype)],
+    reads: &[Read],
+) -> (Rowwise, Vec<Read>) {
+    let mut made = Rowwise::new(program.rows, program.cols);
+    let mut all = Vec::new();
+    let mut places = Vec::new();
+    for (i, input) in program.inputs.iter().enumerate() {
+        let Some((_, layer, first, dtype)) = sums.iter().find(|s| s.0 == i) else {
+            made.inputs.push(input.clone());
+            all.push(reads[i]);
+            places.push(made.step(rowwise::Step::Input(made.inputs.len() - 1)));
+            continue;
+        };
+        let mut sum: Option<StepId> = None;
+        for part in 0..layer.parts {
+            made.inputs.push(Input {
+                name: format!("{}_{part}", input.name),
+                dtype: Dtype::F32,
+                ..input.clone()
+            });
+            all.push(Read {
+                value: layer.sums,
+                plus: part * layer.op.m * layer.op.n * 4 + first,
+            });
+            let x = made.step(rowwise::Step::Input(made.inputs.len() - 1));
+            sum = Some(match sum {
+                Some(sum) => made.binary(Binary::Add, sum, x),
+                None => x,
+            });
+        }
+        let sum = sum.expect("a layer has parts");
+        places.push(match dtype {
+            Dtype::F32 => sum,
+            narrow => made.unary(Unary::Cast(*narrow), sum),
+        });
+    }
+    let mut moved: Vec<StepId> = Vec::with_capacity(program.steps.len());
+    for step in &program.steps {
+        let at = |id: StepId| moved[id.index()];
+        let id = match *step {
+            rowwise::Step::Input(i) => places[i],
+            rowwise::Step::Const(c) => made.step(rowwise::Step::Const(c)),
+            rowwise::Step::Unary(f, a) => made.unary(f, at(a)),
+            rowwise::Step::Binary(f, a, b) => made.binary(f, at(a), at(b)),
+            rowwise::Step::Ternary(f, a, b, c) => {
+                let step = rowwise::Step::Ternary(f, at(a), at(b), at(c));
+                made.step(step)
+            }
+            rowwise::Step::Reduce(f, a) => made.reduce(f, at(a)),
+        };
+        moved.push(id);
+    }
+    for output in &program.outputs {
+        made.outputs.push(Output {
+            step: moved[output.step.index()],
+            ..output.clone()
+        });
+    }
+    (made, all)
+}

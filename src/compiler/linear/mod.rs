@@ -1,0 +1,139 @@
+//! Products of few rows with constant weights, whose weights stream from HBM without a pause across the stages of a program.
+//!
+//! A step of decoding reads every weight once and does little with it, so the HBM should never rest; but between products come short
+//! stages that depend on each other (norms, rotations, attention) during which a product on its own would load nothing. Here the weights of *all*
+//! linear layers of a program are one [`Stream`], in order of use, which every tile reads into a ring of slots of its own that lies outside
+//! the SRAM of other stages ([`Stream::rest`]). A slot's next load is pushed together with the product that empties it,
+//! whichever layer it belongs to, and starts by itself once that product is done: the ring fills while other stages run.
+//!
+//! **Where weights lie** ([`pack`]). A layer is cut into `parts` of K by `groups` of columns, a tile each ([`Packing`]); a tile's columns into passes that the
+//! accumulators hold; a pass into chunks along K. Every tile has the same chunks, those of narrower tiles padded, so what a tile
+//! loads when is known when the program is compiled, and control code keeps nothing between stages. Chunk i of all tiles lies in one range of HBM, in
+//! pieces of about a train of requests that go round the tiles: all tiles then read the same few rows of every bank at a time. With exact
+//! channels this reads at 96 % of the peak, with each tile's chunk in one piece at 94 %, with a range of HBM for each tile at 90 % (288 MiB, one DMA channel;
+//! two channels, which read two chunks at a time, lose about 1 %).
+//!
+//! **A stage** fetches its part of A, multiplies chunk by chunk, and writes C. Each sum is over one part of K by the rule of a whole product that
+//! begins at the part's first element. With several parts C is `[parts][m][n]` in FP32, to be added in ascending order by whoever
+//! reads it; with one it is `[m][n]` in the layer's output type.
+//!
+//! Leaves out: quantising A (it comes in a type that the DMA converts), tensor scales, adding parts, multicast of A: with
+//! many rows and few parts every tile reads all of A, which the search counts.
+//!
+//! Invariants: operations wait only for operations that were pushed before; a ring has at most as many slots as a queue is deep, so a
+//! load's push never blocks; the last products signal no slot free that nobody will load, so at the end of the
+//! program the ring's semaphores are zero; the stages of a stream run in its order, each once.
+
+mod code;
+mod pack;
+mod plan;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+pub use pack::{pack, unpack};
+pub use plan::{Packing, Pieces, plan};
+pub use stream::{Stream, WEIGHTS};
+
+use super::Operand;
+use crate::isa::ScaleType;
+use crate::num::Dtype;
+
+/// Most rows of A: with more, the tensor unit limits, not the bytes of B.
+pub const MAX_ROWS: u64 = 64;
+
+/// C\[m, n\] = A\[m, k\] B\[k, n\] with constant B.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Linear {
+    pub m: u64,
+    pub n: u64,
+    pub k: u64,
+    /// Type of A in HBM: BF16, FP16, FP32 or an 8-bit float; converted as it is fetched ([`Linear::operand`]).
+    pub input: Dtype,
+    /// Type of B, and its block scales along K: none, or E8M0.
+    pub weights: Operand,
+    /// Type of C if K has one part: BF16 or FP32.
+    pub output: Dtype,
+}
+
+impl Linear {
+    /// The type in which A is multiplied: BF16 with BF16 weights, else E5M2 if it comes so, else E4M3.
+    pub fn operand(&self) -> Dtype {
+        match (self.weights.dtype, self.input) {
+            (Dtype::Bf16, _) => Dtype::Bf16,
+            (_, Dtype::E5m2) => Dtype::E5m2,
+            _ => Dtype::E4m3,
+        }
+    }
+
+    /// What is wrong with it, if anything.
+    pub fn problem(&self) -> Option<String> {
+        let (w, scale) = (self.weights.dtype, self.weights.scale);
+        for (name, value, most) in [
+            ("m", self.m, MAX_ROWS),
+            ("n", self.n, 1 << 24),
+            ("k", self.k, 1 << 24),
+        ] {
+            if !(1..=most).contains(&value) {
+                return Some(format!("{name} = {value}, it must be 1 to {most}"));
+            }
+        }
+        let inputs = [
+            Dtype::Bf16,
+            Dtype::F16,
+            Dtype::F32,
+            Dtype::E4m3,
+            Dtype::E5m2,
+        ];
+        if !inputs.contains(&self.input) {
+            return Some(format!(
+                "input of type {}, it must be bf16, f16, f32, e4m3 or e5m2",
+                self.input
+            ));
+        }
+        if ![Dtype::Bf16, Dtype::F32].contains(&self.output) {
+            return Some(format!(
+                "output of type {}, it must be bf16 or f32",
+                self.output
+            ));
+        }
+        if !crate::chip::cost::ttu_takes(w) {
+            return Some(format!("weights of type {w}, no operand type"));
+        }
+        if !matches!(scale, ScaleType::None | ScaleType::E8m0)
+            || scale != ScaleType::None && w == Dtype::Bf16
+        {
+            return Some(format!(
+                "weights of type {w} with scales of type {}, they must be e8m0, and none on bf16",
+                self.weights.scale_name()
+            ));
+        }
+        // Rows of weights in HBM are whole bytes.
+        if !self.n.is_multiple_of(self.weights.granule()) {
+            return Some(format!(
+                "n = {}, it must be a multiple of {} with weights of type {w}",
+                self.n,
+                self.weights.granule()
+            ));
+        }
+        None
+    }
+}
+
+impl std::fmt::Display for Linear {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scaled = match self.weights.scaled() {
+            true => " with scales",
+            false => "",
+        };
+        write!(
+            f,
+            "linear {}x{}x{} {} x {}{scaled}",
+            self.m,
+            self.n,
+            self.k,
+            self.operand(),
+            self.weights.dtype
+        )
+    }
+}
