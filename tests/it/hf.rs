@@ -11,7 +11,7 @@ use tilewright::num;
 use tilewright::reference::graph::evaluate;
 
 /// A directory of its own, removed at the end.
-struct Dir(PathBuf);
+pub struct Dir(pub PathBuf);
 
 impl Drop for Dir {
     fn drop(&mut self) {
@@ -80,7 +80,7 @@ fn safetensors(shapes: &[(String, Vec<u64>)]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat()
 }
 
-fn model(name: &str, config: &Value, weights: &[u8]) -> Dir {
+pub fn model(name: &str, config: &Value, weights: &[u8]) -> Dir {
     let path = std::env::temp_dir().join(format!("tw-hf-{name}-{}", std::process::id()));
     std::fs::create_dir_all(&path).unwrap();
     std::fs::write(path.join("config.json"), config.to_string()).unwrap();
@@ -88,16 +88,17 @@ fn model(name: &str, config: &Value, weights: &[u8]) -> Dir {
     Dir(path)
 }
 
-fn step(tokens: u64, past: u64) -> Step {
+pub fn step(tokens: u64, past: u64) -> Step {
     Step {
         batch: 1,
         tokens,
         past,
+        ..Step::default()
     }
 }
 
 /// Outputs by name.
-fn run(graph: &Graph, inputs: &BTreeMap<String, Vec<f64>>) -> BTreeMap<String, Vec<f64>> {
+pub fn run(graph: &Graph, inputs: &BTreeMap<String, Vec<f64>>) -> BTreeMap<String, Vec<f64>> {
     let results = evaluate(graph, inputs).unwrap();
     let names = graph.list(&graph.outputs).map(|v| v.name.clone());
     names.zip(results.into_iter().map(|t| t.values)).collect()
@@ -176,10 +177,10 @@ fn wrong_directories_say_what_is_wrong() {
     refused(
         &with(
             "rope_scaling",
-            json!({ "rope_type": "yarn", "factor": 4.0 }),
+            json!({ "rope_type": "longrope", "factor": 4.0 }),
         ),
         &good,
-        "`yarn`",
+        "`longrope`",
     );
     refused(&with("quantization_config", json!({})), &good, "quantised");
     let llama = config("llama");
@@ -212,11 +213,23 @@ fn models_by_name_have_the_published_sizes() {
         ("qwen2.5-7b", 7.62),
         ("qwen3-8b", 8.19),
         ("qwen3-32b", 32.8),
+        ("mixtral-8x7b", 46.7),
+        ("mixtral-8x22b", 140.6),
+        ("qwen3-30b-a3b", 30.5),
+        ("qwen3-235b-a22b", 235.1),
+        ("gpt-oss-20b", 20.9),
+        ("gpt-oss-120b", 116.8),
+        ("deepseek-v3", 671.0),
+        ("bert-base-uncased", 0.1095),
+        ("bert-large-uncased", 0.3351),
+        // Its card says 22.7 million, with a pooler that sentences do not use.
+        ("all-minilm-l6-v2", 0.02256),
     ] {
-        let graph = named(name, step(1, 1024)).unwrap().graph;
-        let weights = graph
-            .constants()
-            .filter(|(_, v, _)| !v.name.starts_with('%'));
+        let past = if billions < 1.0 { 0 } else { 1024 };
+        let graph = named(name, step(1, past)).unwrap().graph;
+        // Scales of blocks are no parameters.
+        let counts = |name: &str| !name.starts_with('%') && !name.ends_with("_scales");
+        let weights = graph.constants().filter(|(_, v, _)| counts(&v.name));
         let count: u64 = weights.map(|(_, v, _)| v.elements()).sum();
         let got = count as f64 / 1e9;
         assert!((got / billions - 1.0).abs() < 0.005, "{name}: {got}");

@@ -8,6 +8,7 @@ mod compiler;
 mod differential;
 mod differential_kernels;
 mod differential_num;
+mod families;
 mod hf;
 mod layers;
 mod legal;

@@ -1,7 +1,7 @@
 //! Parts of models that every importer says in the same words.
 //!
-//! Models: RMSNorm and RoPE as nodes of a graph. Leaves out: what only one kind of file has. Invariant: results have the type of
-//! the first operand.
+//! Models: RMSNorm, LayerNorm and RoPE as nodes of a graph. Leaves out: what only one kind of file has. Invariant: where no type is
+//! given results have that of the first operand.
 
 use crate::compiler::graph::build::RowsOutput;
 use crate::compiler::graph::{Builder, GraphError, ValueId};
@@ -32,6 +32,37 @@ pub fn rms_norm(
     Ok(made[0])
 }
 
+/// (s - mean(s)) / sqrt(variance(s) + epsilon) * weight + bias over the last axis of the sum s of one or more terms.
+pub fn layer_norm(
+    b: &mut Builder,
+    terms: &[ValueId],
+    affine: [ValueId; 2],
+    epsilon: f32,
+    dtype: Dtype,
+) -> Result<ValueId, GraphError> {
+    let rank = terms.first().map_or(0, |x| b.shape(*x).len());
+    let operands = [terms, &affine].concat();
+    let made = b.rows(Some(rank.saturating_sub(1)), &operands, |rows, x| {
+        let (terms, affine) = x.split_at(terms.len());
+        let all = terms.iter().copied();
+        let sum = all.reduce(|a, b| rows.binary(Binary::Add, a, b));
+        let x = sum.unwrap_or(affine[0]);
+        let share = rows.constant(1.0 / rows.cols as f32);
+        let sum = rows.reduce(Reduce::Sum, x);
+        let mean = rows.binary(Binary::Mul, sum, share);
+        let x = rows.binary(Binary::Sub, x, mean);
+        let square = rows.binary(Binary::Mul, x, x);
+        let sum = rows.reduce(Reduce::Sum, square);
+        let epsilon = rows.constant(epsilon);
+        let above = rows.step(Step::Ternary(Ternary::Fma, sum, share, epsilon));
+        let factor = rows.unary(Unary::Rsqrt, above);
+        let x = rows.binary(Binary::Mul, x, factor);
+        let y = rows.step(Step::Ternary(Ternary::Fma, x, affine[0], affine[1]));
+        vec![(y, dtype, Spread::Full)]
+    })?;
+    Ok(made[0])
+}
+
 /// a cos - b sin and b cos + a sin, of steps a, b, cos, sin.
 pub fn rotation(rows: &mut Rowwise, x: &[StepId], dtype: Dtype) -> Vec<RowsOutput> {
     let [a, b, cos, sin] = x[..] else {
@@ -51,11 +82,33 @@ pub fn rotation(rows: &mut Rowwise, x: &[StepId], dtype: Dtype) -> Vec<RowsOutpu
 
 /// RoPE of [batch, tokens, heads, dim]: elements i and i + dim / 2 of a head are turned by the angle i of their token. Cosine and
 /// sine: [tokens, 1, dim / 2].
-pub fn rope(b: &mut Builder, x: ValueId, [cos, sin]: [ValueId; 2]) -> Result<ValueId, GraphError> {
+pub fn rope(b: &mut Builder, x: ValueId, angles: [ValueId; 2]) -> Result<ValueId, GraphError> {
+    let half = b.shape(x).last().map_or(0, |dim| dim / 2);
+    turned(b, x, angles, [0, half], 1)
+}
+
+/// As [`rope`], of elements 2 i and 2 i + 1 of a head. In the result they stand at i and i + dim / 2: a dot product of two results
+/// is that of the ones in place.
+pub fn rope_of_pairs(
+    b: &mut Builder,
+    x: ValueId,
+    angles: [ValueId; 2],
+) -> Result<ValueId, GraphError> {
+    turned(b, x, angles, [0, 1], 2)
+}
+
+/// The elements of a head from `starts`, each `step` further, turned against each other.
+fn turned(
+    b: &mut Builder,
+    x: ValueId,
+    [cos, sin]: [ValueId; 2],
+    starts: [u64; 2],
+    step: i64,
+) -> Result<ValueId, GraphError> {
     let dtype = b.dtype(x);
     let half = b.shape(x).last().map_or(0, |dim| dim / 2);
-    let first = b.slice(x, 3, 0, 1, half)?;
-    let second = b.slice(x, 3, half, 1, half)?;
+    let first = b.slice(x, 3, starts[0], step, half)?;
+    let second = b.slice(x, 3, starts[1], step, half)?;
     let made = b.rows(None, &[first, second, cos, sin], |rows, x| {
         rotation(rows, x, dtype)
     })?;

@@ -9,6 +9,8 @@
 use super::ring::Ring;
 use super::{ALIGN, CompileError, Frame, hbm_cycles, plan};
 use crate::chip::{Chip, cost};
+use crate::compiler::graph::View;
+use crate::compiler::graph::op::broadcast;
 use crate::compiler::limits::Needs;
 use crate::compiler::stage::{Site, Stage};
 use crate::num::Dtype;
@@ -69,6 +71,42 @@ impl Batched {
             rows: [k, if turned { k } else { n }, n],
             batches: vec![axis],
         }
+    }
+
+    /// [`crate::compiler::graph::Op::Matmul`]: contiguous A [.., m, k] and B [.., k, n], the axes in front broadcast as NumPy does.
+    ///
+    /// `None` unless the shapes go together.
+    pub fn broadcast(dtypes: [Dtype; 3], a: &[u64], b: &[u64]) -> Option<Batched> {
+        let ([front_a @ .., m, k], [front_b @ .., depth, n]) = (a, b) else {
+            return None;
+        };
+        let to = broadcast(front_a, front_b)?;
+        // Matrices between neighbours, 0 where an operand has one for all.
+        let steps = |front: &[u64]| View::expand(front, &to).map(|view| view.strides);
+        let (of_a, of_b, of_c) = (steps(front_a)?, steps(front_b)?, steps(&to)?);
+        let mut op = Batched::contiguous(dtypes, [1, *m, *n, *k], false);
+        let whole = op.batches.pop().filter(|_| depth == k)?;
+        let far = |step: i64, size: u64| step.unsigned_abs().saturating_mul(size);
+        for (i, count) in to.iter().enumerate().filter(|(_, count)| **count != 1) {
+            let axis = Axis {
+                count: *count,
+                a: far(of_a[i], whole.a),
+                b: far(of_b[i], whole.b),
+                c: far(of_c[i], whole.c),
+            };
+            // One axis with the one before it, if it goes on where that ends: piece numbers then need fewer divisions.
+            let joins = |outer: u64, inner: u64| outer == inner.saturating_mul(*count);
+            match op.batches.last_mut() {
+                Some(o) if joins(o.a, axis.a) && joins(o.b, axis.b) && joins(o.c, axis.c) => {
+                    *o = Axis {
+                        count: o.count.saturating_mul(*count),
+                        ..axis
+                    };
+                }
+                _ => op.batches.push(axis),
+            }
+        }
+        Some(op)
     }
 
     /// Products in all.

@@ -8,6 +8,7 @@
 use super::ring::Ring;
 use super::{CompileError, Frame, hbm_cycles, plan};
 use crate::compiler::emit::Text;
+use crate::compiler::graph::elements;
 use crate::compiler::limits::Needs;
 use crate::compiler::stage::{Site, Stage};
 use crate::num::Dtype;
@@ -32,6 +33,20 @@ pub struct Gather {
     pub inner: u64,
     /// Indices may count from the end: the processor then makes them positive, at some ten cycles each.
     pub negative: bool,
+}
+
+impl Gather {
+    /// [`crate::compiler::graph::Op::Gather`] along an axis of data of this shape; indices may count from the end.
+    pub fn along(dtype: Dtype, shape: &[u64], axis: usize, indices: u64) -> Gather {
+        Gather {
+            dtype,
+            outer: elements(&shape[..axis]),
+            extent: shape[axis],
+            indices,
+            inner: elements(&shape[axis + 1..]),
+            negative: true,
+        }
+    }
 }
 
 impl std::fmt::Display for Gather {

@@ -39,7 +39,7 @@ struct Frame<'a> {
     op: String,
     /// Bytes of the site's TSRAM that are taken.
     used: u64,
-    /// Largest part of the site's TSRAM that buffers may take.
+    /// Bytes that the site has.
     size: u64,
 }
 

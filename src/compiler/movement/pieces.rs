@@ -140,7 +140,7 @@ pub fn axes(part: &Part, dtype: Dtype) -> Result<Option<Axes>, String> {
                 "result strides overlap: {step} bytes, the axes inside take {behind}"
             ));
         }
-        behind = step * i128::from(count - 1) + behind;
+        behind += step * i128::from(count - 1);
     }
     let mut merged: Vec<Axis> = Vec::new();
     list.push((size, i128::from(!fill), 1));

@@ -7,6 +7,7 @@
 use super::ring::Ring;
 use super::topk_code::{Kernels, STREAMS};
 use super::{ALIGN, CompileError, Frame, hbm_cycles, plan};
+use crate::compiler::graph::{self, elements};
 use crate::compiler::limits::Needs;
 use crate::compiler::stage::{Site, Stage};
 use crate::num::Dtype;
@@ -28,6 +29,21 @@ pub struct TopK {
     pub largest: bool,
     /// Of equal elements the one with the larger place comes first.
     pub last_of_equals: bool,
+}
+
+impl TopK {
+    /// [`crate::compiler::graph::Op::TopK`] of an operand of this shape, which has an axis at least.
+    pub fn of(dtype: Dtype, shape: &[u64], op: &graph::TopK) -> TopK {
+        let n = shape.last().copied().unwrap_or(1);
+        TopK {
+            dtype,
+            rows: elements(&shape[..shape.len().saturating_sub(1)]),
+            n,
+            k: op.k,
+            largest: op.largest,
+            last_of_equals: op.last_of_equals,
+        }
+    }
 }
 
 impl std::fmt::Display for TopK {

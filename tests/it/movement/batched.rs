@@ -259,3 +259,25 @@ fn heads_are_bound_by_hbm() {
         assert!(share > least, "{share}\n{}", stage.text);
     }
 }
+
+/// Shapes of a graph: what is broadcast is read again, axes that go on are one.
+#[test]
+fn graph_shapes() {
+    let of = |a: &[u64], b: &[u64]| Batched::broadcast(BF16, a, b);
+    let axis = |count, a, b, c| Axis { count, a, b, c };
+    let op = of(&[2, 3, 4, 5], &[2, 3, 5, 6]).unwrap();
+    assert_eq!(op.batches, [axis(6, 20, 30, 24)]);
+    let op = of(&[2, 3, 4, 5], &[3, 5, 6]).unwrap();
+    assert_eq!(op.batches, [axis(2, 60, 0, 72), axis(3, 20, 30, 24)]);
+    check(&op, &chip("mini", &[]), false);
+    let op = of(&[7, 1, 4, 5], &[3, 5, 6]).unwrap();
+    check(&op, &chip("mini", &[]), false);
+    assert_eq!(of(&[4, 5], &[5, 6]).unwrap().batches, []);
+    for (a, b) in [
+        (&[4, 5][..], &[6, 6][..]),
+        (&[2, 4, 5], &[3, 5, 6]),
+        (&[5], &[5, 6]),
+    ] {
+        assert_eq!(of(a, b), None, "{a:?} {b:?}");
+    }
+}

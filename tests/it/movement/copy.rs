@@ -335,3 +335,33 @@ fn copies_keep_hbm_busy() {
         assert!(share > least, "{what}: {share}\n{}", stage.text);
     }
 }
+
+/// A chip with one channel, where loads and stores share a queue, and one with little SRAM.
+#[test]
+fn one_channel_is_enough() {
+    let mini = chip("mini", &["dma.channels=1"]);
+    let op = Copy::view(Dtype::Bf16, &View::transpose(&[300, 200], &[1, 0]));
+    let mut site = site(&mini, &[120_000, 120_000]);
+    (site.channel, site.chip.dma.channels) = (0, 1);
+    site.chip.tsram.size_bytes = 8 << 10;
+    let stage = copy(&op, &site).unwrap();
+    let data = noise(1, 120_000);
+    let mut want = vec![0; 120_000];
+    oracle(&op, std::slice::from_ref(&data), &mut want);
+    let got = run(&mini, &stage, &[("in0", &data)], &["out"], true);
+    assert!(got[0] == want, "{}", stage.text);
+}
+
+/// Alone in a program it ends by itself.
+#[test]
+fn the_last_stage_halts() {
+    let mini = chip("mini", &[]);
+    let op = Copy::view(Dtype::U8, &View::reshape(&[70_000]));
+    let mut site = site(&mini, &[70_000, 70_000]);
+    site.chained = false;
+    let text = copy(&op, &site).unwrap().text;
+    assert!(
+        text.contains("halt") && !text.contains("sem.wait FREE +"),
+        "{text}"
+    );
+}

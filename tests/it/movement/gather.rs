@@ -206,3 +206,11 @@ fn embeddings_keep_hbm_busy() {
         assert!(cycles < most, "{cycles}\n{}", stage.text);
     }
 }
+
+#[test]
+fn graph_shapes() {
+    let op = Gather::along(Dtype::Bf16, &[3, 5, 7, 2], 1, 4);
+    let sizes = (op.outer, op.extent, op.indices, op.inner, op.negative);
+    assert_eq!(sizes, (3, 5, 4, 14, true));
+    check(&op, &chip("mini", &[]), false);
+}

@@ -248,3 +248,15 @@ fn routers_and_samplers() {
         assert!(cycles < most, "{cycles}\n{}", stage.text);
     }
 }
+
+#[test]
+fn graph_shapes() {
+    let op = tilewright::compiler::graph::TopK {
+        k: 3,
+        largest: false,
+        last_of_equals: true,
+    };
+    let op = TopK::of(Dtype::F16, &[4, 5, 9], &op);
+    assert_eq!((op.rows, op.n, op.k), (20, 9, 3));
+    check(&op, 8, &chip("mini", &[]), false);
+}

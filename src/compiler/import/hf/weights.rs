@@ -50,6 +50,7 @@ fn dtype(name: &str) -> Option<Dtype> {
         "F16" => Dtype::F16,
         "F8_E4M3" => Dtype::E4m3,
         "F8_E5M2" => Dtype::E5m2,
+        "U8" => Dtype::U8,
         _ => return None,
     })
 }
@@ -174,6 +175,29 @@ impl Weights {
     /// Whether there is such a tensor.
     pub fn has(&self, name: &str) -> bool {
         self.tensors.as_ref().is_some_and(|t| t.contains_key(name))
+    }
+
+    /// Whether there are weights at all.
+    pub fn present(&self) -> bool {
+        self.tensors.is_some()
+    }
+
+    /// Bytes of that shape, which hold codes of something else.
+    ///
+    /// # Errors
+    /// A tensor that is in no shard, has another shape, or is not of type U8.
+    pub fn codes(&self, name: &str, shape: &[u64]) -> Result<Data, ImportError> {
+        if self.tensors.is_none() {
+            return Ok(Data::Absent);
+        }
+        let (dtype, data) = self.get(name, shape)?;
+        match dtype {
+            Dtype::U8 => Ok(data),
+            other => Err(ImportError::Tensor {
+                tensor: name.to_owned(),
+                problem: format!("elements of type {other}, u8 wanted"),
+            }),
+        }
     }
 
     /// A tensor of that shape: its type and where its bytes are.
