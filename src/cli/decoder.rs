@@ -40,9 +40,9 @@ pub struct Args {
     /// Products with weights: bf16, or fp8 (E4M3 with a scale for each row and column); all else is BF16
     #[arg(long)]
     dtype: String,
-    /// Type of cached keys and values, and of attention: bf16 or fp8 (E4M3)
-    #[arg(long, value_name = "DTYPE", default_value = "bf16")]
-    cache: String,
+    /// Type of cached keys and values, and of attention: bf16 or fp8 (E4M3) [default: as --dtype]
+    #[arg(long, value_name = "DTYPE")]
+    cache: Option<String>,
     /// Only N layers, for models that are larger than the chip's memory; figures are of these
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
     layers: Option<u64>,
@@ -93,7 +93,8 @@ fn choice<T>(flag: &str, value: &str, bf16: T, fp8: T) -> Result<T, CliError> {
 impl<'a> Model<'a> {
     fn open(args: &'a Args) -> Result<Model<'a>, CliError> {
         let products = choice("dtype", &args.dtype, Products::Bf16, Products::Fp8)?;
-        let cache = choice("cache", &args.cache, Dtype::Bf16, Dtype::E4m3)?;
+        let cache = args.cache.as_deref().unwrap_or(&args.dtype);
+        let cache = choice("cache", cache, Dtype::Bf16, Dtype::E4m3)?;
         for (flag, value) in [
             ("batch", Some(args.batch)),
             ("context", Some(args.context)),
@@ -391,7 +392,7 @@ pub fn run(args: &Args, common: &Common<'_>, context: &Context) -> Result<(), Cl
     add("batch", json!(args.batch));
     add("context", json!(args.context));
     add("dtype", json!(args.dtype));
-    add("cache", json!(args.cache));
+    add("cache", json!(args.cache.as_deref().unwrap_or(&args.dtype)));
     add("layers", json!(model.layers()));
     add("layers_of_model", json!(model.all));
     add("tokens_per_s", json!(tokens_per_s));

@@ -64,6 +64,11 @@ pub struct Constant {
 }
 
 impl Constant {
+    /// Where its contents come from.
+    pub fn source(&self) -> &Data {
+        &self.data
+    }
+
     /// The bytes as they lie in HBM.
     ///
     /// # Errors
