@@ -65,18 +65,6 @@ pub struct Options {
 /// Nodes that the host did for constants, by pass.
 pub type Folded = BTreeMap<&'static str, usize>;
 
-/// [`Folded`] in words: "host: layout 225, siblings 160 nodes of constants".
-pub fn describe(folded: &Folded) -> String {
-    let each: Vec<String> = folded
-        .iter()
-        .map(|(pass, n)| format!("{pass} {n}"))
-        .collect();
-    match each.is_empty() {
-        true => "host: no nodes of constants".to_owned(),
-        false => format!("host: {} nodes of constants", each.join(", ")),
-    }
-}
-
 /// A graph that is not brought into the chip's forms.
 #[derive(Debug, thiserror::Error)]
 pub enum LegalError {
