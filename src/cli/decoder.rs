@@ -10,9 +10,7 @@ use super::stages::{self, Stages};
 use super::{CliError, Context, graph, inputs, model, outcome, work};
 use crate::chip::Chip;
 use crate::compiler::graph::{Graph, Op, Value, ValueId};
-use crate::compiler::import::hf::config::{self, Config};
-use crate::compiler::import::hf::weights::Weights;
-use crate::compiler::import::hf::{Step, decoder};
+use crate::compiler::import::hf::{self, Step};
 use crate::compiler::import::{ImportError, Imported};
 use crate::compiler::legal::Products;
 use crate::isa::image::Class;
@@ -21,7 +19,6 @@ use crate::num::{Dtype, random};
 use crate::report::Metrics;
 use crate::report::table::{duration, joules};
 use serde_json::{Map, Value as Json, json};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -43,16 +40,22 @@ pub struct Args {
     /// Products with weights: bf16, or fp8 (E4M3 with a scale for each row and column); all else is BF16
     #[arg(long)]
     dtype: String,
-    /// Only the first N layers, for models that are larger than the chip's memory; figures are of these
+    /// Type of cached keys and values, and of attention: bf16 or fp8 (E4M3) [default: as --dtype]
+    #[arg(long, value_name = "DTYPE")]
+    cache: Option<String>,
+    /// Only N layers, for models that are larger than the chip's memory; figures are of these
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
     layers: Option<u64>,
+    /// The first of the layers, for models whose first differ from the others
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    first_layer: u64,
 }
 
 /// What a name may be.
 fn names() -> String {
     format!(
         "A Hugging Face directory, or a name that stands for a model's dimensions without its weights: {}",
-        config::names().join(", ")
+        hf::names().join(", ")
     )
 }
 
@@ -66,50 +69,32 @@ pub struct Common<'a> {
     pub max_cycles: u64,
 }
 
-/// A model with the layers that are wanted.
+/// A model and how much of it is wanted.
 struct Model<'a> {
     args: &'a Args,
-    config: Config,
-    weights: Weights,
     /// Layers that there are.
     all: u64,
     source: graph::Source<'a>,
     products: Products,
+    cache: Dtype,
+}
+
+/// One of the two types that a flag takes.
+fn choice<T>(flag: &str, value: &str, bf16: T, fp8: T) -> Result<T, CliError> {
+    match value {
+        "bf16" => Ok(bf16),
+        "fp8" => Ok(fp8),
+        other => Err(CliError::usage(format!(
+            "--{flag}: `{other}` is not one of bf16, fp8"
+        ))),
+    }
 }
 
 impl<'a> Model<'a> {
     fn open(args: &'a Args) -> Result<Model<'a>, CliError> {
-        let products = match args.dtype.as_str() {
-            "bf16" => Products::Bf16,
-            "fp8" => Products::Fp8,
-            other => {
-                return Err(CliError::usage(format!(
-                    "--dtype: `{other}` is not one of bf16, fp8"
-                )));
-            }
-        };
-        let dir = Path::new(&args.model);
-        let (source, opened) = match dir.is_dir() {
-            true => {
-                let config = Config::read(&dir.join("config.json"));
-                let weights = || Weights::read(dir);
-                (
-                    graph::Source::File(dir),
-                    config.and_then(|c| Ok((c, weights()?))),
-                )
-            }
-            false => {
-                let config = Config::named(&args.model).map_err(|e| match e {
-                    ImportError::Format(text) => {
-                        ImportError::Format(format!("{text}, and no directory"))
-                    }
-                    other => other,
-                });
-                (graph::Source::Flags, config.map(|c| (c, Weights::absent())))
-            }
-        };
-        let (mut config, weights) = opened.map_err(|e| source.import(&e))?;
-        let all = config.num_hidden_layers;
+        let products = choice("dtype", &args.dtype, Products::Bf16, Products::Fp8)?;
+        let cache = args.cache.as_deref().unwrap_or(&args.dtype);
+        let cache = choice("cache", cache, Dtype::Bf16, Dtype::E4m3)?;
         for (flag, value) in [
             ("batch", Some(args.batch)),
             ("context", Some(args.context)),
@@ -122,46 +107,85 @@ impl<'a> Model<'a> {
                 )));
             }
         }
-        if let Some(layers) = args.layers {
-            if layers > all {
-                return Err(CliError::usage(format!(
-                    "--layers {layers}: the model has {all}"
-                )));
+        let dir = Path::new(&args.model);
+        let (source, config) = match dir.is_dir() {
+            true => {
+                let bytes = hf::config::bytes(&dir.join("config.json"));
+                (graph::Source::File(dir), bytes)
             }
-            config.num_hidden_layers = layers;
+            false => {
+                let config = hf::names::config(&args.model).map_err(|e| match e {
+                    ImportError::Format(text) => {
+                        ImportError::Format(format!("{text}, and no directory"))
+                    }
+                    other => other,
+                });
+                (graph::Source::Flags, config.map(|c| c.as_bytes().to_vec()))
+            }
+        };
+        let config = config.map_err(|e| source.import(&e))?;
+        let config: Json = serde_json::from_slice(&config).unwrap_or_default();
+        let all = config["num_hidden_layers"].as_u64().unwrap_or(0);
+        let last = args.first_layer.saturating_add(args.layers.unwrap_or(1));
+        if all > 0 && last > all {
+            return Err(CliError::usage(format!(
+                "--layers {} from --first-layer {}: the model has {all}",
+                args.layers.unwrap_or(1),
+                args.first_layer
+            )));
         }
         Ok(Model {
             args,
-            config,
-            weights,
             all,
             source,
             products,
+            cache,
         })
     }
 
-    fn graph(&self, config: &Config, step: Step) -> Result<Graph, CliError> {
-        let name = Path::new(&self.args.model).file_name();
-        let name = name.map_or("model".into(), |n| n.to_string_lossy());
-        let graph = decoder::graph(&name, config, &self.weights, step);
-        graph.map_err(|e| self.source.import(&e))
+    /// Layers that run.
+    fn layers(&self) -> u64 {
+        let rest = self.all.saturating_sub(self.args.first_layer);
+        self.args.layers.unwrap_or(rest)
+    }
+
+    /// A step of so many new tokens after so many others.
+    fn step(&self, tokens: u64, past: u64) -> Step {
+        Step {
+            batch: self.args.batch,
+            tokens,
+            past,
+            cache: self.cache,
+            first_layer: self.args.first_layer,
+            layers: self.args.layers,
+            absorb: tokens == 1,
+            ..Step::default()
+        }
+    }
+
+    fn import(&self, step: Step) -> Result<Imported, CliError> {
+        let imported = match self.source {
+            graph::Source::File(dir) => hf::read(dir, step),
+            graph::Source::Flags => hf::named(&self.args.model, step),
+        };
+        imported.map_err(|e| self.source.import(&e))
     }
 
     /// The step's graph, if its weights and what is given fit the chip.
-    fn fitting(&self, step: Step, chip: &Chip) -> Result<Graph, CliError> {
-        let graph = self.graph(&self.config, step)?;
-        let (needed, limit) = (self.bytes(&graph), chip.hbm_bytes());
+    fn fitting(&self, step: Step, chip: &Chip) -> Result<Imported, CliError> {
+        let imported = self.import(step)?;
+        let (needed, limit) = (self.bytes(&imported.graph), chip.hbm_bytes());
         if needed <= limit {
-            return Ok(graph);
+            return Ok(imported);
         }
         let of = |layers: u64| -> Result<u64, CliError> {
-            let mut config = self.config.clone();
-            config.num_hidden_layers = layers;
-            Ok(self.bytes(&self.graph(&config, step)?))
+            let layers = Some(layers);
+            let cut = self.import(Step { layers, ..step })?;
+            Ok(self.bytes(&cut.graph))
         };
         let one = of(1)?;
-        let each = match self.all {
-            1 => 0,
+        let each = match self.layers() {
+            0 | 1 => 0,
             _ => of(2)?.saturating_sub(one),
         };
         let fit = match limit.checked_sub(one) {
@@ -170,12 +194,12 @@ impl<'a> Model<'a> {
         };
         let help = match fit {
             0 => "not even one layer fits".to_owned(),
-            n => format!("--layers {} would fit", n.min(self.all)),
+            n => format!("--layers {} would fit", n.min(self.layers())),
         };
         Err(CliError::usage(format!(
             "{}: {} layers with their cache take {needed} bytes of HBM, {} more than the {limit} of {}; {help}",
             self.args.model,
-            self.config.num_hidden_layers,
+            self.layers(),
             needed - limit,
             chip.name
         )))
@@ -200,12 +224,7 @@ impl<'a> Model<'a> {
         chip: &Arc<Chip>,
         context: &Context,
     ) -> Result<Ran, CliError> {
-        let graph = self.fitting(step, chip)?;
-        let imported = Imported {
-            nodes: graph.nodes.len(),
-            graph,
-            folded: BTreeMap::new(),
-        };
+        let imported = self.fitting(step, chip)?;
         let whole = graph::compiled(&imported, chip, self.products, self.source)?;
         if let Some(path) = common.output {
             let object = crate::asm::object::write(&whole.program.image);
@@ -348,16 +367,8 @@ pub fn run(args: &Args, common: &Common<'_>, context: &Context) -> Result<(), Cl
             args.model
         )));
     }
-    let decode = Step {
-        batch: args.batch,
-        tokens: 1,
-        past: args.context - 1,
-    };
-    let prefill = args.prefill.map(|tokens| Step {
-        batch: args.batch,
-        tokens,
-        past: 0,
-    });
+    let decode = model.step(1, args.context - 1);
+    let prefill = args.prefill.map(|tokens| model.step(tokens, 0));
     // What is traced and written is the decode step.
     let quiet = Common {
         trace: None,
@@ -381,7 +392,8 @@ pub fn run(args: &Args, common: &Common<'_>, context: &Context) -> Result<(), Cl
     add("batch", json!(args.batch));
     add("context", json!(args.context));
     add("dtype", json!(args.dtype));
-    add("layers", json!(model.config.num_hidden_layers));
+    add("cache", json!(args.cache.as_deref().unwrap_or(&args.dtype)));
+    add("layers", json!(model.layers()));
     add("layers_of_model", json!(model.all));
     add("tokens_per_s", json!(tokens_per_s));
     add("ttft_s", json!(ttft_s));
@@ -418,9 +430,9 @@ pub fn run(args: &Args, common: &Common<'_>, context: &Context) -> Result<(), Cl
             first.ops.text()
         );
     }
-    let layers = match model.config.num_hidden_layers == model.all {
+    let layers = match model.layers() == model.all {
         true => format!("{} layers", model.all),
-        false => format!("{} of {} layers", model.config.num_hidden_layers, model.all),
+        false => format!("{} of {} layers", model.layers(), model.all),
     };
     let data = if common.no_data { ", without data" } else { "" };
     let title = format!(

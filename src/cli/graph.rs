@@ -8,16 +8,18 @@ use super::simulate::{MEMORY_LIMIT, machine_error, memory_limit};
 use super::{CliError, Context, bindings};
 use crate::chip::Chip;
 use crate::compiler::chain::{self, ChainError, Constant};
+use crate::compiler::graph::DataError;
 use crate::compiler::import::{ImportError, Imported, hf, onnx};
 use crate::compiler::legal::{self, LegalError, Products};
+use crate::compiler::linear;
 use crate::isa::image::{Class, Image, Init, MAX_DATA_BYTES};
 use crate::machine::Machine;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Products of at most so many rows are merged with those of the same operand: their weights are then one stream. Above that many
-/// rows the tensor unit is busy with each alone.
-const SIBLING_ROWS: u64 = 128;
+/// Products of at most so many rows are merged with those of the same operand: they stream their weights, and one layer of the stream
+/// costs less than two. With more rows the tensor unit is busy with each alone.
+const SIBLING_ROWS: u64 = linear::MAX_ROWS;
 
 /// Whether a path names a model that is imported as a graph.
 pub fn is_graph(path: &Path) -> bool {
@@ -110,7 +112,8 @@ pub fn compiled(
     };
     let legal = legal::legalise_counted(&imported.graph, &options);
     let (graph, laid_out) = legal.map_err(|error| source.legal(&error))?;
-    let mut program = chain::compile(&graph, chip).map_err(|error| source.chain(&error))?;
+    let mut program = chain::compile(&graph, chip, &chain::Options::default())
+        .map_err(|error| source.chain(&error))?;
     let notes = bindings::notes(&program);
     for (key, value) in &notes {
         let line = format!(".note {key}, {}\n", crate::asm::quote(value));
@@ -144,11 +147,9 @@ pub fn compiled(
 /// The bytes of a constant as its tensor lies in memory.
 fn bytes(constant: &Constant) -> Result<std::sync::Arc<[u8]>, CliError> {
     let read = constant.bytes();
-    read.map_err(|error| match &constant.data {
-        crate::compiler::graph::Data::File(range) => {
-            CliError::file(range.path.display().to_string(), error.to_string())
-        }
-        _ => no_weights(&format!("{}: {error}", constant.symbol)),
+    read.map_err(|error| match &error {
+        DataError::File { path, .. } => CliError::file(path.as_str(), error.to_string()),
+        DataError::Absent => no_weights(&format!("{}: {error}", constant.symbol)),
     })
 }
 

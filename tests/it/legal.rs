@@ -730,3 +730,60 @@ fn weights_that_are_absent_stay_absent() {
     let identity = View::reshape(&[1]);
     assert_eq!(identity.is_run(), Some(0));
 }
+
+#[test]
+fn a_step_of_llama_is_as_few_programs_as_it_can_be() {
+    use tilewright::compiler::import::hf::{Step, named};
+    let layers = 32;
+    for (tokens, past, rows) in [(1, 1023, 16), (1024, 0, 0)] {
+        let step = Step {
+            batch: 1,
+            tokens,
+            past,
+        };
+        let graph = named("llama-3.1-8b", step).unwrap().graph;
+        let options = Options {
+            sibling_rows: rows,
+            ..Options::default()
+        };
+        let (legal, folded) = legalise_counted(&graph, &options).unwrap();
+        let nodes = count(&legal);
+        // Q, K, V together or apart, O, gate and up, down; the head.
+        let products = if rows > 0 { 4 } else { 7 };
+        assert_eq!(nodes["matmul"], products * layers + 1);
+        assert_eq!(nodes["attention"], layers);
+        // RoPE of Q and of K, residual and norm twice, SwiGLU; the first norm; of many tokens the last norm takes the last one only,
+        // apart from the residual.
+        assert_eq!(
+            nodes["rowwise"],
+            5 * layers + if tokens > 1 { 2 } else { 1 }
+        );
+        // Weights transposed on the host: all but the embedding.
+        assert_eq!(folded["layout"], 7 * layers + if rows > 0 { 1 } else { 3 });
+        assert_eq!(folded.get("siblings"), (rows > 0).then_some(&(5 * layers)));
+    }
+}
+
+#[test]
+fn the_reference_rounds_and_takes_logarithms_of_nothing() {
+    let mut b = Builder::new("reference");
+    let x = b.numbers(&[0.0, 1.0, 3.0], &[3]).unwrap();
+    let log = b
+        .elementwise(&[x], Dtype::F32, |r, x| r.unary(Unary::Log2, x[0]))
+        .unwrap();
+    // 1/3 in FP32, times 3, is 1 and a little only in more than FP32.
+    let thirds = b
+        .elementwise(&[x], Dtype::F32, |r, x| {
+            let three = r.constant(3.0);
+            let third = r.binary(Binary::Div, x[0], three);
+            let third = r.unary(Unary::Cast(Dtype::F32), third);
+            let whole = r.binary(Binary::Mul, third, three);
+            r.binary(Binary::Sub, whole, x[0])
+        })
+        .unwrap();
+    b.output(log, "log").unwrap();
+    b.output(thirds, "thirds").unwrap();
+    let results = run(&b.finish().unwrap());
+    assert_eq!(results[0].values[..2], [f64::NEG_INFINITY, 0.0]);
+    assert!(results[1].values[1] > 0.0, "{:?}", results[1].values);
+}

@@ -8,6 +8,7 @@
 use super::ChainError;
 use super::linear::Layers;
 use super::parts::Parts;
+use super::sites::Sites;
 use crate::chip::{Chip, cost};
 use crate::compiler::graph::{self, Graph, Node, Op as NodeOp, Value, ValueId};
 use crate::compiler::linear::Stream;
@@ -16,7 +17,7 @@ use crate::compiler::op::{Bound, BoundUnit};
 use crate::compiler::rowwise::Rowwise;
 use crate::compiler::stage::{Site, Stage};
 use crate::compiler::{Attention, CompileError, Matmul, MatmulType, Op};
-use crate::compiler::{attention, matmul, rowwise};
+use crate::compiler::{attention, matmul, rowwise, scratch_bytes};
 use crate::num::{Dtype, Overflow, Rounding, encode};
 
 /// What a step does.
@@ -54,29 +55,34 @@ pub struct Step {
     pub writes: Vec<ValueId>,
 }
 
-/// What a stage may need beside its site.
-pub struct Beside<'a> {
-    /// The stream of weights, if there is one.
-    pub stream: Option<&'a Stream>,
-    /// Where tables of indices are in each tile's SRAM.
-    pub tables: u64,
-}
-
 impl Work {
     /// The program text of it at a site.
-    pub fn stage(&self, site: &Site, beside: &Beside<'_>) -> Result<Stage, CompileError> {
+    pub fn stage(
+        &self,
+        site: &Site,
+        tables: u64,
+        stream: Option<&Stream>,
+    ) -> Result<Stage, CompileError> {
         match self {
             Work::Op(Op::Matmul(op)) => matmul::stage(op, site),
             Work::Op(Op::Attention(op)) => attention::stage(op, site),
             Work::Op(Op::Rowwise(op)) => rowwise::stage(op, site),
             Work::Op(Op::Stream(_)) => unreachable!("no node of a graph is a stream"),
             Work::Layer { layer, .. } => {
-                let stream = beside.stream.expect("a layer is one of a stream");
+                let stream = stream.expect("a layer is one of a stream");
                 stream.stage(*layer, site, site.tensors[0], site.tensors[1])
             }
             Work::Copy(op) => movement::copy(op, site),
-            Work::Gather(op) => movement::gather(op, beside.tables, site),
+            Work::Gather(op) => movement::gather(op, tables, site),
             Work::Batched(op) => movement::batched(op, site),
+        }
+    }
+
+    /// The site of its stage, without tensors.
+    pub fn site<'a>(&self, sites: &'a Sites) -> &'a Site {
+        match self {
+            Work::Op(Op::Attention(_)) => &sites.attention,
+            _ => &sites.other,
         }
     }
 
@@ -162,7 +168,7 @@ impl std::fmt::Display for Work {
     }
 }
 
-/// The steps of a graph.
+/// The steps of a graph, and the bytes of the values beside those of the graph, whose ids are behind its own.
 ///
 /// # Errors
 /// The first node that has no lowering, or whose lowering cannot be on this chip.
@@ -170,9 +176,11 @@ pub fn steps(
     graph: &Graph,
     parts: &Parts,
     layers: &Layers,
+    sites: &Sites,
     chip: &Chip,
-) -> Result<Vec<Step>, ChainError> {
+) -> Result<(Vec<Step>, Vec<u64>), ChainError> {
     let mut all = Vec::new();
+    let mut beside = layers.beside.clone();
     for (index, node) in graph.nodes.iter().enumerate() {
         let before = all.len();
         if let Some(layer) = layers.of_node(index) {
@@ -180,16 +188,23 @@ pub fn steps(
         } else if let Some(step) = step(graph, parts, layers, index, node)? {
             all.push(step);
         }
-        for step in &all[before..] {
-            step.work
-                .validate(chip)
-                .map_err(|error| ChainError::Stage {
-                    place: node.place.to_string(),
-                    error,
-                })?;
+        for step in &mut all[before..] {
+            let refuse = |error| ChainError::Stage {
+                place: node.place.to_string(),
+                error,
+            };
+            step.work.validate(chip).map_err(refuse)?;
+            if let Work::Op(op) = &step.work {
+                let scratch = scratch_bytes(op, &step.work.site(sites).chip).map_err(refuse)?;
+                if scratch > 0 {
+                    step.writes
+                        .push(ValueId((graph.values.len() + beside.len()) as u32));
+                    beside.push(scratch);
+                }
+            }
         }
     }
-    Ok(all)
+    Ok((all, beside))
 }
 
 /// The step of a node that is no layer of the stream, if it takes one.
