@@ -82,7 +82,7 @@ pub fn emit(op: &Copy, parts: &[(Source, Axes)], mut frame: Frame) -> Result<Sta
     let ring = Ring::new(&frame, largest.max().unwrap_or(1))?;
     let first = frame.site.semaphore;
     frame.needs(Needs {
-        semaphores: ring.semaphores() + 1,
+        semaphores: ring.semaphores() + 1 + ring.slots,
         counter: 1,
         per_op: 1,
         ..Needs::default()
@@ -134,6 +134,8 @@ pub fn emit(op: &Copy, parts: &[(Source, Axes)], mut frame: Frame) -> Result<Sta
         ready,
         "semaphore: a buffer of one value is filled",
     );
+    let comment = "semaphores, one per buffer: the row that repeats is in it";
+    frame.text.equ("ONE", ready + 1, comment);
     frame.text.equ("TILES", tiles, "");
     frame.text.registers(&[
         ("me", "this tile"),
@@ -407,7 +409,7 @@ fn load(frame: &mut Frame, form: &Form, cuts: &[Cut]) {
             column,
             size,
             joined,
-            ..
+            pitch,
         } => {
             if column.is_none() {
                 // All from the first element to the last.
@@ -420,6 +422,22 @@ fn load(frame: &mut Frame, form: &Form, cuts: &[Cut]) {
                 ));
             } else {
                 text.inst(&format!("muli bytes, inner_n, {size}"));
+            }
+            if column.is_some() && cuts[row].axis.from == 0 && cuts[row].len > 1 {
+                // The copies go by the other channel, where no load waits behind them.
+                let (_, other) = frame.channels();
+                frame.text.block(&format!(
+                    "li t, {}
+                     add t, t, buf
+                     signal ONE(slot), 1
+                     dma.u8.u8 {channel}, t, from, bytes
+                     wait ONE(slot), 1
+                     signal READY(slot), 1
+                     dim row_n, inner_buf, r0
+                     dma.u8.u8 {other}, buf, t, bytes",
+                    cuts[row].len * pitch
+                ));
+                return;
             }
             text.inst("signal READY(slot), 1");
             if !joined && cuts[row].len > 1 {

@@ -244,7 +244,9 @@ pub enum Form {
         /// Elements of `inner` follow each other without a gap in the result: row and axis are stored as one row.
         dense: bool,
     },
-    /// Rows of `column` (one element without it) are loaded over `row` and stored turned, elements of `size` bytes.
+    /// Rows of `column` (one element without it) are loaded over `row` and stored turned, elements of `size` bytes. Where the operand
+    /// repeats along `row`, one is loaded, behind the place of all, and copied in SRAM: HBM would be asked for the same bytes
+    /// again and again.
     Turn {
         row: usize,
         column: Option<usize>,
@@ -328,6 +330,8 @@ fn turn(part: &Axes, goal: u64, cuts: &mut [Cut]) -> Option<Form> {
     let most = (goal / size).max(1);
     if let Some(c) = column {
         let column = part.axes[c];
+        // A row that repeats is loaded behind the place of its copies.
+        let most = if row.from == 0 { most / 2 } else { most };
         let (rows, columns) = both((row.count, column.count), most, unit);
         (cuts[at].len, cuts[c].len) = (rows.min(1 << 24), columns.min(1 << 24));
         let joined = row.from == (column.count * size) as i64 && cuts[c].len == column.count;
