@@ -12,7 +12,7 @@ use super::sites::Sites;
 use crate::chip::{Chip, cost};
 use crate::compiler::graph::{self, Graph, Node, Op as NodeOp, Value, ValueId};
 use crate::compiler::linear::Stream;
-use crate::compiler::movement::{self, Axis, Batched, Copy, Gather, Source};
+use crate::compiler::movement::{self, Axis, Batched, Copy, Gather, Source, TopK};
 use crate::compiler::op::{Bound, BoundUnit};
 use crate::compiler::rowwise::Rowwise;
 use crate::compiler::stage::{Site, Stage};
@@ -33,6 +33,7 @@ pub enum Work {
     Copy(Copy),
     Gather(Gather),
     Batched(Batched),
+    TopK(TopK),
 }
 
 /// A value that a step reads, or a part of it.
@@ -75,6 +76,7 @@ impl Work {
             Work::Copy(op) => movement::copy(op, site),
             Work::Gather(op) => movement::gather(op, tables, site),
             Work::Batched(op) => movement::batched(op, site),
+            Work::TopK(op) => movement::topk(op, site),
         }
     }
 
@@ -91,7 +93,7 @@ impl Work {
         match self {
             Work::Op(op) => op.bound(chip),
             Work::Layer { op, .. } => Op::Matmul(*op).bound(chip),
-            Work::Copy(_) | Work::Gather(_) | Work::Batched(_) => {
+            Work::Copy(_) | Work::Gather(_) | Work::Batched(_) | Work::TopK(_) => {
                 let (read, written) = self.hbm_bytes();
                 let peak = cost::hbm_peak_bytes_per_s(chip).max(1) as f64;
                 let mut units = vec![(BoundUnit::Hbm, (read as f64 + written as f64) / peak)];
@@ -108,7 +110,7 @@ impl Work {
         match self {
             Work::Op(op) => op.flops(),
             Work::Layer { op, .. } => Op::Matmul(*op).flops(),
-            Work::Copy(_) | Work::Gather(_) => 0,
+            Work::Copy(_) | Work::Gather(_) | Work::TopK(_) => 0,
             Work::Batched(op) => {
                 let batches: u128 = op.batches.iter().map(|a| u128::from(a.count)).product();
                 2 * batches * u128::from(op.m) * u128::from(op.n) * u128::from(op.k)
@@ -134,6 +136,10 @@ impl Work {
                 let bytes = op.dtype.bytes_for(op.outer * op.indices * op.inner);
                 (bytes + 4 * op.indices, bytes)
             }
+            Work::TopK(op) => {
+                let size = u64::from(op.dtype.bits() / 8);
+                (op.rows * op.n * size, op.rows * op.k * (size + 4))
+            }
             Work::Batched(op) => {
                 // An operand that all share is read once.
                 let size = |i: usize, elements: u64, stride: fn(&Axis) -> u64| {
@@ -151,7 +157,11 @@ impl Work {
     fn validate(&self, chip: &Chip) -> Result<(), CompileError> {
         match self {
             Work::Op(op) => Ok(op.validate(chip)?),
-            Work::Layer { .. } | Work::Copy(_) | Work::Gather(_) | Work::Batched(_) => Ok(()),
+            Work::Layer { .. }
+            | Work::Copy(_)
+            | Work::Gather(_)
+            | Work::Batched(_)
+            | Work::TopK(_) => Ok(()),
         }
     }
 }
@@ -164,6 +174,7 @@ impl std::fmt::Display for Work {
             Work::Copy(op) => write!(f, "copy of {} parts, {}", op.parts.len(), op.dtype),
             Work::Gather(op) => op.fmt(f),
             Work::Batched(op) => op.fmt(f),
+            Work::TopK(op) => op.fmt(f),
         }
     }
 }
@@ -279,11 +290,11 @@ fn step(
                 negative: true,
             })
         }
-        op @ (NodeOp::TopK(_) | NodeOp::Grouped(_)) => {
-            return Err(refuse(format!(
-                "{} in a graph is not lowered yet",
-                op.name()
-            )));
+        NodeOp::TopK(op) => Work::TopK(TopK::of(value(0).dtype, &value(0).shape, op)),
+        NodeOp::Grouped(_) => {
+            return Err(refuse(
+                "products of grouped rows are not lowered yet".to_owned(),
+            ));
         }
     };
     Ok(Some(Step {
