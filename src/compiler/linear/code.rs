@@ -89,6 +89,8 @@ pub fn start(text: &mut Text, s: &Stream) {
         s.slot * s.slots,
         s.tsram
     ));
+    // Other stages have names of their own for registers.
+    text.directive(".scope linear_start");
     text.registers(&[
         ("me", "this tile"),
         ("buf", "slot"),
@@ -121,6 +123,7 @@ pub fn start(text: &mut Text, s: &Stream) {
         ));
         index += count;
     }
+    text.directive(".endscope");
 }
 
 /// The stage of a layer.
