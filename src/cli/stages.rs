@@ -177,12 +177,7 @@ mod tests {
 
     fn stage(place: &str, m: u64) -> StageInfo {
         let chip = Chip::preset("mini").unwrap();
-        let op = Op::Matmul(Matmul {
-            m,
-            n: 64,
-            k: 64,
-            dtype: MatmulType::Bf16,
-        });
+        let op = Op::Matmul(Matmul::new(m, 64, 64, MatmulType::Bf16));
         let compiled = crate::compiler::compile(&op, &chip).unwrap();
         StageInfo {
             place: place.into(),
