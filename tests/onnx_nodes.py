@@ -1,4 +1,4 @@
-"""ONNX's own tests of its operators, all of them, through the importer.
+"""ONNX's own tests of its operators, all of them, through the importer and the rewriting of graphs.
 
 Fetches the wheel `onnx` 1.19.1 with pip into target/onnx-nodes and runs the test `node_tests_of_onnx_pass` over its data; prints
 passed / run for each operation, and what is refused and why. `--sample` copies the directories that stand in tests/onnx.

@@ -148,6 +148,8 @@ impl Case {
 struct Taken {
     cycles: u64,
     time_s: f64,
+    /// Events of the simulation.
+    events: u64,
     /// Host seconds of compiling and running.
     host_s: f64,
 }
@@ -189,6 +191,7 @@ fn simulate(op: &Op, chip: &Arc<Chip>) -> Outcome {
     Ok(Taken {
         cycles: run.cycles,
         time_s: run.end.seconds(),
+        events: run.events,
         host_s: start.elapsed().as_secs_f64(),
     })
 }
@@ -323,6 +326,7 @@ fn json_of((case, outcome): &(&Case, &Outcome), chip: &Chip) -> Value {
         "bound": bound.unit.name(),
         "bound_time_s": bound.time_s,
         "percent_of_bound": taken.map(|t| 100.0 * bound.time_s / t.time_s),
+        "events": taken.map(|t| t.events),
         "host_s": taken.map(|t| t.host_s),
         "error": outcome.as_ref().err().map(Missing::text),
     });

@@ -139,6 +139,7 @@ pub struct TsramLayout {
     pub buffers: Vec<(String, u64, u64)>,
     base: u64,
     size: u64,
+    reserved: u64,
 }
 
 impl TsramLayout {
@@ -148,6 +149,7 @@ impl TsramLayout {
             buffers: Vec::new(),
             base: 0,
             size: chip.tsram.size_bytes,
+            reserved: 0,
         }
     }
 
@@ -159,10 +161,16 @@ impl TsramLayout {
         }
     }
 
+    /// Keeps the first `bytes` for the first buffer.
+    pub fn reserve(&mut self, bytes: u64) {
+        self.reserved = bytes;
+    }
+
     /// Bytes taken, aligned.
     pub fn used(&self) -> u64 {
         self.buffers.last().map_or(0, |(_, offset, bytes)| {
-            (offset + bytes - self.base).next_multiple_of(BUFFER_ALIGN)
+            let end = (offset + bytes - self.base).next_multiple_of(BUFFER_ALIGN);
+            end.max(self.reserved)
         })
     }
 

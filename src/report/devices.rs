@@ -3,6 +3,8 @@
 //! Models: the shapes, the best measured time of each device, and the share of the device's own peak that this is. Leaves out: what the
 //! devices do inside a kernel. The times are data in `devices/*.csv`, which name their source and licence; shares are computed here from
 //! shape and time, by the same formulas for every device and for the chip. Invariant: a shape appears once per element type.
+//!
+#![doc = include_str!("devices.md")]
 
 use std::fmt;
 

@@ -11,10 +11,8 @@ use tilewright::isa::image::Image;
 use tilewright::machine::{
     LoadOptions, Machine, SanitizeOptions, UntimedLimits, run_untimed, sanitize,
 };
-use tilewright::num::exact::exact_block_sum;
 use tilewright::num::random::{normal, splitmix64};
-use tilewright::num::slice::{decode_slice, encode_slice};
-use tilewright::num::{Dtype, Overflow, Rounding};
+use tilewright::num::{Dtype, Overflow, Rounding, decode_slice, encode_slice, exact_block_sum};
 use tilewright::timing::{self, TimedOptions};
 
 fn chip(name: &str) -> Arc<Chip> {
@@ -229,12 +227,12 @@ fn layers_share_the_ring() {
         linear(5, 700, 900, Dtype::E2m1, mx),
         linear(1, 300, 500, Dtype::E4m3, none),
     ];
-    for ring in [4 << 10, 16 << 10, 64 << 10, 160 << 10] {
+    for ring in [40 << 10, 64 << 10, 160 << 10] {
         check(&layers, &chip("mini"), ring);
     }
 }
 
-/// Fewer columns than tiles, several parts of K, several passes of columns.
+/// Fewer columns than tiles, several parts of K, several panels of columns.
 #[test]
 fn grids_of_a_large_chip() {
     let maia = chip("maia-200");
@@ -243,6 +241,7 @@ fn grids_of_a_large_chip() {
         linear(1, 20, 5000, Dtype::E4m3, none),
         linear(64, 40, 6000, Dtype::E4m3, none),
         linear(2, 1111, 257, Dtype::Bf16, none),
+        linear(1, 5, 8, Dtype::Bf16, none),
     ];
     let (stream, _) = program(&layers, &maia, 1 << 20);
     assert!(stream.layers.iter().any(|p| p.parts > 1));
@@ -250,12 +249,12 @@ fn grids_of_a_large_chip() {
     check(&layers, &maia, 1 << 20);
     let wide = [linear(33, 4200, 70, Dtype::E4m3, none)];
     let mini = chip("mini");
-    assert!(program(&wide, &mini, 64 << 10).0.layers[0].passes > 1);
+    assert!(program(&wide, &mini, 64 << 10).0.layers[0].panels.len() > 1);
     check(&wide, &mini, 64 << 10);
 }
 
-/// The products of decoder layers; between them a stage of a few microseconds that all tiles wait for: every tile reads a vector of
-/// 16 KiB from HBM and writes its part of it.
+/// The products of decoder layers; between them a stage of 1.2 us that all tiles wait for: each reads its part of a vector of 16 KiB from
+/// HBM and writes it.
 fn decoder(shapes: &[(u64, u64)], layers: usize, chip: &Chip, ring: u64) -> (Stream, String) {
     let layer = shapes
         .iter()
@@ -277,8 +276,8 @@ fn decoder(shapes: &[(u64, u64)], layers: usize, chip: &Chip, ring: u64) -> (Str
         barrier(&mut text, chip, &format!("written_{i}"));
         let _ = writeln!(
             text,
-            "li r1, vector\nli r2, from\nli r3, 16384\nsignal 0, 1\ndma.u8.u8 1, r1, r2, r3\nsem.wait 0, 1\n\
-             rdsr r4, tile\nli r3, 448\nmul r4, r4, r3\nli r2, to\nadd r2, r2, r4\nadd r1, r1, r4\n\
+            "rdsr r4, tile\nli r3, 448\nmul r4, r4, r3\nli r1, vector\nli r2, from\nadd r1, r1, r4\nadd r2, r2, r4\n\
+             signal 0, 1\ndma.u8.u8 1, r1, r2, r3\nsem.wait 0, 1\nli r2, to\nadd r2, r2, r4\n\
              signal 0, 1\ndma.u8.u8 1, r2, r1, r3\nsem.wait 0, 1"
         );
         barrier(&mut text, chip, &format!("between_{i}"));
@@ -297,17 +296,12 @@ fn the_hbm_is_busy_between_products() {
         data: false,
         ..LoadOptions::default()
     };
-    if let Ok(path) = std::env::var("LINEAR_DUMP") {
-        std::fs::write(path, &decoder(&shapes, 4, &maia, 2 << 20).1).unwrap();
-    }
     let machine = Machine::load(maia.clone(), assembled(&text), &options).unwrap();
     let run = timing::run(machine, &TimedOptions::default()).unwrap();
     let weights: u64 = shapes.iter().map(|(n, k)| 2 * n * k).sum();
     let peak = tilewright::chip::cost::hbm_peak_bytes_per_s(&maia) as f64;
     let percent = 100.0 * weights as f64 / run.end.seconds() / peak;
-    println!(
-        "{percent} % of the HBM's peak, {} bytes streamed for {weights}",
-        stream.bytes
-    );
-    assert!(percent > 85.0, "{percent} % of the HBM's peak");
+    assert!(stream.bytes < weights * 101 / 100, "{} bytes", stream.bytes);
+    // 95.7 % when this was written, start and end included.
+    assert!(percent > 94.0, "{percent} % of the HBM's peak");
 }

@@ -1,4 +1,4 @@
-//! ONNX's own tests of its operators: import, evaluate, compare with the outputs that come with each.
+//! ONNX's own tests of its operators: import, bring into the chip's forms, evaluate, compare with the outputs that come with each.
 //!
 //! Each is a directory with `model.onnx` and inputs and outputs as tensors. A few stand in `tests/onnx` (from the wheel `onnx`
 //! 1.19.1, Apache-2.0); `tests/onnx_nodes.py` fetches the wheel and runs all of them through this test.

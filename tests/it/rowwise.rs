@@ -178,6 +178,7 @@ fn views_of_wider_matrices() {
     let mini = chip("mini", &[]);
     for (n, kind) in [
         Kind::Add,
+        Kind::Swiglu,
         Kind::Rmsnorm,
         Kind::AddRmsnorm,
         Kind::Softmax,
@@ -203,6 +204,17 @@ fn views_of_wider_matrices() {
             }
             passes(&program, &mini, cols < 1000);
         }
+    }
+    // Halves of a wider matrix, over all tiles; and more rows than go together.
+    for (rows, walk) in [(8, "columns of all rows"), (65, "rows,")] {
+        let mut program = Kind::Swiglu.program(rows, 5000, Dtype::Bf16);
+        for input in &mut program.inputs {
+            input.pitch = Some(10_000);
+        }
+        let chip = chip("maia-200", &[]);
+        let explained = compiled(&program, &chip).unwrap().plan.to_string();
+        assert!(explained.contains(walk), "{explained}");
+        passes(&program, &chip, true);
     }
     // A number for each row, of a column of a matrix.
     let mut program = Rowwise::new(70, 40);

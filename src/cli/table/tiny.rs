@@ -62,16 +62,18 @@ pub fn cases() -> Vec<Case> {
             if (i + j) % 2 == 1 {
                 continue;
             }
-            let (heads, kv_heads) = HEADS[(i + 2 * j) % HEADS.len()];
-            let (dtype, name) = [(Dtype::Bf16, "bf16"), (Dtype::E4m3, "fp8")][(i / 2 + j) % 2];
+            // Of a row of pairs every second one is there: its place.
+            let place = i + j / 2;
+            let (heads, kv_heads) = HEADS[(place + i / 4) % HEADS.len()];
+            let (dtype, name) = [(Dtype::Bf16, "bf16"), (Dtype::E4m3, "fp8")][(place / 2 + i) % 2];
             let op = Attention {
                 batch: 1 + (j as u64) % 3,
                 heads,
                 kv_heads,
-                head_dim: HEAD_DIMS[(i + j / 2) % HEAD_DIMS.len()],
+                head_dim: HEAD_DIMS[(i / 2 + j) % HEAD_DIMS.len()],
                 q_len,
                 kv_len,
-                causal: q_len > 1 && j % 2 == 0,
+                causal: q_len > 1 && (j / 2) % 2 == 0,
                 dtype,
             };
             all.push(Case {

@@ -196,8 +196,26 @@ pub fn lower(op: &Attention, chip: &Chip) -> Result<Lowered, CompileError> {
 /// # Errors
 /// As [`schedules`]; a site without a place for the [`scratch_bytes`].
 pub fn stage(op: &Attention, site: &Site) -> Result<Stage, CompileError> {
-    let found = schedules(op, &site.planned(1))?;
+    let found = schedules(op, &planned(site))?;
     stage_as(op, site, &found[0])
+}
+
+/// The chip that schedules of a stage are for: less what its end and control words at their place take.
+pub fn planned(site: &Site) -> Chip {
+    let mut chip = site.planned(1);
+    if site.chained {
+        chip.tsram.size_bytes = chip.tsram.size_bytes.saturating_sub(CONTROL_BYTES);
+    }
+    chip
+}
+
+/// The empty layout of a stage: control words of all stages share a place.
+fn empty(site: &Site) -> TsramLayout {
+    let mut layout = TsramLayout::of(site);
+    if site.chained {
+        layout.reserve(CONTROL_BYTES);
+    }
+    layout
 }
 
 /// Bytes of HBM for partial results, of the schedule that [`stage`] takes.
@@ -209,7 +227,7 @@ pub fn scratch_bytes(op: &Attention, chip: &Chip) -> Result<u64, CompileError> {
         chained: true,
         ..Site::whole(&Op::Attention(*op), chip)
     };
-    let found = schedules(op, &site.planned(1))?;
+    let found = schedules(op, &planned(&site))?;
     Ok(match &found[0] {
         Schedule::Decode(t) => decode::scratch_bytes(t, &Geometry::new(op), chip),
         Schedule::Prefill(_) => 0,
@@ -224,7 +242,7 @@ pub fn lower_as(op: &Attention, chip: &Chip, chosen: &Schedule) -> Result<Lowere
     stage::alone(&Op::Attention(*op), chip, |site| stage_as(op, site, chosen))
 }
 
-/// Attention as a stage by one of the [`schedules`] of the same operation and site.
+/// Attention as a stage by one of the [`schedules`] of the same operation and the site's [`planned`] chip.
 ///
 /// # Errors
 /// As [`lower_as`] and [`stage`](fn@stage).

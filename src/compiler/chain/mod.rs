@@ -17,11 +17,12 @@
 //! Products of few rows with constants take their weights from one stream through a ring in each tile's SRAM, which fills while other
 //! stages run ([`linear`]).
 //!
-//! Reading order: this page, [`parts`], [`linear`], [`steps`], [`place`], [`text`].
+//! Reading order: this page, [`parts`], [`linear`], [`sites`], [`steps`], [`place`], [`text`].
 
 pub mod linear;
 pub mod parts;
 pub mod place;
+pub mod sites;
 pub mod steps;
 pub mod text;
 
@@ -34,6 +35,7 @@ use crate::isa::image::Image;
 use crate::num::Dtype;
 use linear::Layers;
 use parts::Parts;
+use sites::Sites;
 use std::sync::Arc;
 
 /// Stages that a tile may be ahead of what it has waited for.
@@ -160,9 +162,10 @@ pub fn compile(graph: &Graph, chip: &Chip, options: &Options) -> Result<Program,
     let parts = Parts::of(graph);
     let ring = chip.tsram.size_bytes * options.ring_percent.min(100) / 100;
     let layers = Arc::new(Layers::of(graph, &parts, chip, ring)?);
-    let steps = steps::steps(graph, &parts, &layers, chip)?;
-    let placement = place::place(graph, &parts, &layers, &steps, chip)?;
-    let written = text::write(graph, &layers, &steps, &placement, chip)?;
+    let sites = Sites::new(graph, layers.stream.as_ref(), chip)?;
+    let (steps, beside) = steps::steps(graph, &parts, &layers, &sites, chip)?;
+    let placement = place::place(graph, &parts, &layers, &steps, &beside, chip)?;
+    let written = text::write(graph, &layers, &sites, &steps, &placement, chip)?;
     let no_includes = |path: &str| Err(std::io::Error::other(format!("no include of {path}")));
     let name = format!("<compiled {}>", graph.name);
     let image = asm::assemble_text(&name, &written.text, &no_includes).map_err(|diagnostics| {

@@ -66,7 +66,7 @@ impl Placement {
     }
 }
 
-/// Plans HBM for steps.
+/// Plans HBM for steps; `beside` are the bytes of values behind those of the graph.
 ///
 /// # Errors
 /// Values that do not fit.
@@ -75,14 +75,15 @@ pub fn place(
     parts: &Parts,
     layers: &Layers,
     steps: &[Step],
+    beside: &[u64],
     chip: &Chip,
 ) -> Result<Placement, ChainError> {
     // First and last step that needs a root; none: it has no memory.
     let values = graph.values.len();
-    let all = values + layers.beside.len();
+    let all = values + beside.len();
     let bytes = |i: usize| match i.checked_sub(values) {
         None => graph.values[i].bytes(),
-        Some(beside) => layers.beside[beside],
+        Some(other) => beside[other],
     };
     let mut lives: Vec<Option<(usize, usize)>> = vec![None; all];
     let mut live = |id: ValueId, step: usize| {

@@ -8,15 +8,16 @@
 use super::ChainError;
 use super::linear::Layers;
 use super::parts::Parts;
+use super::sites::Sites;
 use crate::chip::{Chip, cost};
 use crate::compiler::graph::{self, Graph, Node, Op as NodeOp, Value, ValueId};
 use crate::compiler::linear::Stream;
-use crate::compiler::movement::{self, Axis, Batched, Copy, Gather, Source};
+use crate::compiler::movement::{self, Axis, Batched, Copy, Gather, Source, TopK};
 use crate::compiler::op::{Bound, BoundUnit};
 use crate::compiler::rowwise::Rowwise;
 use crate::compiler::stage::{Site, Stage};
 use crate::compiler::{Attention, CompileError, Matmul, MatmulType, Op};
-use crate::compiler::{attention, matmul, rowwise};
+use crate::compiler::{attention, matmul, rowwise, scratch_bytes};
 use crate::num::{Dtype, Overflow, Rounding, encode};
 
 /// What a step does.
@@ -32,6 +33,7 @@ pub enum Work {
     Copy(Copy),
     Gather(Gather),
     Batched(Batched),
+    TopK(TopK),
 }
 
 /// A value that a step reads, or a part of it.
@@ -54,29 +56,35 @@ pub struct Step {
     pub writes: Vec<ValueId>,
 }
 
-/// What a stage may need beside its site.
-pub struct Beside<'a> {
-    /// The stream of weights, if there is one.
-    pub stream: Option<&'a Stream>,
-    /// Where tables of indices are in each tile's SRAM.
-    pub tables: u64,
-}
-
 impl Work {
     /// The program text of it at a site.
-    pub fn stage(&self, site: &Site, beside: &Beside<'_>) -> Result<Stage, CompileError> {
+    pub fn stage(
+        &self,
+        site: &Site,
+        tables: u64,
+        stream: Option<&Stream>,
+    ) -> Result<Stage, CompileError> {
         match self {
             Work::Op(Op::Matmul(op)) => matmul::stage(op, site),
             Work::Op(Op::Attention(op)) => attention::stage(op, site),
             Work::Op(Op::Rowwise(op)) => rowwise::stage(op, site),
             Work::Op(Op::Stream(_)) => unreachable!("no node of a graph is a stream"),
             Work::Layer { layer, .. } => {
-                let stream = beside.stream.expect("a layer is one of a stream");
+                let stream = stream.expect("a layer is one of a stream");
                 stream.stage(*layer, site, site.tensors[0], site.tensors[1])
             }
             Work::Copy(op) => movement::copy(op, site),
-            Work::Gather(op) => movement::gather(op, beside.tables, site),
+            Work::Gather(op) => movement::gather(op, tables, site),
             Work::Batched(op) => movement::batched(op, site),
+            Work::TopK(op) => movement::topk(op, site),
+        }
+    }
+
+    /// The site of its stage, without tensors.
+    pub fn site<'a>(&self, sites: &'a Sites) -> &'a Site {
+        match self {
+            Work::Op(Op::Attention(_)) => &sites.attention,
+            _ => &sites.other,
         }
     }
 
@@ -85,7 +93,7 @@ impl Work {
         match self {
             Work::Op(op) => op.bound(chip),
             Work::Layer { op, .. } => Op::Matmul(*op).bound(chip),
-            Work::Copy(_) | Work::Gather(_) | Work::Batched(_) => {
+            Work::Copy(_) | Work::Gather(_) | Work::Batched(_) | Work::TopK(_) => {
                 let (read, written) = self.hbm_bytes();
                 let peak = cost::hbm_peak_bytes_per_s(chip).max(1) as f64;
                 let mut units = vec![(BoundUnit::Hbm, (read as f64 + written as f64) / peak)];
@@ -102,7 +110,7 @@ impl Work {
         match self {
             Work::Op(op) => op.flops(),
             Work::Layer { op, .. } => Op::Matmul(*op).flops(),
-            Work::Copy(_) | Work::Gather(_) => 0,
+            Work::Copy(_) | Work::Gather(_) | Work::TopK(_) => 0,
             Work::Batched(op) => {
                 let batches: u128 = op.batches.iter().map(|a| u128::from(a.count)).product();
                 2 * batches * u128::from(op.m) * u128::from(op.n) * u128::from(op.k)
@@ -128,6 +136,10 @@ impl Work {
                 let bytes = op.dtype.bytes_for(op.outer * op.indices * op.inner);
                 (bytes + 4 * op.indices, bytes)
             }
+            Work::TopK(op) => {
+                let size = u64::from(op.dtype.bits() / 8);
+                (op.rows * op.n * size, op.rows * op.k * (size + 4))
+            }
             Work::Batched(op) => {
                 // An operand that all share is read once.
                 let size = |i: usize, elements: u64, stride: fn(&Axis) -> u64| {
@@ -145,7 +157,11 @@ impl Work {
     fn validate(&self, chip: &Chip) -> Result<(), CompileError> {
         match self {
             Work::Op(op) => Ok(op.validate(chip)?),
-            Work::Layer { .. } | Work::Copy(_) | Work::Gather(_) | Work::Batched(_) => Ok(()),
+            Work::Layer { .. }
+            | Work::Copy(_)
+            | Work::Gather(_)
+            | Work::Batched(_)
+            | Work::TopK(_) => Ok(()),
         }
     }
 }
@@ -158,11 +174,12 @@ impl std::fmt::Display for Work {
             Work::Copy(op) => write!(f, "copy of {} parts, {}", op.parts.len(), op.dtype),
             Work::Gather(op) => op.fmt(f),
             Work::Batched(op) => op.fmt(f),
+            Work::TopK(op) => op.fmt(f),
         }
     }
 }
 
-/// The steps of a graph.
+/// The steps of a graph, and the bytes of the values beside those of the graph, whose ids are behind its own.
 ///
 /// # Errors
 /// The first node that has no lowering, or whose lowering cannot be on this chip.
@@ -170,9 +187,11 @@ pub fn steps(
     graph: &Graph,
     parts: &Parts,
     layers: &Layers,
+    sites: &Sites,
     chip: &Chip,
-) -> Result<Vec<Step>, ChainError> {
+) -> Result<(Vec<Step>, Vec<u64>), ChainError> {
     let mut all = Vec::new();
+    let mut beside = layers.beside.clone();
     for (index, node) in graph.nodes.iter().enumerate() {
         let before = all.len();
         if let Some(layer) = layers.of_node(index) {
@@ -180,16 +199,23 @@ pub fn steps(
         } else if let Some(step) = step(graph, parts, layers, index, node)? {
             all.push(step);
         }
-        for step in &all[before..] {
-            step.work
-                .validate(chip)
-                .map_err(|error| ChainError::Stage {
-                    place: node.place.to_string(),
-                    error,
-                })?;
+        for step in &mut all[before..] {
+            let refuse = |error| ChainError::Stage {
+                place: node.place.to_string(),
+                error,
+            };
+            step.work.validate(chip).map_err(refuse)?;
+            if let Work::Op(op) = &step.work {
+                let scratch = scratch_bytes(op, &step.work.site(sites).chip).map_err(refuse)?;
+                if scratch > 0 {
+                    step.writes
+                        .push(ValueId((graph.values.len() + beside.len()) as u32));
+                    beside.push(scratch);
+                }
+            }
         }
     }
-    Ok(all)
+    Ok((all, beside))
 }
 
 /// The step of a node that is no layer of the stream, if it takes one.
@@ -264,11 +290,11 @@ fn step(
                 negative: true,
             })
         }
-        op @ (NodeOp::TopK(_) | NodeOp::Grouped(_)) => {
-            return Err(refuse(format!(
-                "{} in a graph is not lowered yet",
-                op.name()
-            )));
+        NodeOp::TopK(op) => Work::TopK(TopK::of(value(0).dtype, &value(0).shape, op)),
+        NodeOp::Grouped(_) => {
+            return Err(refuse(
+                "products of grouped rows are not lowered yet".to_owned(),
+            ));
         }
     };
     Ok(Some(Step {

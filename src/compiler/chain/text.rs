@@ -6,18 +6,14 @@
 
 use super::linear::Layers;
 use super::place::{Area, Placement};
-use super::steps::{Beside, Step, Work, total};
+use super::sites::{READY, Sites};
+use super::steps::{Step, Work, total};
 use super::{ChainError, MARKS, StageInfo, WINDOW};
 use crate::chip::{Chip, cost};
 use crate::compiler::emit::Text;
 use crate::compiler::graph::{Graph, Kind, Value, ValueId};
-use crate::compiler::linear::Stream;
-use crate::compiler::movement::TABLE_BYTES;
 use crate::compiler::stage::Site;
 use std::collections::BTreeSet;
-
-/// Semaphores of stages.
-const READY: usize = 2 * WINDOW;
 
 /// A written program.
 pub struct Written {
@@ -32,17 +28,12 @@ pub struct Written {
 pub fn write(
     graph: &Graph,
     layers: &Layers,
+    sites: &Sites,
     steps: &[Step],
     placement: &Placement,
     chip: &Chip,
 ) -> Result<Written, ChainError> {
-    let marks = (8 * (steps.len() as u64 + 1)).next_multiple_of(256);
     let stream = layers.stream.as_ref();
-    let site = site(chip, stream, marks + TABLE_BYTES)?;
-    let beside = Beside {
-        stream,
-        tables: marks,
-    };
     let needs = needs(steps, placement);
     let mut text = Text::default();
     let mut stages = Vec::new();
@@ -54,9 +45,9 @@ pub fn write(
         let writes = step.writes.iter().map(|id| placement.area(*id).offset);
         let site = Site {
             tensors: reads.chain(writes).collect(),
-            ..site.clone()
+            ..step.work.site(sites).clone()
         };
-        let stage = step.work.stage(&site, &beside);
+        let stage = step.work.stage(&site, sites.tables, stream);
         let stage = stage.map_err(|error| ChainError::Stage {
             place: node.place.to_string(),
             error,
@@ -79,13 +70,12 @@ pub fn write(
         steps.len()
     ));
     text.blank();
-    declare(&mut text, graph, layers, placement, steps, marks);
+    declare(&mut text, graph, layers, placement, steps, sites.marks);
     text.blank();
     text.directive(".tile");
     if let Some(stream) = stream {
-        text.directive(".scope weights");
+        // Its names are those of every layer's stage.
         text.raw(&stream.start());
-        text.directive(".endscope");
     }
     let mut waited = 0;
     for (s, (step, stage)) in steps.iter().zip(&lowered).enumerate() {
@@ -131,48 +121,6 @@ pub fn write(
         text: text.finish(),
         stages,
     })
-}
-
-/// What every stage may use: all but the marks and the semaphores of stages.
-fn site(chip: &Chip, stream: Option<&Stream>, first: u64) -> Result<Site, ChainError> {
-    let refuse = |what: String| ChainError::Chip {
-        chip: chip.name.clone(),
-        what,
-    };
-    let largest = u64::from(u32::MAX >> (32 - chip.semaphores.bits.clamp(1, 32)));
-    if u64::from(chip.tiles()) > largest {
-        return Err(refuse(format!(
-            "the {} tiles are counted by semaphores of {} bits",
-            chip.tiles(),
-            chip.semaphores.bits
-        )));
-    }
-    let mut site = match stream {
-        Some(stream) => stream.rest(chip),
-        None => Site {
-            chip: chip.clone(),
-            tsram: 0,
-            semaphore: 0,
-            channel: 0,
-            tensors: Vec::new(),
-            chained: true,
-        },
-    };
-    let rest = &mut site.chip;
-    let left = rest.semaphores.count.checked_sub(READY as u32);
-    rest.semaphores.count = left
-        .filter(|n| *n > 0)
-        .ok_or_else(|| refuse(format!("needs more than {READY} semaphores")))?;
-    let left = rest.tsram.size_bytes.checked_sub(first);
-    rest.tsram.size_bytes = left.filter(|n| *n > 0).ok_or_else(|| {
-        refuse(format!(
-            "its tile SRAM of {} bytes does not hold {first} bytes for all stages",
-            chip.tsram.size_bytes
-        ))
-    })?;
-    site.tsram += first;
-    site.semaphore += READY as u64;
-    Ok(site)
 }
 
 /// For each step how many stages from the first must be done before it: one more than the last that wrote what it reads, or

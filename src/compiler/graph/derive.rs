@@ -6,6 +6,7 @@
 
 use super::{Data, DataError, View, elements};
 use crate::num::{Dtype, Overflow, Rounding, decode_slice, encode_slice, pack_codes, unpack_codes};
+use rayon::prelude::*;
 use std::sync::Arc;
 
 /// A constant that something is made of.
@@ -206,7 +207,7 @@ fn packed(dtype: Dtype, codes: Vec<u8>) -> Vec<u8> {
 /// Rows and columns of a block of the last two axes: both sides of a transpose stay in the cache.
 const BLOCK: u64 = 32;
 
-/// Copies elements of W bytes as a view reads them.
+/// Copies elements of W bytes as a view reads them, bands of rows side by side on the host's threads.
 fn lay<const W: usize>(view: &View, from: &[u8], to: &mut [u8]) {
     // Two axes at least.
     let rank = view.shape.len();
@@ -221,26 +222,29 @@ fn lay<const W: usize>(view: &View, from: &[u8], to: &mut [u8]) {
         offset: view.offset,
     };
     let size = (rows * columns) as usize * W;
+    let blocks = |n: u64| (0..n).step_by(BLOCK as usize);
     for (start, to) in outer.indices().zip(to.chunks_mut(size.max(1))) {
-        let blocks = |n: u64| (0..n).step_by(BLOCK as usize);
+        let at = |i: u64, j: u64| (start as i64 + down * i as i64 + right * j as i64) as usize * W;
+        let line = columns as usize * W;
         // Rows that lie as they are read are copied whole.
         if right == 1 {
-            for i in 0..rows {
-                let at = (start as i64 + down * i as i64) as usize * W;
-                let length = columns as usize * W;
-                to[i as usize * length..][..length].copy_from_slice(&from[at..at + length]);
+            for (i, row) in (0..rows).zip(to.chunks_mut(line)) {
+                row.copy_from_slice(&from[at(i, 0)..][..line]);
             }
             continue;
         }
-        for (i0, j0) in blocks(rows).flat_map(|i| blocks(columns).map(move |j| (i, j))) {
-            for i in i0..rows.min(i0 + BLOCK) {
-                for j in j0..columns.min(j0 + BLOCK) {
-                    let at = (start as i64 + down * i as i64 + right * j as i64) as usize * W;
-                    let into = (i * columns + j) as usize * W;
-                    to[into..into + W].copy_from_slice(&from[at..at + W]);
+        let bands = to.par_chunks_mut(line * BLOCK as usize).enumerate();
+        bands.for_each(|(band, to)| {
+            let i0 = band as u64 * BLOCK;
+            for j0 in blocks(columns) {
+                for (i, row) in (i0..rows).zip(to.chunks_mut(line)) {
+                    for j in j0..columns.min(j0 + BLOCK) {
+                        let (place, into) = (at(i, j), j as usize * W);
+                        row[into..into + W].copy_from_slice(&from[place..place + W]);
+                    }
                 }
             }
-        }
+        });
     }
 }
 

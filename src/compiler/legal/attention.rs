@@ -213,7 +213,7 @@ fn positions(r: &mut Rewriter<'_>, first: i64, shape: &[u64]) -> Result<ValueId>
     let at = |i: u64| first.saturating_add(i as i64);
     let number = |i| at(i).clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
     let bytes: Vec<u8> = (0..count).flat_map(|i| number(i).to_le_bytes()).collect();
-    let (name, data) = (format!("positions from {first}"), Data::Bytes(bytes.into()));
+    let (name, data) = (format!("positions_{first}"), Data::Bytes(bytes.into()));
     Ok(r.new.constant(&name, Dtype::I32, shape, data)?)
 }
 

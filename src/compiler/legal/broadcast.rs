@@ -66,10 +66,14 @@ fn narrow(view: &View, spread: Spread, rows: u64) -> Option<(Spread, View)> {
         strides: view.strides[range].to_vec(),
         offset: view.offset,
     };
+    if elements(&view.shape) == 1 {
+        return None;
+    }
     if still(0..rank) {
         return (spread != Spread::Scalar).then(|| (Spread::Scalar, part(0..0)));
     }
-    if spread != Spread::Full {
+    // What is one row, or one column, is not repeated.
+    if spread != Spread::Full || rows == 1 || elements(&view.shape) == rows {
         return None;
     }
     let split =

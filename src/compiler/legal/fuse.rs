@@ -203,7 +203,12 @@ impl Pair<'_> {
         } else {
             return None;
         };
-        let same = |(i, o): (usize, usize)| both[0].outputs[o].spread == both[1].inputs[i].spread;
+        // Over one row, or one column, spreads that differ there are the same.
+        let (rows, cols) = (both[0].rows > 1, both[0].cols > 1);
+        let varies = |spread: Spread| (spread.varies().0 && rows, spread.varies().1 && cols);
+        let same = |(i, o): (usize, usize)| {
+            varies(both[0].outputs[o].spread) == varies(both[1].inputs[i].spread)
+        };
         links().all(same).then_some(both)
     }
 

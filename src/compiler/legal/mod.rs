@@ -9,7 +9,7 @@
 //! | Attention | all of Q, K, V in BF16 or all in E4M3, O in BF16; the dimension of a head is 32 to 256, a multiple of 32, the same for V; scale 1 / sqrt(dim); causal not at all or with the ends aligned; no window, soft-cap, mask, sinks or lengths |
 //! | Rowwise | any program that [`crate::compiler::rowwise`] takes; chains are one program |
 //! | Layout | one view of an input, of a constant that it makes much larger, or of what another operation made; aliases cost nothing ([`View::is_alias`](super::graph::View::is_alias), [`View::is_run`](super::graph::View::is_run)) |
-//! | Concat, Pad, Gather, TopK | as they were |
+//! | Concat, Pad, Gather, TopK, Grouped | as they were |
 //!
 //! Passes, in order:
 //!

@@ -13,8 +13,8 @@
 //!
 //! Terms: a = a0 + a1 + a2, each the rest rounded to BF16, so that \|a1\| <= 2^-8 \|a\| and \|a2\| <= 2^-16 \|a\|, exactly for FP32. The
 //! product of the sums leaves out a1 b2, a2 b1 and a2 b2, less than 2^-22.9 \|a\|\|b\| at worst and about 2^-26 on average; all that is
-//! kept is one product: A' = [a0 a2 a1 ..] along K, B' likewise, small terms first. F16 has two terms and leaves out nothing. Terms of
-//! constants are made on the host.
+//! kept is one product: A' = [a0 a2 a1 ..] along K, B' likewise, small terms first. F16 by F16, of two terms each, leaves out
+//! nothing. Terms of constants are made on the host. Leaves out: infinities, which a cast to BF16 makes the largest number of it.
 
 use super::exact::{Exact, exact};
 use super::rewrite::{Rewriter, rewrite};
@@ -53,8 +53,10 @@ pub fn products(graph: &Graph, options: &Options, folded: &mut Folded) -> Result
 #[derive(Debug, Default)]
 struct Forms {
     terms: FxHashMap<(ValueId, usize, Vec<usize>), ValueId>,
-    /// In E4M3, and the scales.
-    scaled: FxHashMap<ValueId, (ValueId, ValueId)>,
+    /// A in E4M3, and the scales of its rows.
+    rows: FxHashMap<ValueId, (ValueId, ValueId)>,
+    /// B in E4M3, and the scales of its columns.
+    columns: FxHashMap<ValueId, (ValueId, Option<ValueId>)>,
 }
 
 impl Forms {
@@ -135,31 +137,35 @@ impl Forms {
         b: ValueId,
         dtype: Dtype,
     ) -> Result<ValueId> {
-        let (qa, sa) = match self.scaled.get(&a) {
+        let (qa, sa) = match self.rows.get(&a) {
             Some(both) => *both,
             None => quantised_rows(r, a)?,
         };
-        self.scaled.insert(a, (qa, sa));
-        let (qb, sb) = match (self.scaled.get(&b), r.source(b)) {
+        self.rows.insert(a, (qa, sa));
+        let (qb, sb) = match (self.columns.get(&b), r.source(b)) {
+            (Some(both), _) => *both,
+            // In the type already: nothing to gain, and every other scale would round again.
+            (None, _) if r.new.dtype(b) == Dtype::E4m3 => (b, None),
             (None, Some(source)) => {
                 r.folded += 1;
                 let shape = source.shape.clone();
                 let of = source.clone();
                 let q = r.derive(b, "e4m3", Recipe::Quantised(of), Dtype::E4m3, &shape)?;
                 let scales = Recipe::Scales(source);
-                (q, r.derive(b, "scales", scales, Dtype::F32, &shape[1..])?)
+                let scales = r.derive(b, "scales", scales, Dtype::F32, &shape[1..])?;
+                (q, Some(scales))
             }
-            (Some(both), _) => *both,
             (None, None) => return Err(LegalError::form(&r.new.value(b).name, "no constant")),
         };
-        self.scaled.insert(b, (qb, sb));
+        self.columns.insert(b, (qb, sb));
         let sum = multiply(r, qa, qb, Dtype::F32)?;
         let split = r.new.shape(sum).len() - 1;
         let per_row = [r.new.shape(sa), &[1]].concat();
         let sa = r.layout(sa, View::reshape(&per_row))?;
-        let made = r.new.rows(Some(split), &[sum, sa, sb], |rows, x| {
-            let half = rows.binary(Binary::Mul, x[0], x[1]);
-            let whole = rows.binary(Binary::Mul, half, x[2]);
+        let operands: Vec<ValueId> = [sum, sa].into_iter().chain(sb).collect();
+        let made = r.new.rows(Some(split), &operands, |rows, x| {
+            let scales = x[1..].iter();
+            let whole = scales.fold(x[0], |sum, s| rows.binary(Binary::Mul, sum, *s));
             vec![(whole, dtype, Spread::Full)]
         })?;
         Ok(made[0])

@@ -4,40 +4,44 @@
 //! chunk a slot holds is known here, so nothing is kept from stage to stage: each stage begins with constants for the ring's
 //! place and for the load that comes next. Leaves out: waiting for inputs, which the chain does.
 //!
-//! A tile whose columns end before a pass begins multiplies one column of zeros and writes nothing: its ring turns like every other's.
+//! A tile whose columns end before a panel begins multiplies one column of zeros that nobody reads: its ring turns like every other's.
 
 use super::plan::{Packing, Pieces};
 use super::stream::{Load, Stream, WEIGHTS};
+use crate::chip::Chip;
 use crate::compiler::emit::{Text, TsramLayout};
 use crate::compiler::stage::{Site, Stage};
 use crate::compiler::{CompileError, Plan};
 
-/// Semaphores of a stage: A is there; sums are in SRAM; C is in HBM.
-pub const SEMAPHORES: u64 = 3;
+/// Semaphores of a stage: slices of A that are there; panels of sums that are in SRAM; C is in HBM; the slice of A that this tile sends has arrived
+/// everywhere.
+pub const SEMAPHORES: u64 = 4;
 
-/// Consecutive chunks that are multiplied and followed by loads in the same way.
+/// Consecutive chunks of alike panels that are followed by alike loads.
 struct Turn {
     chunks: u64,
-    /// They are the last of their pass: one chunk, of the part's rest.
-    last: bool,
+    /// Index in [`Packing::panels`].
+    panel: usize,
     load: Option<Load>,
 }
 
-/// The chunks of a pass in turns. The load that a product makes room for is that of the chunk a whole ring later.
-fn turns(s: &Stream, layer: usize, pass: u64) -> Vec<Turn> {
-    let p = &s.layers[layer];
+/// The chunks of a layer in turns. The load that a product makes room for is that of the chunk a whole ring later.
+fn turns(s: &Stream, layer: usize) -> Vec<Turn> {
     let mut turns: Vec<Turn> = Vec::new();
-    for chunk in 0..p.chunks {
-        let index = s.chunks_before(layer) + pass * p.chunks + chunk;
-        let (last, load) = (chunk + 1 == p.chunks, s.load(index + s.slots));
-        let pieces = |load: &Option<Load>| load.map(|l| l.pieces);
-        match turns.last_mut() {
-            Some(t) if t.last == last && pieces(&t.load) == pieces(&load) => t.chunks += 1,
-            _ => turns.push(Turn {
-                chunks: 1,
-                last,
-                load,
-            }),
+    let mut index = s.chunks_before(layer);
+    for (panel, (count, p)) in s.layers[layer].panels.iter().enumerate() {
+        for _ in 0..count * p.chunks {
+            let load = s.load(index + s.slots);
+            let pieces = |load: &Option<Load>| load.map(|l| l.pieces);
+            match turns.last_mut() {
+                Some(t) if t.panel == panel && pieces(&t.load) == pieces(&load) => t.chunks += 1,
+                _ => turns.push(Turn {
+                    chunks: 1,
+                    panel,
+                    load,
+                }),
+            }
+            index += 1;
         }
     }
     turns
@@ -85,6 +89,8 @@ pub fn start(text: &mut Text, s: &Stream) {
         s.slot * s.slots,
         s.tsram
     ));
+    // Other stages have names of their own for registers.
+    text.directive(".scope linear_start");
     text.registers(&[
         ("me", "this tile"),
         ("buf", "slot"),
@@ -117,6 +123,7 @@ pub fn start(text: &mut Text, s: &Stream) {
         ));
         index += count;
     }
+    text.directive(".endscope");
 }
 
 /// The stage of a layer.
@@ -137,7 +144,7 @@ pub fn stage(s: &Stream, layer: usize, site: &Site, a: u64, c: u64) -> Result<St
     let (a_bytes, c_bytes) = p.buffers();
     let a_buf = site.tsram + layout.place("A", a_bytes)?;
     let c_buf = site.tsram + layout.place("C", c_bytes)?;
-    let plan = describe(s, p);
+    let plan = describe(s, p, &site.chip);
     let mut text = Text::default();
     text.comment(&plan.op);
     let id = format!("linear_{layer}");
@@ -168,21 +175,17 @@ pub fn stage(s: &Stream, layer: usize, site: &Site, a: u64, c: u64) -> Result<St
     };
     names.registers(&mut text);
     names.fetch(&mut text);
-    let mut pieces = None;
-    for pass in 0..p.passes {
-        names.begin(&mut text, pass);
-        for turn in turns(s, layer, pass) {
-            names.turn(&mut text, &turn, &mut pieces);
-        }
-        names.write(&mut text, pass);
+    let (mut pieces, mut panel) = (None, None);
+    for turn in turns(s, layer) {
+        names.turn(&mut text, &turn, &mut pieces, &mut panel);
     }
-    text.inst(&format!("j {}_end", names.id));
+    names.write(&mut text);
     names.chunks(&mut text);
     text.label(&format!("{}_end", names.id));
     Ok(Stage {
         text: text.finish(),
         plan,
-        crosses: false,
+        crosses: true,
     })
 }
 
@@ -216,114 +219,127 @@ impl Names<'_> {
             ("t2", ""),
             ("part", "of K"),
             ("col", "first column"),
-            ("kc", "K of a chunk"),
-            ("kl", "K of the last chunk of a pass"),
-            ("old", "the pass has sums"),
+            ("left", "columns from the panel's first on that exist"),
+            ("kp", "K of the part"),
+            ("kk", "K of the panel that is done"),
+            ("kc", "K of the chunk"),
+            ("most", "K of a chunk"),
             ("ap", "A of the chunk"),
+            ("cp", "C of the panel"),
+            ("acc", "accumulators of the panel"),
             ("m", "rows"),
-            ("n", "columns of the pass"),
-            ("wide", "those that exist"),
+            ("n", "columns of the panel"),
             ("lda", "bytes between rows"),
             ("ldb", ""),
             ("ldc", ""),
             ("end", "of the ring"),
             ("scales", "from a chunk to its scales"),
-            ("lds", "bytes between scales"),
+            ("wide", "columns of a panel"),
+            ("one", "1"),
             ("rb", "return address"),
         ]);
     }
 
-    /// Finds the tile's part, and fetches A.
+    /// Finds the tile's part, and fetches A: each tile a slice, which it sends to all tiles of its part. If every tile read all that it needs, the few
+    /// channels that hold A would serve it as often as there are tiles, and the stream of weights would wait for them.
     fn fetch(&self, text: &mut Text) {
-        let (p, op) = (self.p, &self.p.op);
-        let first = self.s.chunks_before(self.layer);
+        let (s, p, op, id) = (self.s, self.p, &self.p.op, &self.id);
+        let slot = s.chunks_before(self.layer) % s.slots;
+        let (arrived, sent) = (self.semaphore(0), self.semaphore(3));
         text.block("rdsr me, tile");
         match p.parts {
             1 => text.block(&format!(
                 "li part, 0
-                 muli col, me, {}
-                 la t0, {id}_A
-                 li kc, {}",
-                p.width,
-                p.depth,
-                id = self.id
+                 mv t2, me               # place in the part
+                 la at, {id}_A
+                 li kp, {}",
+                p.depth
             )),
             parts => text.block(&format!(
                 "li t1, {parts}
                  remu part, me, t1
-                 divu col, me, t1
-                 muli col, col, {}
-                 muli t1, part, {}
-                 li kc, {}
-                 sub kc, kc, t1
-                 li t2, {}
-                 min kc, kc, t2          # K of this part
+                 divu t2, me, t1         # place in the part
+                 muli t1, part, {depth}
+                 li kp, {}
+                 sub kp, kp, t1
+                 li t0, {depth}
+                 min kp, kp, t0
                  muli t1, t1, {}
-                 la t0, {id}_A
-                 add t0, t0, t1",
-                p.width,
-                p.depth,
+                 la at, {id}_A
+                 add at, at, t1",
                 op.k,
-                p.depth,
                 op.input.bits() / 8,
-                id = self.id
+                depth = p.depth
             )),
         }
+        let mask = |part: u64| {
+            let tiles = (0..p.tiles).filter(|t| t % p.parts == part);
+            tiles.fold(0u64, |mask, t| mask | 1 << t)
+        };
         text.block(&format!(
-            "la ap, {id}_A_buf
+            "muli col, t2, {}
+             la ap, {id}_A_buf
              li m, {}
              li lda, {}
              li t1, {}
+             bge t2, t1, {id}_no_slice
+             muli t2, t2, {slice}
+             sub kc, kp, t2
+             li t1, {slice}
+             min kc, kc, t1          # K of the slice
+             muli t1, t2, {}
+             add at, at, t1
+             muli t1, t2, {}
+             add t0, ap, t1
+             li t1, {}
              dim m, lda, t1
-             signal {}, 1
-             dma.{}.{} {}, ap, t0, kc
-             addi kl, kc, -{}
-             li ldb, {}
+             ldc t1, {id}_masks(part)
+             mcast t1
+             signal.dest {arrived}, 1
+             signal {sent}, 1
+             dma.{}.{} {}, t0, at, kc
+             j {id}_sliced
+             {id}_no_slice:
+             sem.post me, {sent}, 1
+             {id}_sliced:
+             li left, {}
+             sub left, left, col
+             li kk, 0
+             la cp, {id}_C_buf
+             li acc, 0
              li ldc, {}
-             la buf, {:#x}
-             la end, {:#x}",
+             la buf, linear_ring + {}
+             la end, linear_ring + {}",
+            p.width,
             op.m,
             p.lda,
+            p.slices,
+            op.input.bits() / 8,
+            op.operand().bits() / 8,
             op.input.bytes_for(op.k),
-            self.semaphore(0),
             op.input,
             op.operand(),
             self.site.channel,
-            (p.chunks - 1) * p.kc,
-            p.ldb(),
+            op.n,
             p.ldc,
-            self.s.tsram + first % self.s.slots * self.s.slot,
-            self.s.tsram + self.s.slots * self.s.slot,
-            id = self.id
+            slot * s.slot,
+            s.slots * s.slot,
+            slice = p.slice,
         ));
-        if op.weights.scaled() {
-            text.inst(&format!("li lds, {}", p.cols));
-        }
+        let masks: Vec<String> = (0..p.parts)
+            .map(|part| mask(part).cast_signed().to_string())
+            .collect();
+        text.directive(&format!(".const {id}_masks, {}", masks.join(", ")));
     }
 
-    /// Begins a pass: its columns.
-    fn begin(&self, text: &mut Text, pass: u64) {
-        let p = self.p;
-        text.block(&format!(
-            "li t0, {}
-             sub t0, t0, col
-             li wide, {}
-             min wide, wide, t0
-             li t0, 1
-             max n, wide, t0
-             li old, 0",
-            p.op.n - pass * p.cols,
-            p.pass_cols(pass)
-        ));
-        match pass {
-            // Taken by the first product.
-            0 => text.inst(&format!("wait {}, 1", self.semaphore(0))),
-            _ => text.inst(&format!("la ap, {}_A_buf", self.id)),
-        }
-    }
-
-    /// Multiplies the chunks of a turn. `pieces`: those that the registers hold.
-    fn turn(&self, text: &mut Text, turn: &Turn, pieces: &mut Option<Option<Pieces>>) {
+    /// Multiplies the chunks of a turn. `pieces` and `panel`: what the registers hold.
+    fn turn(
+        &self,
+        text: &mut Text,
+        turn: &Turn,
+        pieces: &mut Option<Option<Pieces>>,
+        panel: &mut Option<usize>,
+    ) {
         let wanted = turn.load.map(|l| l.pieces);
         if *pieces != Some(wanted) {
             match turn.load {
@@ -332,35 +348,52 @@ impl Names<'_> {
             }
             *pieces = Some(wanted);
         }
-        let (k, whole) = match turn.last {
-            true => ("mv kc, kl".to_owned(), self.p.last_kc()),
-            false => (format!("li kc, {}", self.p.kc), self.p.kc),
-        };
-        if self.p.op.weights.scaled() {
-            text.inst(&format!("li scales, {}", self.p.scales_at(whole)));
+        if *panel != Some(turn.panel) {
+            let (p, op) = (&self.p.panels[turn.panel].1, &self.p.op);
+            text.block(&format!(
+                "li most, {}
+                 min kc, kp, most
+                 li wide, {}
+                 li one, 1
+                 min n, left, wide
+                 max n, n, one           # a tile without columns multiplies one
+                 li ldb, {}",
+                p.kc,
+                p.cols,
+                p.ldb(op)
+            ));
+            if op.weights.scaled() {
+                text.inst(&format!("li scales, {}", p.scales_at(op)));
+            }
+            if panel.is_none() {
+                // Taken by the first product.
+                let slices = self.p.slices;
+                text.inst(&format!("wait {}, {slices}", self.semaphore(0)));
+            }
+            *panel = Some(turn.panel);
         }
         text.block(&format!(
-            "{k}
-             li cnt, {}
+            "li cnt, {}
              jal rb, {}_chunks",
             turn.chunks, self.id
         ));
     }
 
-    /// Writes the sums of a pass.
-    fn write(&self, text: &mut Text, pass: u64) {
+    /// Writes C, once all panels are in SRAM.
+    fn write(&self, text: &mut Text) {
         let (p, id, dtype) = (self.p, &self.id, self.p.output());
-        let (sums, stored) = (self.semaphore(1), self.semaphore(2));
+        let (sums, stored, panels) = (self.semaphore(1), self.semaphore(2), p.panel_count());
         let bytes = dtype.bytes_for(1);
         text.block(&format!(
-            "la t0, {id}_C_buf
-             signal {sums}, 1
-             mm.store.{dtype} r0, t0, m, n, ldc
-             blez wide, {id}_none_{pass}
-             la t1, {id}_C + {}
+            "li t0, {}
+             sub t0, t0, col
+             li t1, {}
+             min n, t0, t1
+             blez n, {id}_none
+             la t1, {id}_C
              muli t2, col, {bytes}
              add t1, t1, t2",
-            pass * p.cols * bytes
+            p.op.n, p.width
         ));
         if p.parts > 1 {
             text.block(&format!(
@@ -370,25 +403,29 @@ impl Names<'_> {
             ));
         }
         text.block(&format!(
-            "li t2, {}
+            "la t0, {id}_C_buf
+             li t2, {}
              dim m, t2, ldc
-             wait {sums}, 1
+             wait {sums}, {panels}
              signal {stored}, 1
-             dma.{dtype}.{dtype} {}, t1, t0, wide
+             dma.{dtype}.{dtype} {}, t1, t0, n
              sem.wait {stored}, 1
-             j {id}_written_{pass}
-             {id}_none_{pass}:
-             sem.wait {sums}, 1
-             {id}_written_{pass}:",
+             j {id}_written
+             {id}_none:
+             sem.wait {sums}, {panels}
+             {id}_written:
+             sem.wait {}, 1
+             j {id}_end",
             p.op.n * bytes,
-            self.site.channel
+            self.site.channel,
+            self.semaphore(3)
         ));
     }
 
     /// Subroutine: `cnt` chunks, each followed by the load that takes its slot.
     fn chunks(&self, text: &mut Text) {
-        let (s, op, id) = (self.s, &self.p.op, &self.id);
-        let (a, b) = (op.operand(), op.weights.dtype);
+        let (s, p, op, id) = (self.s, self.p, &self.p.op, &self.id);
+        let (a, b, c) = (op.operand(), op.weights.dtype, p.output());
         text.block(&format!(
             "{id}_chunks:
              wait {}, 1
@@ -400,23 +437,19 @@ impl Names<'_> {
         if op.weights.scaled() {
             text.block(&format!(
                 "add t0, buf, scales
-                 mm.scale.none.{} r0, r0, t0, lds",
+                 mm.scale.none.{} r0, r0, t0, wide",
                 op.weights.scale_name()
             ));
         }
         text.block(&format!(
-            "bnez old, {id}_add
-             mm.new.{a}.{b}.mk.kn r0, ap, buf, m, n, kc, lda, ldb
-             li old, 1
+            "bnez kk, {id}_add
+             mm.new.{a}.{b}.mk.kn acc, ap, buf, m, n, kc, lda, ldb
              j {id}_pushed
              {id}_add:
-             mm.acc.{a}.{b}.mk.kn r0, ap, buf, m, n, kc, lda, ldb
+             mm.acc.{a}.{b}.mk.kn acc, ap, buf, m, n, kc, lda, ldb
              {id}_pushed:
-             muli t0, kc, {}
-             add ap, ap, t0
              beqz pieces, {id}_loaded
              wait {}, 1",
-            a.bits() / 8,
             s.free
         ));
         push(text, s);
@@ -424,24 +457,46 @@ impl Names<'_> {
             "{id}_loaded:
              addi buf, buf, {}
              bne buf, end, {id}_in_ring
-             la buf, {:#x}
+             la buf, linear_ring
              {id}_in_ring:
+             muli t0, kc, {}
+             add ap, ap, t0
+             add kk, kk, kc
+             sub kc, kp, kk
+             bnez kc, {id}_next
+             signal {}, 1
+             mm.store.{c} acc, cp, m, n, ldc
+             xori acc, acc, {}
+             la ap, {id}_A_buf
+             li kk, 0
+             mv kc, kp
+             muli t0, wide, {}
+             add cp, cp, t0
+             sub left, left, wide
+             min n, left, wide
+             max n, n, one
+             {id}_next:
+             min kc, kc, most
              dec cnt
              bnez cnt, {id}_chunks
              jalr r0, 0(rb)",
-            s.slot, s.tsram
+            s.slot,
+            a.bits() / 8,
+            self.semaphore(1),
+            p.blocks(),
+            c.bytes_for(1),
         ));
     }
 }
 
 /// The decisions in words.
-fn describe(s: &Stream, p: &Packing) -> Plan {
+fn describe(s: &Stream, p: &Packing, chip: &Chip) -> Plan {
     let mut plan = Plan {
         op: p.op.to_string(),
         facts: Vec::new(),
         split_k: p.parts,
         split_depth: p.depth,
-        predicted_cycles: 0,
+        predicted_cycles: p.cycles(chip),
     };
     plan.fact(
         "grid",
@@ -450,18 +505,19 @@ fn describe(s: &Stream, p: &Packing) -> Plan {
             p.parts, p.depth, p.groups, p.width
         ),
     );
-    plan.fact("passes", format!("{} of {} columns", p.passes, p.cols));
-    plan.fact(
-        "chunks",
-        format!(
-            "{} a pass, of K = {}, {} bytes in pieces of {}, the last of K = {}",
-            p.chunks,
-            p.kc,
-            p.whole.total(),
-            p.whole.bytes,
-            p.last_kc()
-        ),
-    );
+    for (count, q) in &p.panels {
+        plan.fact(
+            "panels",
+            format!(
+                "{count} of {} columns, in {} chunks of K = {}: {} bytes in pieces of {}",
+                q.cols,
+                q.chunks,
+                q.kc,
+                q.pieces.total(),
+                q.pieces.bytes
+            ),
+        );
+    }
     plan.fact("ring", format!("{} slots of {} bytes", s.slots, s.slot));
     let (op, streamed) = (&p.op, p.bytes());
     let bytes = op.k * op.weights.bytes(op.n) + op.weights.scale_blocks(op.k) * op.n;

@@ -6,19 +6,23 @@
 //! the SRAM of other stages ([`Stream::rest`]). A slot's next load is pushed together with the product that empties it,
 //! whichever layer it belongs to, and starts by itself once that product is done: the ring fills while other stages run.
 //!
-//! **Where weights lie** ([`pack`]). A layer is cut into `parts` of K by `groups` of columns, a tile each ([`Packing`]); a tile's columns into passes that the
-//! accumulators hold; a pass into chunks along K. Every tile has the same chunks, those of narrower tiles padded, so what a tile
+//! **Where weights lie** ([`pack`]). A layer is cut into `parts` of K by `groups` of columns, a tile each ([`Packing`]); a tile's columns into panels, whose rows are
+//! best as wide as a bank's word; a panel into chunks along K. Every tile has the same chunks, those of narrower tiles padded, so what a tile
 //! loads when is known when the program is compiled, and control code keeps nothing between stages. Chunk i of all tiles lies in one range of HBM, in
 //! pieces of about a train of requests that go round the tiles: all tiles then read the same few rows of every bank at a time. With exact
 //! channels this reads at 96 % of the peak, with each tile's chunk in one piece at 94 %, with a range of HBM for each tile at 90 % (288 MiB, one DMA channel;
-//! two channels, which read two chunks at a time, lose about 1 %).
+//! two channels, which read two chunks at a time, lose about 1 %). A ring of 16 slots of 128 KiB covers 10 us.
 //!
-//! **A stage** fetches its part of A, multiplies chunk by chunk, and writes C. Each sum is over one part of K by the rule of a whole product that
-//! begins at the part's first element. With several parts C is `[parts][m][n]` in FP32, to be added in ascending order by whoever
-//! reads it; with one it is `[m][n]` in the layer's output type.
+//! **A stage** fetches A, each tile a slice that it sends to all tiles of its part of K, multiplies chunk by chunk, and writes C. 36 tiles that
+//! all read one short vector keep the few channels that hold it busy, and the stream waits for those: with slices four layers of Llama 3.1 8B
+//! (one row, FP8, a stage of 1.2 us between products) run at 98 % of the HBM's peak, 95 % with exact channels; with all of A read by every
+//! tile at 97 and 94 %; if the stages between read a vector so as well, at 96 and 89 %. The ring hides other stages up to about its own time: with
+//! 3.7 us between products it is 97 %, with 5.8 us 84 %, where they and the latencies of products add up to more than the 31 us of a layer's weights.
 //!
-//! Leaves out: quantising A (it comes in a type that the DMA converts), tensor scales, adding parts, multicast of A: with
-//! many rows and few parts every tile reads all of A, which the search counts.
+//! Each sum is over one part of K by the rule of a whole product that begins at the part's first element. With several parts C is
+//! `[parts][m][n]` in FP32, to be added in ascending order by whoever reads it; with one it is `[m][n]` in the layer's output type.
+//!
+//! Leaves out: quantising A (it comes in a type that the DMA converts), tensor scales, adding parts.
 //!
 //! Invariants: operations wait only for operations that were pushed before; a ring has at most as many slots as a queue is deep, so a
 //! load's push never blocks; the last products signal no slot free that nobody will load, so at the end of the
@@ -32,7 +36,7 @@ mod stream;
 mod tests;
 
 pub use pack::{pack, unpack};
-pub use plan::{Packing, Pieces, plan};
+pub use plan::{Packing, Panel, Pieces, plan};
 pub use stream::{Stream, WEIGHTS};
 
 use super::Operand;

@@ -112,7 +112,7 @@ impl Stream {
             };
             stream.offsets.push(stream.bytes);
             stream.bytes += packing.bytes();
-            chunks += packing.passes * packing.chunks;
+            chunks += packing.chunks();
             stream.firsts.push(chunks);
             stream.layers.push(packing);
         }
@@ -162,13 +162,10 @@ impl Stream {
     pub(super) fn load(&self, index: u64) -> Option<Load> {
         let layer = self.firsts.partition_point(|first| *first <= index) - 1;
         let p = self.layers.get(layer)?;
-        let index = index - self.firsts[layer];
-        let (pass, chunk, pieces) = p.chunk(index);
-        let pass_bytes = p.tile_bytes() / p.passes;
-        let before = p.tiles * (pass * pass_bytes + chunk * p.whole.total());
+        let (panel, _, _, before) = p.chunk(index - self.firsts[layer])?;
         Some(Load {
-            pieces,
-            at: self.hbm + self.offsets[layer] + before,
+            pieces: panel.pieces,
+            at: self.hbm + self.offsets[layer] + p.tiles * before,
         })
     }
 
@@ -179,7 +176,8 @@ impl Stream {
         text.finish()
     }
 
-    /// The stage of a layer, whose A, `[m][k]`, lies at `a` in HBM, and C ([`Packing::output_bytes`]) at `c`. Tiles do not cross.
+    /// The stage of a layer, whose A, `[m][k]`, lies at `a` in HBM, and C ([`Packing::output_bytes`]) at `c`. Tiles send each other
+    /// slices of A.
     ///
     /// # Errors
     /// A site with less than [`Stream::rest`] leaves.

@@ -8,13 +8,13 @@ fn chip(name: &str) -> Chip {
     Chip::preset(name).unwrap()
 }
 
-fn linear(m: u64, n: u64, k: u64, weights: impl Into<Operand>) -> Linear {
+fn linear(m: u64, n: u64, k: u64, weights: Operand) -> Linear {
     Linear {
         m,
         n,
         k,
         input: Dtype::Bf16,
-        weights: weights.into(),
+        weights,
         output: Dtype::Bf16,
     }
 }
@@ -104,8 +104,8 @@ fn what_is_unpacked_was_packed() {
 #[test]
 fn chunks_follow_each_other_through_the_stream() {
     let chip = chip("mini");
-    let layers =
-        [(1, 300, 500), (33, 64, 100), (1, 300, 500)].map(|(m, n, k)| linear(m, n, k, Dtype::E4m3));
+    let layers = [(1, 300, 500), (33, 64, 100), (1, 300, 500)]
+        .map(|(m, n, k)| linear(m, n, k, plain(Dtype::E4m3)));
     let stream = Stream::new(&layers, &chip, 128 << 10, 4096).unwrap();
     let (mut index, mut at) = (0, 4096);
     while let Some(load) = stream.load(index) {
@@ -122,7 +122,7 @@ fn chunks_follow_each_other_through_the_stream() {
 #[test]
 fn what_cannot_be_is_one_error() {
     let chip = chip("mini");
-    let good = linear(1, 64, 64, Dtype::E4m3);
+    let good = linear(1, 64, 64, plain(Dtype::E4m3));
     for (op, says) in [
         (Linear { m: 65, ..good }, "m = 65, it must be 1 to 64"),
         (Linear { k: 0, ..good }, "k = 0, it must be 1 to 16777216"),

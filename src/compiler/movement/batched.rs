@@ -9,6 +9,7 @@
 use super::ring::Ring;
 use super::{ALIGN, CompileError, Frame, hbm_cycles, plan};
 use crate::chip::{Chip, cost};
+use crate::compiler::emit::Text;
 use crate::compiler::graph::View;
 use crate::compiler::graph::op::broadcast;
 use crate::compiler::limits::Needs;
@@ -408,12 +409,12 @@ fn emit(op: &Batched, s: &Sizes, items: u64, ring: Ring, frame: &mut Frame) {
          li c_at, C
          addi rest, item, 0",
     );
-    let advance = |text: &mut crate::compiler::emit::Text, at: &str, step: u64| {
+    let advance = |text: &mut Text, at: &str, step: u64| {
         if step > 0 {
             text.block(&format!("li t, {step}\nmul t, t, idx\nadd {at}, {at}, t"));
         }
     };
-    let place = |text: &mut crate::compiler::emit::Text, count: &str| {
+    let place = |text: &mut Text, count: &str| {
         text.block(&format!(
             "li t, {count}\nremu idx, rest, t\ndivu rest, rest, t"
         ));

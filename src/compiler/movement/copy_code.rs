@@ -14,41 +14,67 @@ use crate::compiler::stage::Stage;
 use crate::num::Dtype;
 
 /// Bytes of the buffer that holds one value everywhere, if there is room.
-const FILL: u64 = 16 << 10;
-/// Bytes of the word that such a buffer is made of, with the gap to the next request.
+const FILL: u64 = 24 << 10;
+/// Bytes that it is made of: three requests, and a multiple of elements of every size.
+const LINE: u64 = 768;
+/// Where they lie in front of it, behind the twelve that they are made of.
 const SEED: u64 = 256;
+/// Bytes in front of it.
+const HEAD: u64 = SEED + LINE;
+
+/// What a buffer is filled with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Value {
+    /// Elements of this code.
+    Code(u32),
+    /// The element of so many bytes that is there in an operand.
+    Element {
+        operand: usize,
+        from: u64,
+        size: u64,
+    },
+}
 
 /// A part and what it needs to be emitted.
 struct Moved<'a> {
     source: Source,
     axes: &'a Axes,
+    /// The buffer that it is read from, if it has one value everywhere.
+    value: Option<usize>,
     pieces: Pieces,
 }
 
 pub fn emit(op: &Copy, parts: &[(Source, Axes)], mut frame: Frame) -> Result<Stage, CompileError> {
     let tiles = frame.tiles();
-    let mut fills: Vec<u32> = Vec::new();
-    for (source, _) in parts {
-        if let Source::Fill(code) = source
-            && !fills.contains(code)
-        {
-            fills.push(*code);
+    let value = |source: Source, axes: &Axes| match source {
+        Source::Fill(code) => Value::Code(code),
+        Source::Operand(operand) => Value::Element {
+            operand,
+            from: axes.from,
+            size: axes.size,
+        },
+    };
+    let mut fills: Vec<Value> = Vec::new();
+    for (source, axes) in parts.iter().filter(|(_, axes)| axes.fill) {
+        let value = value(*source, axes);
+        if !fills.contains(&value) {
+            fills.push(value);
         }
     }
     declare(op, parts, &mut frame);
     // At most half of the room goes to values.
-    let each = frame.free() / 2 / (fills.len() as u64).max(1) / SEED * SEED;
-    let filled = each.saturating_sub(SEED).min(FILL);
-    if !fills.is_empty() && filled < SEED {
+    let each = frame.free() / 2 / (fills.len() as u64).max(1);
+    let filled = each.saturating_sub(HEAD).min(FILL) / LINE * LINE;
+    if !fills.is_empty() && filled == 0 {
         let reason = format!(
             "{} values need {} bytes of SRAM each, {each} are free",
             fills.len(),
-            2 * SEED
+            HEAD + LINE
         );
         return Err(frame.no_plan(reason));
     }
     for n in 0..fills.len() {
-        frame.buffer(&format!("fill{n}"), SEED + filled)?;
+        frame.buffer(&format!("fill{n}"), HEAD + filled)?;
     }
     let largest = parts
         .iter()
@@ -56,31 +82,27 @@ pub fn emit(op: &Copy, parts: &[(Source, Axes)], mut frame: Frame) -> Result<Sta
     let ring = Ring::new(&frame, largest.max().unwrap_or(1))?;
     let first = frame.site.semaphore;
     frame.needs(Needs {
-        semaphores: ring.semaphores() + 1,
+        semaphores: ring.semaphores() + 1 + ring.slots,
         counter: 1,
         per_op: 1,
         ..Needs::default()
     })?;
     let moved: Vec<Moved> = (parts.iter())
         .map(|(source, axes)| {
-            let fill = matches!(source, Source::Fill(_));
-            // A row of a fill is made of whole elements: multiples of 12 are of every size.
-            let slot = if fill { filled / 12 * 12 } else { ring.bytes };
+            let slot = if axes.fill { filled } else { ring.bytes };
+            let place = || fills.iter().position(|v| *v == value(*source, axes));
             Moved {
                 source: *source,
                 axes,
-                pieces: cut(axes, fill, slot, tiles),
+                value: axes.fill.then(place).flatten(),
+                pieces: cut(axes, slot, tiles),
             }
         })
         .collect();
     let mut bytes = 0u128;
     for m in &moved {
         let size: u128 = m.axes.axes.iter().map(|a| u128::from(a.count)).product();
-        bytes += if matches!(m.source, Source::Fill(_)) {
-            size
-        } else {
-            2 * size
-        };
+        bytes += if m.axes.fill { size } else { 2 * size };
     }
     let mut plan = plan(&frame.op, hbm_cycles(frame.site, bytes));
     plan.fact(
@@ -95,7 +117,7 @@ pub fn emit(op: &Copy, parts: &[(Source, Axes)], mut frame: Frame) -> Result<Sta
             .map(|c| format!("{}/{}", c.len, c.axis.count))
             .collect();
         let form = match m.pieces.form {
-            _ if matches!(m.source, Source::Fill(_)) => "fill",
+            _ if m.axes.fill => "fill",
             Form::Rows { .. } => "rows",
             Form::Turn { .. } => "turned",
         };
@@ -112,6 +134,8 @@ pub fn emit(op: &Copy, parts: &[(Source, Axes)], mut frame: Frame) -> Result<Sta
         ready,
         "semaphore: a buffer of one value is filled",
     );
+    let comment = "semaphores, one per buffer: the row that repeats is in it";
+    frame.text.equ("ONE", ready + 1, comment);
     frame.text.equ("TILES", tiles, "");
     frame.text.registers(&[
         ("me", "this tile"),
@@ -140,15 +164,15 @@ pub fn emit(op: &Copy, parts: &[(Source, Axes)], mut frame: Frame) -> Result<Sta
     frame.text.blank();
     frame.text.directive(".tile");
     ring.start(&mut frame);
-    for (n, code) in fills.iter().enumerate() {
-        fill(&mut frame, n, *code, op.dtype, filled);
+    for (n, value) in fills.iter().enumerate() {
+        fill(&mut frame, n, *value, op.dtype, filled);
     }
     let mut turn = 0;
     for (n, m) in moved.iter().enumerate() {
-        let value = fills.iter().position(|c| m.source == Source::Fill(*c));
-        let source = match (m.source, value) {
-            (Source::Operand(o), _) => format!("in{o} + {}", m.axes.from),
-            (_, v) => format!("fill{} + {SEED}", v.unwrap_or(0)),
+        let source = match (m.source, m.value) {
+            (_, Some(value)) => format!("fill{value} + {HEAD}"),
+            (Source::Operand(o), None) => format!("in{o} + {}", m.axes.from),
+            (Source::Fill(_), None) => continue,
         };
         part(&mut frame, n, m, &source, ring, turn);
         turn = (turn + m.pieces.count) % tiles;
@@ -170,33 +194,53 @@ fn declare(op: &Copy, parts: &[(Source, Axes)], frame: &mut Frame) {
     }
 }
 
-/// Fills buffer `n` with a value: a word by the processor, the rest by a transfer that repeats it.
-fn fill(frame: &mut Frame, n: usize, code: u32, dtype: Dtype, bytes: u64) {
-    // FP6 has periods of three bytes, so the seed is twelve: a multiple of every size.
-    let bits = dtype.bits();
-    let mut pattern = [0u32; 3];
-    for bit in 0..96 {
-        pattern[bit / 32] |= (code >> (bit as u32 % bits) & 1) << (bit % 32);
-    }
+/// Fills buffer `n` with a value: twelve bytes, a multiple of every size, by the processor or from HBM, the rest by a transfer that
+/// repeats them.
+fn fill(frame: &mut Frame, n: usize, value: Value, dtype: Dtype, bytes: u64) {
     let (channel, _) = frame.channels();
     let text = &mut frame.text;
     text.blank();
-    text.comment(&format!("{code:#x} everywhere in fill{n}."));
+    text.comment(&format!("One value everywhere in fill{n}."));
     text.inst(&format!("li buf, fill{n}"));
-    for (i, word) in pattern.iter().enumerate() {
-        text.block(&format!("li t, {word}\nsw t, {}(buf)", 4 * i));
+    match value {
+        Value::Code(code) => {
+            let bits = dtype.bits();
+            let mut pattern = [0u32; 3];
+            for bit in 0..96 {
+                pattern[bit / 32] |= (code >> (bit as u32 % bits) & 1) << (bit % 32);
+            }
+            for (i, word) in pattern.iter().enumerate() {
+                text.block(&format!("li t, {word}\nsw t, {}(buf)", 4 * i));
+            }
+        }
+        Value::Element {
+            operand,
+            from,
+            size,
+        } => text.block(&format!(
+            "li from, in{operand} + {from}
+             li row_n, {}
+             li bytes, {size}
+             dim row_n, bytes, r0
+             signal FILLED, 1
+             dma.u8.u8 {channel}, buf, from, bytes
+             sem.wait FILLED, 1",
+            12 / size
+        )),
     }
-    text.block(&format!(
-        "li row_n, {}
-         li outer_buf, 12
-         dim row_n, outer_buf, r0
-         li bytes, 12
-         li to, fill{n} + {SEED}
-         signal FILLED, 1
-         dma.u8.u8 {channel}, to, buf, bytes
-         sem.wait FILLED, 1",
-        bytes / 12
-    ));
+    for (from, to, row, all) in [(0, SEED, 12, LINE), (SEED, HEAD, LINE, bytes)] {
+        text.block(&format!(
+            "li from, fill{n} + {from}
+             li to, fill{n} + {to}
+             li row_n, {}
+             li bytes, {row}
+             dim row_n, bytes, r0
+             signal FILLED, 1
+             dma.u8.u8 {channel}, to, from, bytes
+             sem.wait FILLED, 1",
+            all / row
+        ));
+    }
 }
 
 /// `register = (idx * step) + register`; clobbers t.
@@ -244,7 +288,7 @@ fn part(frame: &mut Frame, n: usize, m: &Moved, source: &str, ring: Ring, turn: 
         (tiles - turn) % tiles,
         m.axes.to
     ));
-    let fill = matches!(m.source, Source::Fill(_));
+    let fill = m.axes.fill;
     let mut outside = *count;
     for (axis, cut) in cuts.iter().enumerate().rev() {
         let blocks = cut.blocks();
@@ -365,7 +409,7 @@ fn load(frame: &mut Frame, form: &Form, cuts: &[Cut]) {
             column,
             size,
             joined,
-            ..
+            pitch,
         } => {
             if column.is_none() {
                 // All from the first element to the last.
@@ -378,6 +422,22 @@ fn load(frame: &mut Frame, form: &Form, cuts: &[Cut]) {
                 ));
             } else {
                 text.inst(&format!("muli bytes, inner_n, {size}"));
+            }
+            if column.is_some() && cuts[row].axis.from == 0 && cuts[row].len > 1 {
+                // The copies go by the other channel, where no load waits behind them.
+                let (_, other) = frame.channels();
+                frame.text.block(&format!(
+                    "li t, {}
+                     add t, t, buf
+                     signal ONE(slot), 1
+                     dma.u8.u8 {channel}, t, from, bytes
+                     wait ONE(slot), 1
+                     signal READY(slot), 1
+                     dim row_n, inner_buf, r0
+                     dma.u8.u8 {other}, buf, t, bytes",
+                    cuts[row].len * pitch
+                ));
+                return;
             }
             text.inst("signal READY(slot), 1");
             if !joined && cuts[row].len > 1 {

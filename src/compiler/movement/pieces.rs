@@ -31,8 +31,10 @@ pub struct Axes {
     /// One past the last byte in the operand and in the result.
     pub from_end: u64,
     pub to_end: u64,
-    /// Bytes of an element that the last axis was made of; 0 if it is not of whole elements.
+    /// Bytes of the element that the last axis is made of; of those that together are whole bytes, for types of 4 and 6 bits.
     pub size: u64,
+    /// One value everywhere; it has no strides in the operand.
+    pub fill: bool,
 }
 
 /// Bytes past which a part is not addressed: more than any HBM, and no product overflows.
@@ -54,13 +56,19 @@ pub fn axes(part: &Part, dtype: Dtype) -> Result<Option<Axes>, String> {
     if part.shape.contains(&0) {
         return Ok(None);
     }
-    let fill = matches!(part.source, Source::Fill(_));
     // Elements of a unit that is whole bytes, and its bytes.
     let bits = u64::from(dtype.bits());
     let (group, size) = match bits {
         4 => (2, 1),
         6 => (4, 3),
         _ => (1, bits / 8),
+    };
+    let fill = match part.source {
+        Source::Fill(_) => true,
+        Source::Operand(_) => {
+            let mut axes = part.shape.iter().zip(&part.strides);
+            group == 1 && axes.all(|(count, stride)| *count == 1 || *stride == 0)
+        }
     };
     let (mut from, mut to) = (i128::from(part.from), i128::from(part.to));
     let mut list = Vec::new();
@@ -169,9 +177,10 @@ pub fn axes(part: &Part, dtype: Dtype) -> Result<Option<Axes>, String> {
         axes: merged,
         from: from as u64,
         to: to as u64,
-        from_end: if fill { 0 } else { (from + high) as u64 },
+        from_end: (from + high) as u64,
         to_end: (to + to_high) as u64,
         size,
+        fill,
     }))
 }
 
@@ -235,7 +244,9 @@ pub enum Form {
         /// Elements of `inner` follow each other without a gap in the result: row and axis are stored as one row.
         dense: bool,
     },
-    /// Rows of `column` (one element without it) are loaded over `row` and stored turned, elements of `size` bytes.
+    /// Rows of `column` (one element without it) are loaded over `row` and stored turned, elements of `size` bytes. Where the operand
+    /// repeats along `row`, one is loaded, behind the place of all, and copied in SRAM: HBM would be asked for the same bytes
+    /// again and again.
     Turn {
         row: usize,
         column: Option<usize>,
@@ -266,16 +277,16 @@ const SPAN: i64 = 256;
 /// How many times its room a piece may write where elements repeat.
 const LONG: u64 = 16;
 
-/// Cuts a part into pieces of up to `slot` bytes of SRAM, several for each of `tiles` if it has so much; those of a `fill` are
+/// Cuts a part into pieces of up to `slot` bytes of SRAM, several for each of `tiles` if it has so much; those of a fill are
 /// read from one buffer of `slot` bytes.
-pub fn cut(part: &Axes, fill: bool, slot: u64, tiles: u64) -> Pieces {
-    let axes = &part.axes;
+pub fn cut(part: &Axes, slot: u64, tiles: u64) -> Pieces {
+    let (axes, fill) = (&part.axes, part.fill);
     let bytes: u64 = axes.iter().map(|a| a.count).product();
     let goal = (bytes / (8 * tiles))
         .clamp(LEAST, slot.max(LEAST))
         .min(slot);
     let mut cuts: Vec<Cut> = axes.iter().map(|a| Cut { axis: *a, len: 1 }).collect();
-    let form = turn(part, fill, goal, &mut cuts).unwrap_or_else(|| rows(fill, goal, &mut cuts));
+    let form = turn(part, goal, &mut cuts).unwrap_or_else(|| rows(fill, goal, &mut cuts));
     let count = cuts.iter().map(Cut::blocks).product();
     Pieces { form, cuts, count }
 }
@@ -303,13 +314,13 @@ fn both(counts: (u64, u64), most: u64, unit: u64) -> (u64, u64) {
     (first.max(1), second.max(1))
 }
 
-fn turn(part: &Axes, fill: bool, goal: u64, cuts: &mut [Cut]) -> Option<Form> {
+fn turn(part: &Axes, goal: u64, cuts: &mut [Cut]) -> Option<Form> {
     let size = part.size;
     let [.., row, element] = &part.axes[..] else {
         return None;
     };
     let fits = matches!(size, 1 | 2 | 4) && element.count == size && row.to == size as i64;
-    if fill || !fits || row.from < 0 {
+    if part.fill || !fits || row.from < 0 {
         return None;
     }
     let at = part.axes.len() - 2;
@@ -319,6 +330,8 @@ fn turn(part: &Axes, fill: bool, goal: u64, cuts: &mut [Cut]) -> Option<Form> {
     let most = (goal / size).max(1);
     if let Some(c) = column {
         let column = part.axes[c];
+        // A row that repeats is loaded behind the place of its copies.
+        let most = if row.from == 0 { most / 2 } else { most };
         let (rows, columns) = both((row.count, column.count), most, unit);
         (cuts[at].len, cuts[c].len) = (rows.min(1 << 24), columns.min(1 << 24));
         let joined = row.from == (column.count * size) as i64 && cuts[c].len == column.count;

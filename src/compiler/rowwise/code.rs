@@ -16,12 +16,9 @@ use crate::num::Dtype;
 
 /// Semaphores: of the ring's slots, each as many as the ring has; then those of what is loaded once and of a streamed row.
 const IN_FREE: u64 = 0;
-const IN_FULL: u64 = 1;
+pub(super) const IN_FULL: u64 = 1;
 const OUT_FREE: u64 = 2;
-const OUT_FULL: u64 = 3;
-
-/// Most channels that the loads of a tile's only strip are spread over.
-const LOAD_CHANNELS: u64 = 4;
+pub(super) const OUT_FULL: u64 = 3;
 
 /// What the program needs of a chip.
 pub fn needs(program: &Rowwise, layout: &Layout) -> Needs {
@@ -35,13 +32,13 @@ pub fn needs(program: &Rowwise, layout: &Layout) -> Needs {
 }
 
 /// A tensor that moves: its symbol, type, place in the slot.
-struct Moved<'a> {
-    name: &'a str,
-    dtype: Dtype,
-    spread: Spread,
-    offset: u64,
+pub(super) struct Moved<'a> {
+    pub(super) name: &'a str,
+    pub(super) dtype: Dtype,
+    pub(super) spread: Spread,
+    pub(super) offset: u64,
     /// Elements from row to row in HBM, if they do not follow each other.
-    pitch: Option<u64>,
+    pub(super) pitch: Option<u64>,
 }
 
 /// Control code under construction.
@@ -54,7 +51,7 @@ pub struct Code<'a> {
 
 impl Code<'_> {
     /// The semaphores of a kind are those of slot 0 and up.
-    fn semaphore(&self, kind: u64) -> u64 {
+    pub(super) fn semaphore(&self, kind: u64) -> u64 {
         self.site.semaphore + kind * self.layout.ring
     }
 
@@ -64,7 +61,7 @@ impl Code<'_> {
     }
 
     /// Says that the tile's last strip or row is done, where other stages follow.
-    fn ended(&self) -> u64 {
+    pub(super) fn ended(&self) -> u64 {
         self.once() + 5
     }
 
@@ -100,32 +97,41 @@ impl Code<'_> {
     }
 
     /// Elements of a row of a tensor.
-    fn row(&self, spread: Spread) -> u64 {
+    pub(super) fn row(&self, spread: Spread) -> u64 {
         match spread {
             Spread::Full | Spread::PerColumn => self.program.cols,
             Spread::PerRow | Spread::Scalar => 1,
         }
     }
 
-    fn inputs(&self) -> impl Iterator<Item = Moved<'_>> {
+    /// Elements from row to row of a tensor whose rows are transferred one by one.
+    fn pitch(&self, pitch: Option<u64>, spread: Spread) -> Option<u64> {
+        let row = self.row(spread);
+        if self.layout.across > 0 {
+            return (spread == Spread::Full).then(|| pitch.unwrap_or(row));
+        }
+        pitch.filter(|p| *p != row && self.program.rows > 1)
+    }
+
+    pub(super) fn inputs(&self) -> impl Iterator<Item = Moved<'_>> {
         let all = self.program.inputs.iter().zip(&self.layout.inputs);
         all.map(|(i, offset)| Moved {
             name: &i.name,
             dtype: i.dtype,
             spread: i.spread,
             offset: *offset,
-            pitch: i.pitch.filter(|p| *p != self.row(i.spread)),
+            pitch: self.pitch(i.pitch, i.spread),
         })
     }
 
-    fn outputs(&self) -> impl Iterator<Item = Moved<'_>> {
+    pub(super) fn outputs(&self) -> impl Iterator<Item = Moved<'_>> {
         let all = self.program.outputs.iter().zip(&self.layout.outputs);
         all.map(|(o, offset)| Moved {
             name: &o.name,
             dtype: o.dtype,
             spread: o.spread,
             offset: *offset,
-            pitch: o.pitch.filter(|p| *p != self.row(o.spread)),
+            pitch: self.pitch(o.pitch, o.spread),
         })
     }
 
@@ -135,7 +141,7 @@ impl Code<'_> {
         l.walk != Walk::Streamed && l.strips <= u64::from(self.site.chip.tiles())
     }
 
-    fn channels(&self) -> (u64, u64) {
+    pub(super) fn channels(&self) -> (u64, u64) {
         (self.site.dma(0), self.site.dma(1))
     }
 
@@ -251,7 +257,7 @@ impl Code<'_> {
     }
 
     /// A transfer between HBM and the slot; `far` is done when `c.far` is the address.
-    fn transfer(
+    pub(super) fn transfer(
         &self,
         text: &mut Text,
         moved: &Moved<'_>,
@@ -272,12 +278,23 @@ impl Code<'_> {
         if let Some(pitch) = moved.pitch
             && self.layout.walk != Walk::Streamed
         {
-            let near = self.row(moved.spread) * ELEMENT;
             let far = pitch * u64::from(moved.dtype.bits() / 8);
-            text.block(&format!("li c.t, {near}\nli c.chunk, {far}"));
-            text.inst(match load {
-                true => "dim c.count, c.t, c.chunk",
-                false => "dim c.count, c.chunk, c.t",
+            let count = match self.layout.across {
+                0 => {
+                    let near = self.row(moved.spread) * ELEMENT;
+                    text.inst(&format!("li c.t, {near}"));
+                    "c.count"
+                }
+                _ => {
+                    let rows = self.program.rows;
+                    text.block(&format!("muli c.t, c.count, {ELEMENT}\nli a.rest, {rows}"));
+                    "a.rest"
+                }
+            };
+            text.inst(&format!("li c.chunk, {far}"));
+            text.inst(&match load {
+                true => format!("dim {count}, c.t, c.chunk"),
+                false => format!("dim {count}, c.chunk, c.t"),
             });
         }
         let dtype = moved.dtype;
@@ -288,37 +305,40 @@ impl Code<'_> {
     }
 
     /// `c.far` and `c.len` of a tensor's part of the strip.
-    fn part(&self, text: &mut Text, moved: &Moved<'_>) {
+    pub(super) fn part(&self, text: &mut Text, moved: &Moved<'_>) {
+        let l = self.layout;
         let size = u64::from(moved.dtype.bits() / 8);
-        let row = match self.layout.walk {
+        let row = match l.walk {
             Walk::Flat => 1,
             _ => self.row(moved.spread),
         };
+        let pitch = moved.pitch.filter(|_| l.across == 0);
         text.block(&format!(
             "li c.t, {}
             mul c.t, c.t, c.first
             li c.far, addr({})
             add c.far, c.far, c.t",
-            size * moved.pitch.unwrap_or(row),
+            size * pitch.unwrap_or(row),
             moved.name
         ));
-        text.block(&match moved.pitch {
+        text.block(&match pitch {
             Some(_) => format!("li c.len, {row}"),
             None => format!("li c.t, {row}\nmul c.len, c.count, c.t"),
         });
     }
 
-    /// Rows or elements of a strip, and of the last.
+    /// Rows, elements or columns of a strip, and of the last.
     fn unit(&self) -> (u64, u64) {
         let l = self.layout;
         match l.walk {
+            Walk::Flat if l.across > 0 => (l.across, l.last_cols / self.program.rows),
             Walk::Flat => (l.cols, l.last_cols),
             _ => (l.strip, l.last_strip),
         }
     }
 
     /// `c.first` and `c.count` of strip `c.strip`.
-    fn bounds(&self, text: &mut Text) {
+    pub(super) fn bounds(&self, text: &mut Text) {
         let (unit, last) = self.unit();
         let total = (self.layout.strips - 1) * unit + last;
         text.block(&format!(
@@ -331,7 +351,7 @@ impl Code<'_> {
     }
 
     /// The kernels that a strip may run, with their counts; their arguments of count.
-    fn kernels(&self, text: &mut Text) -> Vec<(String, u64)> {
+    pub(super) fn kernels(&self, text: &mut Text) -> Vec<(String, u64)> {
         let l = self.layout;
         let (unit, last) = self.unit();
         if l.walk != Walk::Long {
@@ -344,89 +364,6 @@ impl Code<'_> {
             block = l.block
         ));
         vec![("rows".to_owned(), unit)]
-    }
-
-    /// A strip for every tile, or none: all loads at once, over the channels; then the kernels and the stores.
-    fn one_strip(&self, text: &mut Text) {
-        let l = self.layout;
-        text.inst("rdsr c.strip, tile");
-        if l.strips < u64::from(self.site.chip.tiles()) {
-            let out = if self.site.chained {
-                "stage_end"
-            } else {
-                "at.done"
-            };
-            text.block(&format!(
-                "li c.t, {}
-                bge c.strip, c.t, {out} # no work for this tile",
-                l.strips
-            ));
-        }
-        self.bounds(text);
-        text.block(
-            "li c.base, addr(buf.ring)
-            li a.fixed, addr(buf.fixed)
-            li a.pool, addr(buf.pool)",
-        );
-        let full = self.semaphore(IN_FULL);
-        // What every kernel reads comes last: it is as long as a row at most.
-        let (slots, once): (Vec<_>, Vec<_>) = self.inputs().partition(|i| l.in_slot(i.spread));
-        let channels = u64::from(self.site.chip.dma.channels).clamp(1, LOAD_CHANNELS);
-        let clauses = [format!("signal {full}, 1")];
-        let loads = slots.len() + once.len();
-        for (n, i) in slots.iter().chain(&once).enumerate() {
-            let base = match i.spread {
-                Spread::Scalar => "a.pool",
-                Spread::PerColumn => "a.fixed",
-                _ => "c.base",
-            };
-            if base == "c.base" {
-                self.part(text, i);
-            } else {
-                text.block(&format!(
-                    "li c.far, addr({})\nli c.len, {}",
-                    i.name,
-                    self.row(i.spread)
-                ));
-            }
-            let channel = self.site.dma(n as u64 % channels);
-            self.transfer(text, i, true, base, &clauses, channel);
-        }
-        text.comment("The kernels");
-        if l.resident() {
-            text.inst("vrun k.pool, a.slot, 4");
-        }
-        text.block(&format!(
-            "mv a.slot, c.base\naddi a.rows, c.base, {}",
-            l.per_row
-        ));
-        let kernels = self.kernels(text);
-        by_count(text, &kernels, |text, name| {
-            if loads > 0 {
-                text.inst(&format!("wait {full}, {loads}"));
-            }
-            text.inst(&format!("signal {}, 1", self.semaphore(OUT_FULL)));
-            text.inst(&format!("vrun k.{name}, a.slot, 6"));
-        });
-        text.comment("Stores");
-        let stores: Vec<Moved<'_>> = self.outputs().collect();
-        for (n, o) in stores.iter().enumerate() {
-            self.part(text, o);
-            let mut clauses = Vec::new();
-            if n == 0 {
-                clauses.push(format!("wait {}, 1", self.semaphore(OUT_FULL)));
-            }
-            if n + 1 == stores.len() && self.site.chained {
-                clauses.push(format!("signal {}, 1", self.ended()));
-            }
-            self.transfer(text, o, false, "c.base", &clauses, self.channels().1);
-        }
-        self.site.drain(text, &[(self.ended().to_string(), 1)]);
-        if !self.site.chained {
-            text.label("at.done");
-        }
-        text.inst(self.site.leave());
-        self.site.end(text);
     }
 
     fn strips(&self, text: &mut Text) {
@@ -669,7 +606,11 @@ impl Code<'_> {
 const _: () = assert!(ELEMENT == 4);
 
 /// Launches the kernel of as many elements as `c.count` says: of whole blocks, or of the last one where that is shorter.
-fn by_count(text: &mut Text, kernels: &[(String, u64)], launch: impl Fn(&mut Text, &str)) {
+pub(super) fn by_count(
+    text: &mut Text,
+    kernels: &[(String, u64)],
+    launch: impl Fn(&mut Text, &str),
+) {
     match kernels {
         [(name, _)] => launch(text, name),
         [(whole, count), (last, _)] => {

@@ -23,6 +23,9 @@ const STRIPS_PER_TILE: u64 = 4;
 /// Elements of the shortest strip of a flat walk where tiles have several, and where they have one: two requests of memory.
 const SHORTEST: u64 = 1024;
 const SHORTEST_ALONE: u64 = 256;
+/// Rows with gaps between them up to which a strip is some columns of all of them, and the least columns: a request of memory.
+const MOST_ACROSS: u64 = 64;
+const SHORTEST_ACROSS: u64 = 128;
 /// Vectors of a row up to which a row is one iteration of a kernel's loop.
 const SHORT_VECTORS: u64 = 2;
 /// Alignment of buffers.
@@ -31,7 +34,8 @@ const ALIGN: u64 = 256;
 /// How a kernel walks over elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Walk {
-    /// No value depends on the column or row, and rows follow each other: one row of all elements, in strips.
+    /// No value depends on the column or row: one row of all elements, in strips; where few rows do not follow each other, in strips
+    /// of columns.
     Flat,
     /// A row is an iteration: all of its vectors at once.
     Short,
@@ -50,6 +54,8 @@ pub struct Layout {
     pub cols: u64,
     /// Elements of the last strip or chunk.
     pub last_cols: u64,
+    /// Columns of a strip that is a part of all rows, in a flat walk over rows with gaps between them; else 0.
+    pub across: u64,
     /// Rows of a strip, and of the last one.
     pub strip: u64,
     pub last_strip: u64,
@@ -138,17 +144,18 @@ pub fn layout(
     let (rows, cols) = (program.rows, program.cols);
     let spreads =
         (program.inputs.iter().map(|i| i.spread)).chain(program.outputs.iter().map(|o| o.spread));
-    let flat = graph.passes <= 1
+    let plain = graph.passes <= 1
         && !graph
             .nodes
             .iter()
             .any(|n| matches!(n.kind, Kind::Reduce(..)))
         && spreads
             .clone()
-            .all(|s| matches!(s, Spread::Full | Spread::Scalar))
+            .all(|s| matches!(s, Spread::Full | Spread::Scalar));
+    let flat = plain
         && (program.inputs.iter().map(|i| i.pitch))
             .chain(program.outputs.iter().map(|o| o.pitch))
-            .all(|pitch| pitch.is_none_or(|p| p == cols));
+            .all(|pitch| rows == 1 || pitch.is_none_or(|p| p == cols));
     let walk = match flat {
         true => Walk::Flat,
         false if cols.div_ceil(lanes) <= SHORT_VECTORS => Walk::Short,
@@ -180,6 +187,24 @@ pub fn layout(
             .map(|o| u64::from(o.dtype.bits() / 8)),
     );
     let wanted = (STRIP_BYTES / read.max(written)).max(lanes);
+    if plain && !flat && rows <= MOST_ACROSS {
+        let share = cols.div_ceil(tiles * STRIPS_PER_TILE);
+        let alone = cols.div_ceil(tiles).clamp(SHORTEST_ACROSS, SHORTEST);
+        let most = (wanted / rows).max(SHORTEST_ACROSS);
+        let columns = most.min(share.max(alone));
+        let turns = cols.div_ceil(columns).div_ceil(tiles);
+        let even = cols.div_ceil(tiles * turns).next_multiple_of(lanes);
+        let columns = even.max(SHORTEST_ACROSS).min(cols);
+        if let Some(found) = planner.try_ring(Walk::Flat, 1, rows * columns) {
+            let strips = cols.div_ceil(columns);
+            return Ok(Layout {
+                across: columns,
+                strips,
+                last_cols: rows * (cols - (strips - 1) * columns),
+                ..found
+            });
+        }
+    }
     if walk == Walk::Flat {
         let total = rows * cols;
         let alone = total.div_ceil(tiles).clamp(SHORTEST_ALONE, SHORTEST);
@@ -298,6 +323,7 @@ impl Planner<'_> {
             lanes: self.lanes,
             cols,
             last_cols: cols,
+            across: 0,
             strip,
             last_strip: strip,
             strips: 1,

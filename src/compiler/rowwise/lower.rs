@@ -133,6 +133,7 @@ fn plan(op: &Op, graph: &Graph, l: &Layout, k: &Kernels, pooled: usize, chip: &C
         predicted_cycles: memory.max(turns.saturating_mul(k.cycles)),
     };
     let walk = match l.walk {
+        Walk::Flat if l.across > 0 => format!("columns of all rows, {} a strip", l.across),
         Walk::Flat => format!("elements, {} a strip", l.cols),
         Walk::Short => format!("rows, one an iteration, {} a strip", l.strip),
         Walk::Long => format!("rows, {} together, {} a strip", l.block, l.strip),

@@ -20,6 +20,7 @@ pub mod layout;
 pub mod lower;
 pub mod passes;
 pub mod pipeline;
+mod single;
 
 pub use lower::{lower, stage};
 

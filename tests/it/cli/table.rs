@@ -258,3 +258,44 @@ fn every_bench_gives_the_least_time_of_each_resource() {
         assert!(line.ends_with(&percent), "{line}");
     }
 }
+
+/// The page was printed by the command; other kernels may move it a little before it is printed again.
+#[test]
+fn the_page_is_near_what_the_table_prints() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/src/report/devices.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let cells = |line: &str| -> Vec<String> {
+        let cells = line.split('|').map(|c| c.trim().to_owned());
+        cells.collect()
+    };
+    for (kind, dtype, shape) in [
+        ("gemm", "fp8", "m=16 n=2048 k=7168"),
+        (
+            "decode",
+            "fp8",
+            "heads=32 kv_heads=8 head_dim=128 context=1024 batch=8",
+        ),
+    ] {
+        let mut rows = page.lines().map(cells);
+        let found = rows.find(|c| c.len() > 9 && c[1..4] == [kind, dtype, shape]);
+        let line = found.unwrap_or_else(|| panic!("no {kind} {dtype} {shape}"));
+        let mut args = vec!["--kind", kind, "--dtype", dtype];
+        for extent in shape.split(' ') {
+            args.extend(["--filter", extent]);
+        }
+        let row = &table(&args)["rows"][0];
+        let us = |cell: &str| cell.strip_suffix(" us").unwrap().parse::<f64>().unwrap();
+        let ratio = number(&row["time_s"]) * 1e6 / us(&line[4]);
+        assert!((ratio - 1.0).abs() < 0.1, "{kind} {shape}: {ratio}");
+        for (device, time, share) in [("b200", 6, 7), ("h200", 8, 9)] {
+            let of = &row[device];
+            assert!((number(&of["time_s"]) * 1e6 - us(&line[time])).abs() < 0.06);
+            let want = format!(
+                "{:.1} {}",
+                number(&of["percent_of_peak"]),
+                of["peak"].as_str().unwrap()
+            );
+            assert_eq!(line[share], want, "{device} {shape}");
+        }
+    }
+}

@@ -159,9 +159,10 @@ impl Net {
                 let mut scores: Vector = (first..=t).map(score).collect();
                 scores.extend(sinks.map(|s| s[h]));
                 let p = softmax(&scores);
-                for i in 0..dim {
-                    o.push((first..=t).map(|s| p[s - first] * v[s][kv][i]).sum());
-                }
+                o.extend(
+                    (0..dim)
+                        .map(|i| -> f64 { (first..=t).map(|s| p[s - first] * v[s][kv][i]).sum() }),
+                );
             }
             self.linear(&format!("{prefix}.o_proj"), &o)
         };
@@ -214,9 +215,9 @@ impl Net {
             for h in 0..heads {
                 let scores: Vector = (0..=t).map(|s| dot(&q[t][h], &k[s][h]) * scale).collect();
                 let p = softmax(&scores);
-                for i in 0..v_dim {
-                    o.push((0..=t).map(|s| p[s] * v[s][h][i]).sum::<f64>());
-                }
+                o.extend(
+                    (0..v_dim).map(|i| -> f64 { (0..=t).map(|s| p[s] * v[s][h][i]).sum::<f64>() }),
+                );
             }
             self.linear(&name("o_proj"), &o)
         };

@@ -299,7 +299,7 @@ fn what_cannot_be_is_one_error() {
     small.chip.semaphores.count = 10;
     assert_eq!(
         message(&good, &small),
-        "needs 17 semaphores, semaphores.count is 10"
+        "needs 25 semaphores, semaphores.count is 10"
     );
 }
 

@@ -13,7 +13,8 @@ mod describe;
 
 use super::kernels::{STAT_BYTES, VECTOR_BYTES};
 use super::{
-    AHEAD, Channels, ENTRY, Geometry, KERNEL_NEEDS, LANES, RING, VARIABLES, declare, equ, no_room,
+    AHEAD, Channels, ENTRY, Geometry, KERNEL_NEEDS, LANES, RING, VARIABLES, declare, empty, equ,
+    no_room,
 };
 use crate::chip::{Chip, cost};
 use crate::compiler::CompileError;
@@ -278,7 +279,7 @@ pub fn emit(
     scratch: u64,
 ) -> Result<(), CompileError> {
     let chip = &site.chip;
-    let layout = t.layout(g, TsramLayout::of(site))?;
+    let layout = t.layout(g, empty(site))?;
     let tiles = u64::from(chip.tiles());
     let channels = Channels::of(site);
     text.directive(&format!(

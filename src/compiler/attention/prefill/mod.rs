@@ -19,7 +19,7 @@ mod describe;
 
 use super::kernels::{STAT_BYTES, VECTOR_BYTES};
 use super::{
-    Channels, ENTRY, Geometry, KERNEL_NEEDS, LANES, RING, VARIABLES, declare, equ, no_room,
+    Channels, ENTRY, Geometry, KERNEL_NEEDS, LANES, RING, VARIABLES, declare, empty, equ, no_room,
 };
 use crate::chip::{Chip, cost};
 use crate::compiler::CompileError;
@@ -255,7 +255,7 @@ pub fn explain(t: &Tiling, g: &Geometry, chip: &Chip) -> Vec<(&'static str, Stri
 /// Emits the tile program.
 pub fn emit(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) -> Result<(), CompileError> {
     let op = &g.op;
-    let layout = t.layout(g, TsramLayout::of(site))?;
+    let layout = t.layout(g, empty(site))?;
     let channels = Channels::of(site);
     declare(text, &layout, &["state"]);
     text.blank();

@@ -67,6 +67,7 @@ pub struct Config {
     routed_scaling_factor: Option<f32>,
     scoring_func: Option<String>,
     swiglu_limit: Option<f32>,
+    swiglu_alpha: Option<f64>,
     q_lora_rank: Option<u64>,
     kv_lora_rank: Option<u64>,
     qk_nope_head_dim: Option<u64>,
@@ -252,6 +253,9 @@ impl Config {
         }
         if self.partial_rotary_factor.is_some_and(|part| part != 1.0) {
             return Err("partial_rotary_factor: heads that turn in part are not supported".into());
+        }
+        if let Some(other) = self.swiglu_alpha.filter(|alpha| *alpha != 1.702) {
+            return Err(format!("swiglu_alpha is {other}; 1.702 is supported"));
         }
         if let Some(types) = &self.layer_types {
             let known = ["full_attention", "sliding_attention"];
