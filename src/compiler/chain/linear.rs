@@ -56,6 +56,15 @@ impl Layers {
                 (constant && op.m <= MAX_ROWS && linear(&op).problem().is_none()).then_some((n, op))
             })
             .collect();
+        // Operand and sums must fit beside the ring.
+        let candidates: Vec<(usize, Matmul)> = candidates
+            .into_iter()
+            .filter(|(_, op)| {
+                Stream::new(&[linear(op)], chip, ring, 0).is_ok_and(|stream| {
+                    stream.beside(0) <= stream.rest(chip).chip.tsram.size_bytes / 2
+                })
+            })
+            .collect();
         let linears: Vec<Linear> = candidates.iter().map(|(_, op)| linear(op)).collect();
         if linears.is_empty() {
             return Ok(Layers::default());
