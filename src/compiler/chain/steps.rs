@@ -133,7 +133,7 @@ impl Work {
                 (moved(false), moved(true))
             }
             Work::Gather(op) => {
-                let bytes = op.dtype.bytes_for(op.outer * op.indices * op.inner);
+                let bytes = op.result_bytes();
                 (bytes + 4 * op.indices, bytes)
             }
             Work::TopK(op) => {
