@@ -21,7 +21,7 @@ use super::constraints::{Command, Table, Time};
 use super::device::{Bank, CLOSED, Device, Geometry};
 use super::maintenance::Maintenance;
 use super::mapping::Place;
-use super::queue::{Entry, Key, Kind, List, NONE, Order, Queues};
+use super::queue::{Key, Kind, List, NONE, Order, Queues, Request};
 use super::schedule::access;
 use crate::chip::{HbmDevice, Refresh};
 
@@ -133,13 +133,13 @@ pub struct Totals {
 /// A request whose row was opened for it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Active {
-    pub entry: Entry,
-    pub kind: Kind,
+    /// Not before, as far as the bank says.
+    pub ready: Time,
     /// Order of activation, which breaks ties of acceptance.
     pub order: u64,
     pub bank: u32,
-    /// Not before, as far as was known when the row was opened.
-    pub ready: Time,
+    pub kind: Kind,
+    pub request: Request,
 }
 
 /// What the controller knows of a bank.
@@ -147,31 +147,47 @@ pub(super) struct Active {
 pub(super) struct Known {
     /// Requests that wait, by kind.
     pub lists: [List; 2],
-    /// By kind, what stands for the bank in each order of [`Wishes`].
-    hit: [Key; 2],
-    act: [Key; 2],
-    pre: [Key; 2],
     /// Maintenance that waits for it and does not block the channel.
     pub held: u16,
     /// Of a request that its row was opened for and that was not served yet.
     pub active: Option<Kind>,
+    /// In which [`Wishes`] it stands, a bit each.
+    wished: u8,
 }
 
-/// Two cache lines: the whole chip's channels share a core's caches.
-const _: () = assert!(size_of::<Bank<Known>>() == 128);
+/// A cache line: the whole chip's channels share a core's caches.
+const _: () = assert!(size_of::<Bank<Known>>() == 64);
 
 impl Known {
     const NOTHING: Known = Known {
         lists: [List::EMPTY; 2],
-        hit: [Key::NONE; 2],
-        act: [Key::NONE; 2],
-        pre: [Key::NONE; 2],
         held: 0,
         active: None,
+        wished: 0,
     };
 }
 
-/// Banks that wish for one command, by kind.
+/// What a bank may wish for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Wish {
+    /// A column command for the oldest hit.
+    Hit,
+    /// An activate for the oldest request.
+    Act,
+    /// A precharge for the oldest miss.
+    Pre,
+}
+
+impl Wish {
+    /// Its bit in `Known::wished`.
+    #[inline]
+    fn bit(self, kind: Kind) -> u8 {
+        1 << (2 * self as u8 + kind as u8)
+    }
+}
+
+/// Banks that wish for one thing, by kind.
 #[derive(Clone, Debug)]
 pub(super) struct Wishes {
     /// By kind and pseudo channel.
@@ -200,21 +216,15 @@ impl Wishes {
         self.orders[kind as usize].iter().all(Order::is_empty)
     }
 
-    /// The request for which a bank wishes it now, `known` before; whether it did not wish it before.
+    /// The request for which a bank wishes it now.
     #[inline]
-    fn set(&mut self, kind: Kind, bank: u32, known: &mut Key, key: Key) -> bool {
-        if *known == key {
-            return false;
-        }
-        let old = std::mem::replace(known, key);
-        self.orders[kind as usize][(bank >> self.pc_shift) as usize].replace(old, key);
-        old == Key::NONE
+    fn set(&mut self, kind: Kind, bank: u32, had: bool, key: Key) {
+        self.orders[kind as usize][(bank >> self.pc_shift) as usize].set(bank, had, key);
     }
 
     /// The bank at a place of an order puts forward a younger request.
     #[inline]
-    fn younger(&mut self, kind: Kind, (pc, at): (usize, usize), known: &mut Key, key: Key) {
-        *known = key;
+    pub fn younger(&mut self, kind: Kind, (pc, at): (usize, usize), key: Key) {
         self.orders[kind as usize][pc].younger(at, key);
     }
 }
@@ -229,10 +239,11 @@ pub struct Controller {
     /// None of them can be served before.
     pub(super) active_wake: Time,
     pub(super) activations: u64,
-    /// Banks with a hit, with an activate to make, with a precharge to make.
+    /// Banks with a hit, and those with an activate or a precharge to make.
     pub(super) hits: Wishes,
-    pub(super) acts: Wishes,
-    pub(super) pres: Wishes,
+    pub(super) rows: Wishes,
+    /// By pseudo channel, before when no hit of the kind in favour can go.
+    pub(super) hit_wakes: Vec<Time>,
     write_mode: bool,
     /// Writing starts with more writes than this, and stops with fewer than that.
     high_mark: u32,
@@ -263,8 +274,8 @@ impl Controller {
             active_wake: FAR,
             activations: 0,
             hits: Wishes::new(&geometry),
-            acts: Wishes::new(&geometry),
-            pres: Wishes::new(&geometry),
+            rows: Wishes::new(&geometry),
+            hit_wakes: vec![0; geometry.pcs as usize],
             write_mode: false,
             // Of whole numbers, those above x are above its floor, those below x are below its ceiling. Below a mark of zero
             // is none waiting, or writing would never stop.
@@ -381,7 +392,7 @@ impl Controller {
         bank: u32,
         open: u32,
         group: u16,
-    ) -> (Entry, Option<u64>) {
+    ) -> (Request, Option<u64>) {
         let list = &mut self.device.banks[bank as usize].own.lists[kind as usize];
         self.queues.pop(list, kind, open, group)
     }
@@ -392,13 +403,6 @@ impl Controller {
         for list in &mut self.device.banks[bank as usize].own.lists {
             self.queues.reopen(list, open);
         }
-    }
-
-    /// The bank at a place of the order of hits puts forward a younger one.
-    #[inline]
-    pub(super) fn next_hit(&mut self, kind: Kind, place: (usize, usize), key: Key) {
-        let known = &mut self.device.banks[key.bank() as usize].own.hit[kind as usize];
-        self.hits.younger(kind, place, known, key);
     }
 
     /// Whether nothing waits and no row is open for anyone. Reads may still have data on its way.
@@ -456,6 +460,7 @@ impl Controller {
         if wanted != self.write_mode {
             self.write_mode = wanted;
             (self.column_wake, self.row_wake) = (now, now);
+            self.hit_wakes.fill(now);
         }
     }
 
@@ -480,49 +485,72 @@ impl Controller {
     pub(super) fn update_list(&mut self, kind: Kind, bank: u32, now: Time) {
         let own = &self.device.banks[bank as usize].own;
         let list = own.lists[kind as usize];
-        let k = kind as usize;
-        if list.first == NONE && [own.hit[k], own.act[k], own.pre[k]] == [Key::NONE; 3] {
+        let bit = |wish: Wish| wish.bit(kind);
+        let all = bit(Wish::Hit) | bit(Wish::Act) | bit(Wish::Pre);
+        let had = own.wished & all;
+        if list.first == NONE && had == 0 {
             return;
         }
-        let key = |group| match group {
-            NONE => Key::NONE,
-            group => Key::new(self.queues.group(group).seq, bank),
-        };
-        let (mut hit, mut act, mut pre) = (Key::NONE, Key::NONE, Key::NONE);
+        let (mut hit, mut row) = (Key::NONE, Key::NONE);
         if own.held > 0 {
         } else if self.device.open_row(bank) == CLOSED {
-            act = key(list.first);
+            if list.first != NONE {
+                row = Key::new(self.queues.head(list.first).seq, bank);
+            }
         } else {
             // A request that its row was opened for goes first, and until it can go no other of its kind can.
-            if own.active != Some(kind) {
-                hit = key(list.hit);
+            if own.active != Some(kind) && list.hit != NONE {
+                hit = Key::new(self.queues.head(list.hit).seq, bank);
             }
-            let accepted = |group| self.queues.group(group).accepted;
-            if list.miss != NONE
-                && own.active.is_none()
-                && (list.hit == NONE
-                    || self.config.scheduler == Scheduler::FrFcfs
-                    || accepted(list.miss) < accepted(list.hit))
-            {
-                pre = key(list.miss);
+            if list.miss != NONE && own.active.is_none() && self.may_close(&list) {
+                row = Key::closing(self.queues.head(list.miss).seq, bank);
+            }
+        }
+        let mut wished = 0;
+        let had_hit = had & bit(Wish::Hit) != 0;
+        if had_hit || hit != Key::NONE {
+            self.hits.set(kind, bank, had_hit, hit);
+        }
+        if hit != Key::NONE {
+            wished |= bit(Wish::Hit);
+            if !had_hit {
+                let ready = self.device.bank_ready_at(access(kind), bank).max(now);
+                self.column_wake = self.column_wake.min(ready);
+                let wake = &mut self.hit_wakes[self.device.pc_of(bank)];
+                *wake = (*wake).min(ready);
+            }
+        }
+        let had_row = had & !bit(Wish::Hit);
+        if had_row != 0 || row != Key::NONE {
+            self.rows.set(kind, bank, had_row != 0, row);
+        }
+        if row != Key::NONE {
+            let (wish, ready) = match row.closes() {
+                true => (Wish::Pre, self.device.precharge_ready_at(bank)),
+                false => (Wish::Act, self.device.bank_ready_at(Command::Act, bank)),
+            };
+            wished |= bit(wish);
+            if had & bit(wish) == 0 {
+                self.row_wake = self.row_wake.min(ready.max(now));
             }
         }
         let own = &mut self.device.banks[bank as usize].own;
-        let hits = self.hits.set(kind, bank, &mut own.hit[k], hit);
-        let acts = self.acts.set(kind, bank, &mut own.act[k], act);
-        let pres = self.pres.set(kind, bank, &mut own.pre[k], pre);
-        if hits {
-            let ready = self.device.bank_ready_at(access(kind), bank);
-            self.column_wake = self.column_wake.min(ready.max(now));
-        }
-        if acts {
-            let ready = self.device.bank_ready_at(Command::Act, bank);
-            self.row_wake = self.row_wake.min(ready.max(now));
-        }
-        if pres {
-            let ready = self.device.precharge_ready_at(bank);
-            self.row_wake = self.row_wake.min(ready.max(now));
-        }
+        own.wished = own.wished & !all | wished;
+    }
+
+    /// Whether the oldest miss of a list may close the row past its hits.
+    #[inline]
+    pub(super) fn may_close(&self, list: &List) -> bool {
+        let accepted = |group| self.queues.head(group).accepted;
+        list.hit == NONE
+            || self.config.scheduler == Scheduler::FrFcfs
+            || accepted(list.miss) < accepted(list.hit)
+    }
+
+    /// Whether a bank wishes for a precharge for a request of this kind.
+    #[inline]
+    pub(super) fn wishes_close(&self, kind: Kind, bank: u32) -> bool {
+        self.device.banks[bank as usize].own.wished & Wish::Pre.bit(kind) != 0
     }
 
     /// Whether an activated request is still to be served in the bank, or with an all-bank command in its pseudo channel.

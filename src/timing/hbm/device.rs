@@ -6,6 +6,7 @@
 //! never move back.
 
 use super::constraints::{Command, Constraint, Scope, Table, Time};
+use super::queue::Key;
 use crate::chip::HbmDevice;
 
 /// No row is open.
@@ -93,14 +94,41 @@ impl Geometry {
     }
 }
 
-/// A rule as seen from the command before it.
+/// A rule of stack IDs, or one that counts further back than the last command, as seen from the command before it.
 #[derive(Clone, Copy, Debug)]
 struct Push {
     scope: Scope,
     after: u8,
     half_ck: Time,
-    /// Index into `Device::windows`, for rules that count further back than the last command.
+    /// Index into `Device::windows`.
     window: Option<u16>,
+}
+
+/// All other rules of a command: how much later each command of the same bus, pseudo channel, group and bank may follow; 0 where no
+/// rule says anything, which is as good as now.
+#[derive(Clone, Debug, Default)]
+struct Effect {
+    bus: Time,
+    pc: Starts,
+    group: [Time; GROUP_SLOTS],
+    bank: [Time; BANK_SLOTS],
+    rest: Vec<Push>,
+    /// Whether nothing of this says anything.
+    is_nothing: bool,
+}
+
+impl Effect {
+    /// Where a rule of the last command belongs.
+    fn place(&mut self, rule: &Constraint) -> Option<&mut Time> {
+        let after = slot(rule.after);
+        match rule.scope {
+            Scope::Channel => Some(&mut self.bus),
+            Scope::PseudoChannel => Some(&mut self.pc[after]),
+            Scope::BankGroup => self.group.get_mut(after),
+            Scope::Bank => self.bank.get_mut(after),
+            Scope::Sid | Scope::OtherSid => None,
+        }
+    }
 }
 
 /// The last starts of one command in each node of one scope.
@@ -143,20 +171,22 @@ const fn slot(command: Command) -> usize {
 
 /// Commands that address a bank: the first of [`Starts`].
 const BANK_SLOTS: usize = 5;
+/// Commands that a rule of a bank group may hold back: the first of them.
+const GROUP_SLOTS: usize = 4;
 
 /// A bank, and what the controller knows of it: side by side, because whoever asks for one asks for the other.
 #[derive(Clone, Debug)]
-#[repr(align(128))]
+#[repr(align(64))]
 pub struct Bank<T> {
     /// Earliest starts as far as the bank says.
     starts: [Time; BANK_SLOTS],
     /// Open row, or [`CLOSED`].
-    open: u32,
+    pub open: u32,
     /// The controller's.
     pub own: T,
 }
 
-/// What a read or a write pushes in every table that has the rules of JESD238; others stay with [`Device::pushes`]. A rule of 0
+/// What a read or a write pushes in every table that has the rules of JESD238; others stay with [`Device::effects`]. A rule of 0
 /// half CK says nothing.
 #[derive(Clone, Copy, Debug, Default)]
 struct ColumnPace {
@@ -215,7 +245,7 @@ const NEVER: Time = Time::MAX;
 #[derive(Clone, Debug)]
 pub struct Device<T> {
     pub geometry: Geometry,
-    pushes: [Vec<Push>; Command::COUNT],
+    effects: [Effect; Command::COUNT],
     /// Of reads and of writes.
     columns: [ColumnPace; 2],
     /// By pseudo channel and kind: stack ID of the last burst, and from when one of another may follow.
@@ -228,7 +258,8 @@ pub struct Device<T> {
     /// Earliest starts by node at the other scopes.
     pc: Vec<Starts>,
     sid: Vec<Starts>,
-    group: Vec<Starts>,
+    /// By slot, so that those that are asked for together lie together.
+    group: [Vec<Time>; GROUP_SLOTS],
     /// The banks, by number.
     pub banks: Vec<Bank<T>>,
     /// Open banks of each pseudo channel.
@@ -246,7 +277,7 @@ impl<T: Clone> Device<T> {
         let (pcs, banks) = (geometry.pcs, geometry.bank_numbers());
         let group_shift = geometry.banks_per_group.trailing_zeros();
         let sid_shift = geometry.banks_per_sid().trailing_zeros();
-        let mut pushes: [Vec<Push>; Command::COUNT] = std::array::from_fn(|_| Vec::new());
+        let mut effects: [Effect; Command::COUNT] = std::array::from_fn(|_| Effect::default());
         let mut columns = [ColumnPace::default(); 2];
         let mut windows = Vec::new();
         let table = Table::new(d).constraints;
@@ -266,6 +297,13 @@ impl<T: Clone> Device<T> {
                 *time = (*time).max(rule.half_ck.into());
                 continue;
             }
+            let effect = &mut effects[rule.before as usize];
+            if rule.window == 1
+                && let Some(time) = effect.place(rule)
+            {
+                *time = (*time).max(rule.half_ck.into());
+                continue;
+            }
             let window = (rule.window > 1).then(|| {
                 let nodes = match rule.scope {
                     Scope::Channel => 1,
@@ -281,24 +319,28 @@ impl<T: Clone> Device<T> {
                 });
                 (windows.len() - 1) as u16
             });
-            pushes[rule.before as usize].push(Push {
+            effect.rest.push(Push {
                 scope: rule.scope,
                 after: slot(rule.after) as u8,
                 half_ck: rule.half_ck.into(),
                 window,
             });
         }
+        for e in &mut effects {
+            let times = [e.bus].into_iter().chain(e.pc).chain(e.group).chain(e.bank);
+            e.is_nothing = e.rest.is_empty() && times.max() == Some(0);
+        }
         Device {
             geometry,
             columns,
             other_sid: vec![[(0, 0); 2]; pcs as usize],
             has_sid_times: false,
-            pushes,
+            effects,
             windows,
             buses: [0; 2],
             pc: nodes(pcs),
             sid: nodes(banks >> sid_shift),
-            group: nodes(banks >> group_shift),
+            group: std::array::from_fn(|_| vec![0; (banks >> group_shift) as usize]),
             banks: vec![
                 Bank {
                     starts: [0; BANK_SLOTS],
@@ -355,8 +397,10 @@ impl<T: Clone> Device<T> {
 
     #[inline]
     fn node_ready_at(&self, slot: usize, bank: u32) -> Time {
-        let group = &self.group[(bank >> self.group_shift) as usize];
-        let ready = self.banks[bank as usize].starts[slot].max(group[slot]);
+        let mut ready = self.banks[bank as usize].starts[slot];
+        if let Some(group) = self.group.get(slot) {
+            ready = ready.max(group[(bank >> self.group_shift) as usize]);
+        }
         match self.has_sid_times {
             true => ready.max(self.sid[(bank >> self.sid_shift) as usize][slot]),
             false => ready,
@@ -372,6 +416,45 @@ impl<T: Clone> Device<T> {
             true => ready,
             false => ready.max(free),
         }
+    }
+
+    /// Earliest start of a read (0) or a write (1) of a bank.
+    #[inline]
+    pub fn access_ready_at(&self, kind: usize, bank: u32) -> Time {
+        match kind {
+            0 => self.pc_column_ready_at::<0>(self.pc_of(bank)).max(self.column_ready_at::<0>(bank)),
+            _ => self.pc_column_ready_at::<1>(self.pc_of(bank)).max(self.column_ready_at::<1>(bank)),
+        }
+    }
+
+    /// The place of the first of some keys, all of banks of one pseudo channel, that can be read (0) or written (1) now; or from when
+    /// one can.
+    #[inline]
+    pub fn first_ready<const K: usize>(
+        &self,
+        pc: usize,
+        now: Time,
+        keys: &[Key],
+    ) -> Result<usize, Time> {
+        let ready = self.pc_column_ready_at::<K>(pc);
+        if ready > now {
+            return Err(ready);
+        }
+        let mut wake = Time::MAX;
+        for (at, key) in keys.iter().enumerate() {
+            let ready = self.column_ready_at::<K>(key.bank());
+            if ready <= now {
+                return Ok(at);
+            }
+            wake = wake.min(ready);
+        }
+        Err(wake)
+    }
+
+    /// The pseudo channel of a bank.
+    #[inline]
+    pub fn pc_of(&self, bank: u32) -> usize {
+        (bank >> self.pc_shift) as usize
     }
 
     /// Earliest start of a read (0) or a write (1) as far as the channel and the pseudo channel say.
@@ -411,7 +494,9 @@ impl<T: Clone> Device<T> {
             Command::Wr => self.push_column::<1>(bank, now),
             _ => {}
         }
-        self.push_rest(command, bank, now);
+        if !self.effects[command as usize].is_nothing {
+            self.push_rest(command, bank, now);
+        }
         let pc = bank >> self.pc_shift;
         match command {
             Command::Act => {
@@ -436,46 +521,77 @@ impl<T: Clone> Device<T> {
     /// What follows from a command by the other rules.
     fn push_rest(&mut self, command: Command, bank: u32, now: Time) {
         let pc = bank >> self.pc_shift;
-        let (sid, group) = (bank >> self.sid_shift, bank >> self.group_shift);
-        for push in &self.pushes[command as usize] {
-            let after = push.after as usize;
-            let node = match push.scope {
-                Scope::Channel => 0,
-                Scope::PseudoChannel => pc,
-                Scope::Sid | Scope::OtherSid => sid,
-                Scope::BankGroup => group,
-                Scope::Bank => bank,
-            } as usize;
-            let mut from = now;
-            if let Some(window) = push.window {
-                let window = &mut self.windows[window as usize];
-                let ring = &mut window.starts[node * window.length..(node + 1) * window.length];
-                let next = &mut window.next[node];
-                ring[*next as usize] = now;
-                *next = (*next + 1) % window.length as u32;
-                from = ring[*next as usize];
-                if from == NEVER {
-                    continue;
-                }
+        let effect = &self.effects[command as usize];
+        later(
+            &mut self.buses[usize::from(command.is_column())],
+            now + effect.bus,
+        );
+        for (time, distance) in self.pc[pc as usize].iter_mut().zip(effect.pc) {
+            later(time, now + distance);
+        }
+        let group = (bank >> self.group_shift) as usize;
+        for (times, distance) in self.group.iter_mut().zip(effect.group) {
+            if distance > 0 {
+                later(&mut times[group], now + distance);
             }
-            let at = from + push.half_ck;
-            let push_to = |time: &mut Time| *time = (*time).max(at);
-            match push.scope {
-                Scope::Channel => push_to(&mut self.buses[usize::from(command.is_column())]),
-                Scope::PseudoChannel => push_to(&mut self.pc[node][after]),
-                Scope::Sid => {
-                    self.has_sid_times = true;
-                    push_to(&mut self.sid[node][after]);
-                }
-                Scope::BankGroup => push_to(&mut self.group[node][after]),
-                Scope::Bank => push_to(&mut self.banks[node].starts[after]),
-                Scope::OtherSid => {
-                    self.has_sid_times = true;
-                    let first = (pc << (self.pc_shift - self.sid_shift)) as usize;
-                    for other in first..first + self.geometry.sids as usize {
-                        if other != node {
-                            push_to(&mut self.sid[other][after]);
-                        }
+        }
+        let starts = &mut self.banks[bank as usize].starts;
+        for (time, distance) in starts.iter_mut().zip(effect.bank) {
+            later(time, now + distance);
+        }
+        for at in 0..effect.rest.len() {
+            self.push_one(self.effects[command as usize].rest[at], bank, now);
+        }
+    }
+
+    /// What follows by a rule of stack IDs or of a window.
+    #[inline]
+    fn push_one(&mut self, push: Push, bank: u32, now: Time) {
+        let pc = bank >> self.pc_shift;
+        let (sid, group) = (bank >> self.sid_shift, bank >> self.group_shift);
+        let after = push.after as usize;
+        let node = match push.scope {
+            Scope::Channel => 0,
+            Scope::PseudoChannel => pc,
+            Scope::Sid | Scope::OtherSid => sid,
+            Scope::BankGroup => group,
+            Scope::Bank => bank,
+        } as usize;
+        let mut from = now;
+        if let Some(window) = push.window {
+            let window = &mut self.windows[window as usize];
+            let ring = &mut window.starts[node * window.length..(node + 1) * window.length];
+            let next = &mut window.next[node];
+            ring[*next as usize] = now;
+            *next += 1;
+            if *next as usize == window.length {
+                *next = 0;
+            }
+            from = ring[*next as usize];
+            if from == NEVER {
+                return;
+            }
+        }
+        let at = from + push.half_ck;
+        match push.scope {
+            Scope::Channel => {
+                // A row command holds back the row bus, a column command the other.
+                let column = usize::from(after == COLUMNS[0] || after == COLUMNS[1]);
+                later(&mut self.buses[column], at);
+            }
+            Scope::PseudoChannel => later(&mut self.pc[node][after], at),
+            Scope::BankGroup => later(&mut self.group[after][node], at),
+            Scope::Bank => later(&mut self.banks[node].starts[after], at),
+            Scope::Sid => {
+                self.has_sid_times = true;
+                later(&mut self.sid[node][after], at);
+            }
+            Scope::OtherSid => {
+                self.has_sid_times = true;
+                let first = (pc << (self.pc_shift - self.sid_shift)) as usize;
+                for other in first..first + self.geometry.sids as usize {
+                    if other != node {
+                        later(&mut self.sid[other][after], at);
                     }
                 }
             }
@@ -485,8 +601,14 @@ impl<T: Clone> Device<T> {
     /// Issues a read (0) or a write (1), as [`Device::issue`] does.
     #[inline]
     pub fn access<const K: usize>(&mut self, bank: u32, now: Time) {
+        debug_assert!(
+            self.open_row(bank) != CLOSED && self.ready_at(COMMANDS[K], bank) <= now,
+            "{} at bank {bank} at {now}: its row is closed, or it is {} half CK early",
+            COMMANDS[K].name(),
+            self.ready_at(COMMANDS[K], bank).saturating_sub(now)
+        );
         self.push_column::<K>(bank, now);
-        if !self.pushes[COMMANDS[K] as usize].is_empty() {
+        if !self.effects[COMMANDS[K] as usize].is_nothing {
             self.push_rest(COMMANDS[K], bank, now);
         }
     }
@@ -502,9 +624,9 @@ impl<T: Clone> Device<T> {
         later(&mut pc[same], now + pace.pc_same);
         later(&mut pc[other], now + pace.pc_other);
         later(&mut pc[slot(Command::PreAll)], now + pace.pc_close);
-        let group = &mut self.group[(bank >> self.group_shift) as usize];
-        later(&mut group[same], now + pace.group_same);
-        later(&mut group[other], now + pace.group_other);
+        let group = (bank >> self.group_shift) as usize;
+        later(&mut self.group[same][group], now + pace.group_same);
+        later(&mut self.group[other][group], now + pace.group_other);
         let close = &mut self.banks[bank as usize].starts[slot(Command::Pre)];
         later(close, now + pace.bank_close);
         self.other_sid[at_pc as usize][K] = (bank >> self.sid_shift, now + pace.other_sid);

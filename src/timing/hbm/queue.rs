@@ -50,21 +50,24 @@ impl Entry {
     /// Requests of an entry, at most.
     const MOST: u8 = 8;
 
-    /// Takes in a request if it continues these.
+    /// Takes in as many of `count` requests of consecutive columns, accepted at once, as continue these; how many.
     #[inline]
-    fn extend(&mut self, seq: u64, column: u32, tag: u64, accepted: Time) -> bool {
+    fn extend(&mut self, seq: u64, column: u32, count: u32, tag: u64, accepted: Time) -> u32 {
         let delay = accepted - self.accepted - Time::from(self.span);
         let follows = self.tag == tag
             && self.seq + u64::from(self.count) == seq
             && u32::from(self.column) + u32::from(self.count) == column
             && self.count < Entry::MOST
             && delay <= 0xff;
-        if follows {
-            self.delays |= delay << (8 * (self.count - 1));
-            self.span += delay as u16;
-            self.count += 1;
+        if !follows {
+            return 0;
         }
-        follows
+        let count = count.min(u32::from(Entry::MOST - self.count));
+        // Those after the first of them have no delay.
+        self.delays |= delay << (8 * (self.count - 1));
+        self.span += delay as u16;
+        self.count += count as u8;
+        count
     }
 
     /// Drops the first of several.
@@ -81,12 +84,20 @@ impl Entry {
     }
 }
 
+/// One request that left its queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    pub accepted: Time,
+    /// The caller's name for it.
+    pub tag: u64,
+    pub column: u32,
+    /// Whether a command was issued for it, so that it is counted as hit, miss or conflict.
+    pub counted: bool,
+}
+
 /// Requests of one row of a bank, oldest first.
 #[derive(Clone, Copy, Debug)]
 pub struct Group {
-    /// Of the oldest.
-    pub seq: u64,
-    pub accepted: Time,
     /// Of writes, the columns that wait, by `column_shift`: no two of them are the same.
     columns: u64,
     pub row: u32,
@@ -163,11 +174,16 @@ impl Queues {
         &self.groups[group as usize]
     }
 
+    /// The oldest request of a group.
+    #[inline]
+    pub fn head(&self, group: u16) -> &Entry {
+        &self.entries[self.groups[group as usize].head as usize]
+    }
+
     /// Whether a request of one of these places waits in a list of writes.
     pub fn is_buffered(&self, writes: &List, row: u32, columns: Range<u32>) -> bool {
         let shift = self.column_shift;
-        let upto = |column: u32| u64::MAX >> (63 - (column >> shift));
-        let mask = upto(columns.end - 1) & !(upto(columns.start) >> 1);
+        let mask = mask(shift, &columns);
         let mut at = writes.first;
         while at != NONE {
             let group = self.group(at);
@@ -196,7 +212,8 @@ impl Queues {
         false
     }
 
-    /// Appends requests of one row to the list of its kind and bank, whose open row is `open`; whether they began a group.
+    /// Appends requests of one row to the list of its kind and bank, whose open row is `open`; whether the oldest of all, of the open
+    /// row or of another row was none before.
     #[inline]
     pub fn push(
         &mut self,
@@ -208,56 +225,28 @@ impl Queues {
         (tag, accepted): (u64, Time),
     ) -> bool {
         let last = list.last;
-        let begins = last == NONE || self.groups[last as usize].row != row;
-        let seq = self.next_seq[kind as usize];
-        if begins {
-            let group = Group {
-                seq,
-                accepted,
-                columns: 0,
-                row,
-                head: END,
-                tail: END,
-                next: NONE,
-                prev: last,
-            };
-            let index = self.free_group;
-            let index = match self.groups.get_mut(index as usize) {
-                Some(free) => {
-                    self.free_group = free.next;
-                    *free = group;
-                    index
-                }
-                None => {
-                    self.groups.push(group);
-                    self.groups.len() as u16 - 1
-                }
-            };
-            match last {
-                NONE => list.first = index,
-                last => self.groups[last as usize].next = index,
+        let mut is_front = false;
+        let index = match self.groups.get(last as usize) {
+            Some(group) if group.row == row => last,
+            _ => {
+                is_front = self.begin(list, open, row);
+                list.last
             }
-            list.last = index;
-            if open != CLOSED {
-                let oldest = match row == open {
-                    true => &mut list.hit,
-                    false => &mut list.miss,
-                };
-                if *oldest == NONE {
-                    *oldest = index;
-                }
-            }
+        };
+        let (mut column, end) = (columns.start, columns.end);
+        let group = &mut self.groups[index as usize];
+        let mut seq = self.next_seq[kind as usize];
+        self.len[kind as usize] += end - column;
+        self.next_seq[kind as usize] += u64::from(end - column);
+        if kind == Kind::Write {
+            group.columns |= mask(self.column_shift, &columns);
         }
-        let group = &mut self.groups[list.last as usize];
-        self.len[kind as usize] += columns.end - columns.start;
-        self.next_seq[kind as usize] += columns.len() as u64;
-        for (seq, column) in (seq..).zip(columns) {
-            group.columns |= 1 << (column >> self.column_shift);
-            if let Some(tail) = self.entries.get_mut(group.tail as usize)
-                && tail.extend(seq, column, tag, accepted)
-            {
-                continue;
-            }
+        if let Some(tail) = self.entries.get_mut(group.tail as usize) {
+            let count = tail.extend(seq, column, end - column, tag, accepted);
+            (seq, column) = (seq + u64::from(count), column + count);
+        }
+        while column < end {
+            let count = (end - column).min(u32::from(Entry::MOST));
             let entry = Entry {
                 seq,
                 accepted,
@@ -266,9 +255,10 @@ impl Queues {
                 next: END,
                 span: 0,
                 column: column as u16,
-                count: 1,
+                count: count as u8,
                 counted: false,
             };
+            (seq, column) = (seq + u64::from(count), column + count);
             let index = self.free_entry;
             let index = match self.entries.get_mut(index as usize) {
                 Some(free) => {
@@ -287,7 +277,49 @@ impl Queues {
             }
             group.tail = index;
         }
-        begins
+        is_front
+    }
+
+    /// Appends an empty group; as [`Queues::push`].
+    fn begin(&mut self, list: &mut List, open: u32, row: u32) -> bool {
+        let last = list.last;
+        let group = Group {
+            columns: 0,
+            row,
+            head: END,
+            tail: END,
+            next: NONE,
+            prev: last,
+        };
+        let index = self.free_group;
+        let index = match self.groups.get_mut(index as usize) {
+            Some(free) => {
+                self.free_group = free.next;
+                *free = group;
+                index
+            }
+            None => {
+                self.groups.push(group);
+                self.groups.len() as u16 - 1
+            }
+        };
+        match last {
+            NONE => list.first = index,
+            last => self.groups[last as usize].next = index,
+        }
+        list.last = index;
+        if open == CLOSED {
+            return last == NONE;
+        }
+        let oldest = match row == open {
+            true => &mut list.hit,
+            false => &mut list.miss,
+        };
+        let is_oldest = *oldest == NONE;
+        if is_oldest {
+            *oldest = index;
+        }
+        is_oldest
     }
 
     /// Takes the oldest request out of a group of the list of a kind and bank, whose open row is `open`; the request, and the order of
@@ -299,48 +331,54 @@ impl Queues {
         kind: Kind,
         open: u32,
         index: u16,
-    ) -> (Entry, Option<u64>) {
+    ) -> (Request, Option<u64>) {
         self.len[kind as usize] -= 1;
-        let exact = self.column_shift == 0;
         let group = &mut self.groups[index as usize];
         let head = group.head;
-        let place = &mut self.entries[head as usize];
-        let entry = *place;
-        if exact {
-            group.columns &= !(1 << entry.column);
+        let entry = &mut self.entries[head as usize];
+        let request = Request {
+            accepted: entry.accepted,
+            tag: entry.tag,
+            column: entry.column.into(),
+            counted: entry.counted,
+        };
+        if kind == Kind::Write && self.column_shift == 0 {
+            group.columns &= !(1 << request.column);
         }
         if entry.count > 1 {
-            place.shrink();
-            (group.seq, group.accepted) = (place.seq, place.accepted);
-            return (entry, Some(group.seq));
+            entry.shrink();
+            return (request, Some(entry.seq));
         }
-        place.next = self.free_entry;
+        let next = std::mem::replace(&mut entry.next, self.free_entry);
         self.free_entry = head;
-        if entry.next != END {
-            group.head = entry.next;
-            let next = &self.entries[entry.next as usize];
-            (group.seq, group.accepted) = (next.seq, next.accepted);
-            return (entry, Some(next.seq));
+        if next != END {
+            group.head = next;
+            return (request, Some(self.entries[next as usize].seq));
         }
-        let gone = *group;
+        self.end(list, open, index);
+        (request, None)
+    }
+
+    /// Takes a group out of its list.
+    fn end(&mut self, list: &mut List, open: u32, index: u16) {
+        let group = &mut self.groups[index as usize];
+        let (prev, next) = (group.prev, group.next);
         group.next = self.free_group;
         self.free_group = index;
-        let group = gone;
-        match group.prev {
-            NONE => list.first = group.next,
-            prev => self.groups[prev as usize].next = group.next,
+        match prev {
+            NONE => list.first = next,
+            prev => self.groups[prev as usize].next = next,
         }
-        match group.next {
-            NONE => list.last = group.prev,
-            next => self.groups[next as usize].prev = group.prev,
+        match next {
+            NONE => list.last = prev,
+            next => self.groups[next as usize].prev = prev,
         }
         if list.hit == index {
-            list.hit = find(&self.groups, group.next, |row| row == open);
+            list.hit = find(&self.groups, next, |row| row == open);
         }
         if list.miss == index {
-            list.miss = find(&self.groups, group.next, |row| row != open);
+            list.miss = find(&self.groups, next, |row| row != open);
         }
-        (entry, None)
     }
 
     /// The open row of the list's bank changed: finds the oldest hit and miss.
@@ -354,6 +392,13 @@ impl Queues {
             ),
         };
     }
+}
+
+/// The bits of some columns, `shift` being the logarithm of how many share one.
+#[inline]
+fn mask(shift: u32, columns: &Range<u32>) -> u64 {
+    let upto = |column: u32| u64::MAX >> (63 - (column >> shift));
+    upto(columns.end - 1) & !(upto(columns.start) >> 1)
 }
 
 #[inline]
@@ -380,13 +425,26 @@ impl Key {
     pub const NONE: Key = Key(0);
     /// No request: younger than all.
     pub const LAST: Key = Key(u64::MAX);
-    /// Bank numbers stay below 2^13 and orders of acceptance below 2^50.
+    /// Bank numbers stay below 2^13 and orders of acceptance below 2^49.
     const BANK_BITS: u32 = 13;
+    const CLOSES: u64 = 1 << Key::BANK_BITS;
 
     /// The key of a request.
     #[inline]
     pub fn new(seq: u64, bank: u32) -> Key {
-        Key((seq + 1) << Key::BANK_BITS | u64::from(bank))
+        Key((seq + 1) << (Key::BANK_BITS + 1) | u64::from(bank))
+    }
+
+    /// The same of a request that wants the open row of its bank closed.
+    #[inline]
+    pub fn closing(seq: u64, bank: u32) -> Key {
+        Key(Key::new(seq, bank).0 | Key::CLOSES)
+    }
+
+    /// Whether it wants the open row closed.
+    #[inline]
+    pub fn closes(self) -> bool {
+        self.0 & Key::CLOSES != 0
     }
 
     /// Its bank.
@@ -409,26 +467,26 @@ impl Order {
         self.keys.is_empty()
     }
 
-    /// Puts `new` in the place of `old`; either may be [`Key::NONE`].
+    /// Puts in the key of a bank that has none here, or another in the place of what it has; [`Key::NONE`] takes it out.
     #[inline]
-    pub fn replace(&mut self, old: Key, new: Key) {
+    pub fn set(&mut self, bank: u32, had: bool, new: Key) {
         let keys = &mut self.keys;
-        if old == Key::NONE {
+        if !had {
             let at = keys
                 .iter()
                 .rposition(|&key| key < new)
                 .map_or(0, |at| at + 1);
             return keys.insert(at, new);
         }
-        let Some(mut at) = keys.iter().position(|&key| key == old) else {
-            debug_assert!(false, "{old:?} is in the order");
+        let Some(mut at) = keys.iter().position(|key| key.bank() == bank) else {
+            debug_assert!(false, "bank {bank} is in the order");
             return;
         };
         if new == Key::NONE {
             keys.remove(at);
             return;
         }
-        if new > old {
+        if new >= keys[at] {
             return self.younger(at, new);
         }
         while at > 0 && keys[at - 1] > new {
