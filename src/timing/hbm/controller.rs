@@ -21,7 +21,7 @@ use super::constraints::{Command, Table, Time};
 use super::device::{Bank, CLOSED, Device, Geometry};
 use super::maintenance::Maintenance;
 use super::mapping::Place;
-use super::queue::{Key, Kind, List, NONE, Order, Queues, Request};
+use super::queue::{Key, Kind, Lane, List, NONE, Order, Queues, Request};
 use super::schedule::access;
 use crate::chip::{HbmDevice, Refresh};
 
@@ -187,47 +187,8 @@ impl Wish {
     }
 }
 
-/// Banks that wish for one thing, by kind.
-#[derive(Clone, Debug)]
-pub(super) struct Wishes {
-    /// By kind and pseudo channel.
-    orders: [Vec<Order>; 2],
-    pc_shift: u32,
-}
-
-impl Wishes {
-    fn new(geometry: &Geometry) -> Wishes {
-        let orders = vec![Order::default(); geometry.pcs as usize];
-        Wishes {
-            orders: [orders.clone(), orders],
-            pc_shift: geometry.pc_shift(),
-        }
-    }
-
-    /// By pseudo channel, the banks of the oldest requests first.
-    #[inline]
-    pub fn of(&self, kind: Kind) -> &[Order] {
-        &self.orders[kind as usize]
-    }
-
-    /// Whether no bank wishes it.
-    #[inline]
-    pub fn is_empty(&self, kind: Kind) -> bool {
-        self.orders[kind as usize].iter().all(Order::is_empty)
-    }
-
-    /// The request for which a bank wishes it now.
-    #[inline]
-    fn set(&mut self, kind: Kind, bank: u32, had: bool, key: Key) {
-        self.orders[kind as usize][(bank >> self.pc_shift) as usize].set(bank, had, key);
-    }
-
-    /// The bank at a place of an order puts forward a younger request.
-    #[inline]
-    pub fn younger(&mut self, kind: Kind, (pc, at): (usize, usize), key: Key) {
-        self.orders[kind as usize][pc].younger(at, key);
-    }
-}
+/// By kind and pseudo channel, the banks that wish for something, those of the oldest requests first.
+pub(super) type Wishes<T> = [Vec<Order<T>>; 2];
 
 /// One channel's controller and device.
 #[derive(Clone, Debug)]
@@ -240,8 +201,8 @@ pub struct Controller {
     pub(super) active_wake: Time,
     pub(super) activations: u64,
     /// Banks with a hit, and those with an activate or a precharge to make.
-    pub(super) hits: Wishes,
-    pub(super) rows: Wishes,
+    pub(super) hits: Wishes<Lane>,
+    pub(super) rows: Wishes<Key>,
     /// By pseudo channel, before when no hit of the kind in favour can go.
     pub(super) hit_wakes: Vec<Time>,
     write_mode: bool,
@@ -273,8 +234,8 @@ impl Controller {
             active: Vec::new(),
             active_wake: FAR,
             activations: 0,
-            hits: Wishes::new(&geometry),
-            rows: Wishes::new(&geometry),
+            hits: std::array::from_fn(|_| vec![Order::default(); geometry.pcs as usize]),
+            rows: std::array::from_fn(|_| vec![Order::default(); geometry.pcs as usize]),
             hit_wakes: vec![0; geometry.pcs as usize],
             write_mode: false,
             // Of whole numbers, those above x are above its floor, those below x are below its ceiling. Below a mark of zero
@@ -392,7 +353,7 @@ impl Controller {
         bank: u32,
         open: u32,
         group: u16,
-    ) -> (Request, Option<u64>) {
+    ) -> Request {
         let list = &mut self.device.banks[bank as usize].own.lists[kind as usize];
         self.queues.pop(list, kind, open, group)
     }
@@ -491,40 +452,55 @@ impl Controller {
         if list.first == NONE && had == 0 {
             return;
         }
-        let (mut hit, mut row) = (Key::NONE, Key::NONE);
+        let (mut hit, mut row) = (None, None);
         if own.held > 0 {
         } else if self.device.open_row(bank) == CLOSED {
             if list.first != NONE {
-                row = Key::new(self.queues.head(list.first).seq, bank);
+                row = Some(Key::new(self.queues.head(list.first).seq, bank));
             }
         } else {
+            let mut limit = FAR;
+            if list.miss != NONE && own.active.is_none() {
+                let miss = self.queues.head(list.miss);
+                if list.hit == NONE
+                    || self.config.scheduler == Scheduler::FrFcfs
+                    || miss.accepted < self.queues.head(list.hit).accepted
+                {
+                    row = Some(Key::closing(miss.seq, bank));
+                } else {
+                    limit = miss.accepted;
+                }
+            }
             // A request that its row was opened for goes first, and until it can go no other of its kind can.
             if own.active != Some(kind) && list.hit != NONE {
-                hit = Key::new(self.queues.head(list.hit).seq, bank);
-            }
-            if list.miss != NONE && own.active.is_none() && self.may_close(&list) {
-                row = Key::closing(self.queues.head(list.miss).seq, bank);
+                let head = self.queues.head_index(list.hit);
+                hit = Some(Lane {
+                    key: Key::new(self.queues.head(list.hit).seq, bank),
+                    ready: self.device.own_ready_at(access(kind), bank),
+                    head,
+                    limit,
+                });
             }
         }
         let mut wished = 0;
         let had_hit = had & bit(Wish::Hit) != 0;
-        if had_hit || hit != Key::NONE {
-            self.hits.set(kind, bank, had_hit, hit);
+        let pc = self.device.pc_of(bank);
+        if had_hit || hit.is_some() {
+            self.hits[kind as usize][pc].set(bank, had_hit, hit);
         }
-        if hit != Key::NONE {
+        if hit.is_some() {
             wished |= bit(Wish::Hit);
             if !had_hit {
                 let ready = self.device.bank_ready_at(access(kind), bank).max(now);
                 self.column_wake = self.column_wake.min(ready);
-                let wake = &mut self.hit_wakes[self.device.pc_of(bank)];
-                *wake = (*wake).min(ready);
+                self.hit_wakes[pc] = self.hit_wakes[pc].min(ready);
             }
         }
         let had_row = had & !bit(Wish::Hit);
-        if had_row != 0 || row != Key::NONE {
-            self.rows.set(kind, bank, had_row != 0, row);
+        if had_row != 0 || row.is_some() {
+            self.rows[kind as usize][pc].set(bank, had_row != 0, row);
         }
-        if row != Key::NONE {
+        if let Some(row) = row {
             let (wish, ready) = match row.closes() {
                 true => (Wish::Pre, self.device.precharge_ready_at(bank)),
                 false => (Wish::Act, self.device.bank_ready_at(Command::Act, bank)),
@@ -536,21 +512,6 @@ impl Controller {
         }
         let own = &mut self.device.banks[bank as usize].own;
         own.wished = own.wished & !all | wished;
-    }
-
-    /// Whether the oldest miss of a list may close the row past its hits.
-    #[inline]
-    pub(super) fn may_close(&self, list: &List) -> bool {
-        let accepted = |group| self.queues.head(group).accepted;
-        list.hit == NONE
-            || self.config.scheduler == Scheduler::FrFcfs
-            || accepted(list.miss) < accepted(list.hit)
-    }
-
-    /// Whether a bank wishes for a precharge for a request of this kind.
-    #[inline]
-    pub(super) fn wishes_close(&self, kind: Kind, bank: u32) -> bool {
-        self.device.banks[bank as usize].own.wished & Wish::Pre.bit(kind) != 0
     }
 
     /// Whether an activated request is still to be served in the bank, or with an all-bank command in its pseudo channel.

@@ -6,7 +6,7 @@
 //! never move back.
 
 use super::constraints::{Command, Constraint, Scope, Table, Time};
-use super::queue::Key;
+use super::queue::Lane;
 use crate::chip::HbmDevice;
 
 /// No row is open.
@@ -427,28 +427,43 @@ impl<T: Clone> Device<T> {
         }
     }
 
-    /// The place of the first of some keys, all of banks of one pseudo channel, that can be read (0) or written (1) now; or from when
-    /// one can.
+    /// The place of the first of some hits, all of banks of one pseudo channel, that can be read (0) or written (1) now; or from when one
+    /// can.
     #[inline]
     pub fn first_ready<const K: usize>(
         &self,
         pc: usize,
         now: Time,
-        keys: &[Key],
+        hits: &[Lane],
     ) -> Result<usize, Time> {
         let ready = self.pc_column_ready_at::<K>(pc);
         if ready > now {
             return Err(ready);
         }
         let mut wake = Time::MAX;
-        for (at, key) in keys.iter().enumerate() {
-            let ready = self.column_ready_at::<K>(key.bank());
+        let groups = &self.group[COLUMNS[K]][..];
+        let (last, free) = self.other_sid[pc][K];
+        for (at, lane) in hits.iter().enumerate() {
+            let bank = lane.key.bank();
+            let mut ready = lane.ready.max(groups[(bank >> self.group_shift) as usize]);
+            if bank >> self.sid_shift != last {
+                ready = ready.max(free);
+            }
+            if self.has_sid_times {
+                ready = ready.max(self.sid[(bank >> self.sid_shift) as usize][COLUMNS[K]]);
+            }
             if ready <= now {
                 return Ok(at);
             }
             wake = wake.min(ready);
         }
         Err(wake)
+    }
+
+    /// Earliest start of a command as far as the bank alone says.
+    #[inline]
+    pub fn own_ready_at(&self, command: Command, bank: u32) -> Time {
+        self.banks[bank as usize].starts[slot(command)]
     }
 
     /// The pseudo channel of a bank.
@@ -618,18 +633,19 @@ impl<T: Clone> Device<T> {
     fn push_column<const K: usize>(&mut self, bank: u32, now: Time) {
         let (same, other) = (COLUMNS[K], COLUMNS[1 - K]);
         let pace = &self.columns[K];
-        let at_pc = bank >> self.pc_shift;
-        later(&mut self.buses[1], now + pace.bus);
-        let pc = &mut self.pc[at_pc as usize];
-        later(&mut pc[same], now + pace.pc_same);
+        let at_pc = (bank >> self.pc_shift) as usize;
+        // The command is legal, so what held back its like is over.
+        self.buses[1] = now + pace.bus;
+        let pc = &mut self.pc[at_pc];
+        pc[same] = now + pace.pc_same;
         later(&mut pc[other], now + pace.pc_other);
         later(&mut pc[slot(Command::PreAll)], now + pace.pc_close);
         let group = (bank >> self.group_shift) as usize;
-        later(&mut self.group[same][group], now + pace.group_same);
+        self.group[same][group] = now + pace.group_same;
         later(&mut self.group[other][group], now + pace.group_other);
         let close = &mut self.banks[bank as usize].starts[slot(Command::Pre)];
         later(close, now + pace.bank_close);
-        self.other_sid[at_pc as usize][K] = (bank >> self.sid_shift, now + pace.other_sid);
+        self.other_sid[at_pc][K] = (bank >> self.sid_shift, now + pace.other_sid);
     }
 }
 

@@ -70,6 +70,17 @@ impl Entry {
         count
     }
 
+    /// The first.
+    #[inline]
+    fn first(&self) -> Request {
+        Request {
+            accepted: self.accepted,
+            tag: self.tag,
+            column: self.column.into(),
+            counted: self.counted,
+        }
+    }
+
     /// Drops the first of several.
     #[inline]
     fn shrink(&mut self) {
@@ -98,7 +109,7 @@ pub struct Request {
 /// Requests of one row of a bank, oldest first.
 #[derive(Clone, Copy, Debug)]
 pub struct Group {
-    /// Of writes, the columns that wait, by `column_shift`: no two of them are the same.
+    /// Of writes, the columns that wait or waited since the group began, by `column_shift`: no two that wait are the same.
     columns: u64,
     pub row: u32,
     head: u32,
@@ -174,6 +185,12 @@ impl Queues {
         &self.groups[group as usize]
     }
 
+    /// The entry of the oldest request of a group.
+    #[inline]
+    pub fn head_index(&self, group: u16) -> u32 {
+        self.groups[group as usize].head
+    }
+
     /// The oldest request of a group.
     #[inline]
     pub fn head(&self, group: u16) -> &Entry {
@@ -181,15 +198,19 @@ impl Queues {
     }
 
     /// Whether a request of one of these places waits in a list of writes.
+    #[inline]
     pub fn is_buffered(&self, writes: &List, row: u32, columns: Range<u32>) -> bool {
-        let shift = self.column_shift;
-        let mask = mask(shift, &columns);
-        let mut at = writes.first;
+        writes.first != NONE && self.is_in(writes.first, row, columns)
+    }
+
+    fn is_in(&self, first: u16, row: u32, columns: Range<u32>) -> bool {
+        let mask = mask(self.column_shift, &columns);
+        let mut at = first;
         while at != NONE {
             let group = self.group(at);
             if group.row == row
                 && group.columns & mask != 0
-                && (shift == 0 || columns.clone().any(|column| self.holds(group, column)))
+                && columns.clone().any(|column| self.holds(group, column))
             {
                 return true;
             }
@@ -322,41 +343,40 @@ impl Queues {
         is_oldest
     }
 
-    /// Takes the oldest request out of a group of the list of a kind and bank, whose open row is `open`; the request, and the order of
-    /// acceptance of the next of the group, which is gone if there is none.
+    /// Takes the oldest request out of an entry, the first of its group, if there are others in it; the request, and when the next was
+    /// accepted.
     #[inline]
-    pub fn pop(
-        &mut self,
-        list: &mut List,
-        kind: Kind,
-        open: u32,
-        index: u16,
-    ) -> (Request, Option<u64>) {
+    pub fn take_first(&mut self, kind: Kind, head: u32) -> Option<(Request, Time)> {
+        let entry = &mut self.entries[head as usize];
+        if entry.count == 1 {
+            return None;
+        }
+        let request = entry.first();
+        entry.shrink();
+        let accepted = entry.accepted;
+        self.len[kind as usize] -= 1;
+        Some((request, accepted))
+    }
+
+    /// Takes the oldest request out of a group of the list of a kind and bank, whose open row is `open`.
+    #[inline]
+    pub fn pop(&mut self, list: &mut List, kind: Kind, open: u32, index: u16) -> Request {
         self.len[kind as usize] -= 1;
         let group = &mut self.groups[index as usize];
         let head = group.head;
         let entry = &mut self.entries[head as usize];
-        let request = Request {
-            accepted: entry.accepted,
-            tag: entry.tag,
-            column: entry.column.into(),
-            counted: entry.counted,
-        };
-        if kind == Kind::Write && self.column_shift == 0 {
-            group.columns &= !(1 << request.column);
-        }
+        let request = entry.first();
         if entry.count > 1 {
             entry.shrink();
-            return (request, Some(entry.seq));
+            return request;
         }
         let next = std::mem::replace(&mut entry.next, self.free_entry);
         self.free_entry = head;
-        if next != END {
-            group.head = next;
-            return (request, Some(self.entries[next as usize].seq));
+        match next {
+            END => self.end(list, open, index),
+            next => group.head = next,
         }
-        self.end(list, open, index);
-        (request, None)
+        request
     }
 
     /// Takes a group out of its list.
@@ -409,11 +429,49 @@ fn find(groups: &[Group], mut from: u16, wanted: impl Fn(u32) -> bool) -> u16 {
     from
 }
 
+/// What a bank puts forward.
+pub trait Aged: Copy {
+    /// The request it is about.
+    fn key(&self) -> Key;
+}
+
 /// Banks of a pseudo channel by the age of a request that each puts forward.
-#[derive(Clone, Debug, Default)]
-pub struct Order {
-    /// Ascending.
-    keys: Vec<Key>,
+#[derive(Clone, Debug)]
+pub struct Order<T> {
+    /// Ascending by key.
+    banks: Vec<T>,
+}
+
+impl<T> Default for Order<T> {
+    fn default() -> Order<T> {
+        Order { banks: Vec::new() }
+    }
+}
+
+/// The oldest hit of a bank.
+#[derive(Clone, Copy, Debug)]
+pub struct Lane {
+    pub key: Key,
+    /// Not before, as far as the bank itself says.
+    pub ready: Time,
+    /// Its entry.
+    pub head: u32,
+    /// Once the oldest hit was accepted after this, the bank wishes for something else too.
+    pub limit: Time,
+}
+
+impl Aged for Lane {
+    #[inline]
+    fn key(&self) -> Key {
+        self.key
+    }
+}
+
+impl Aged for Key {
+    #[inline]
+    fn key(&self) -> Key {
+        *self
+    }
 }
 
 /// Order of acceptance of a request and its bank, in one word that compares like the first.
@@ -441,6 +499,12 @@ impl Key {
         Key(Key::new(seq, bank).0 | Key::CLOSES)
     }
 
+    /// That of the request accepted next.
+    #[inline]
+    pub fn next(self) -> Key {
+        Key(self.0 + (1 << (Key::BANK_BITS + 1)))
+    }
+
     /// Whether it wants the open row closed.
     #[inline]
     pub fn closes(self) -> bool {
@@ -454,57 +518,63 @@ impl Key {
     }
 }
 
-impl Order {
+impl<T: Aged> Order<T> {
     /// Banks from the oldest request to the youngest.
     #[inline]
-    pub fn keys(&self) -> &[Key] {
-        &self.keys
+    pub fn banks(&self) -> &[T] {
+        &self.banks
     }
 
     /// Whether no bank is in it.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.banks.is_empty()
     }
 
-    /// Puts in the key of a bank that has none here, or another in the place of what it has; [`Key::NONE`] takes it out.
+    /// Puts in what a bank puts forward that has nothing here, or another in the place of what it has; none takes it out.
     #[inline]
-    pub fn set(&mut self, bank: u32, had: bool, new: Key) {
-        let keys = &mut self.keys;
-        if !had {
-            let at = keys
-                .iter()
-                .rposition(|&key| key < new)
-                .map_or(0, |at| at + 1);
-            return keys.insert(at, new);
-        }
-        let Some(mut at) = keys.iter().position(|key| key.bank() == bank) else {
-            debug_assert!(false, "bank {bank} is in the order");
-            return;
+    pub fn set(&mut self, bank: u32, had: bool, new: Option<T>) {
+        let banks = &mut self.banks;
+        let at = match had {
+            true => banks.iter().position(|b| b.key().bank() == bank),
+            false => None,
         };
-        if new == Key::NONE {
-            keys.remove(at);
-            return;
+        debug_assert!(had == at.is_some(), "bank {bank} is in the order");
+        match (at, new) {
+            (None, None) => {}
+            (None, Some(new)) => {
+                let key = new.key();
+                let older = banks.iter().rposition(|b| b.key() < key);
+                banks.insert(older.map_or(0, |at| at + 1), new);
+            }
+            (Some(at), None) => {
+                banks.remove(at);
+            }
+            (Some(mut at), Some(new)) => {
+                while at > 0 && banks[at - 1].key() > new.key() {
+                    banks[at] = banks[at - 1];
+                    at -= 1;
+                }
+                banks[at] = new;
+                self.younger(at);
+            }
         }
-        if new >= keys[at] {
-            return self.younger(at, new);
-        }
-        while at > 0 && keys[at - 1] > new {
-            keys[at] = keys[at - 1];
-            at -= 1;
-        }
-        keys[at] = new;
     }
 
-    /// Puts a younger key in the place of the one at `at`.
+    /// The bank at a place.
     #[inline]
-    pub fn younger(&mut self, mut at: usize, new: Key) {
-        let keys = &mut self.keys[..];
-        while at + 1 < keys.len() && keys[at + 1] < new {
-            keys[at] = keys[at + 1];
+    pub fn bank_mut(&mut self, at: usize) -> &mut T {
+        &mut self.banks[at]
+    }
+
+    /// Moves the bank at a place, which puts forward a younger request than before, behind older ones.
+    #[inline]
+    pub fn younger(&mut self, mut at: usize) {
+        let banks = &mut self.banks[..];
+        while at + 1 < banks.len() && banks[at + 1].key() < banks[at].key() {
+            banks.swap(at, at + 1);
             at += 1;
         }
-        keys[at] = new;
     }
 }
 
@@ -654,16 +724,24 @@ mod tests {
 
     #[test]
     fn an_order_stays_sorted() {
-        let mut order = Order::default();
-        let key = |seq| Key::new(seq, 7);
-        for seq in [5, 1, 9, 3] {
-            order.replace(Key::NONE, key(seq));
+        let mut order = Order::<Key>::default();
+        for (seq, bank) in [(5, 15), (1, 11), (9, 19), (3, 13)] {
+            order.set(bank, false, Some(Key::new(seq, bank)));
         }
-        order.replace(key(1), key(6));
-        order.replace(key(9), key(2));
-        order.replace(key(3), Key::NONE);
-        assert_eq!(order.keys(), [key(2), key(5), key(6)]);
-        assert_eq!(order.keys()[0].bank(), 7);
+        order.set(11, true, Some(Key::closing(6, 11)));
+        order.set(19, true, Some(Key::new(2, 19)));
+        order.set(13, true, None);
+        let expected = [Key::new(2, 19), Key::new(5, 15), Key::closing(6, 11)];
+        assert_eq!(order.banks(), expected);
+        let flags = order.banks().iter().map(|key| (key.bank(), key.closes()));
+        assert!(flags.eq([(19, false), (15, false), (11, true)]));
+        let key = order.bank_mut(0);
+        *key = key.next();
+        order.younger(0);
+        assert_eq!(order.banks()[0], Key::new(3, 19));
+        *order.bank_mut(0) = Key::new(8, 19);
+        order.younger(0);
+        assert_eq!(order.banks()[2], Key::new(8, 19));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use super::constraints::{Command, Time};
 use super::controller::{Active, Controller, FAR, Issued, RowPolicy, Sink};
 use super::device::CLOSED;
-use super::queue::{Key, Kind, NONE, Request};
+use super::queue::{Key, Kind, Request};
 
 impl Controller {
     #[inline]
@@ -69,46 +69,49 @@ impl Controller {
     /// Serves the oldest hit of reads (0) or writes (1) that can go now; sees from when another may.
     #[inline]
     fn hit<const K: usize, S: Sink>(&mut self, now: Time, sink: &mut S) {
-        let kind = [Kind::Read, Kind::Write][K];
         let mut best = Key::LAST;
         let mut place = (0, 0);
-        for (pc, wake) in self.hit_wakes.iter_mut().enumerate() {
+        for (pc, (wake, hits)) in self.hit_wakes.iter_mut().zip(&self.hits[K]).enumerate() {
             if *wake > now {
                 continue;
             }
-            let keys = self.hits.of(kind)[pc].keys();
-            match self.device.first_ready::<K>(pc, now, keys) {
-                Ok(at) if keys[at] < best => (best, place) = (keys[at], (pc, at)),
-                Ok(_) => {}
+            match self.device.first_ready::<K>(pc, now, hits.banks()) {
+                Ok(at) => {
+                    let key = hits.banks()[at].key;
+                    if key < best {
+                        (best, place) = (key, (pc, at));
+                    }
+                }
                 Err(ready) => *wake = ready,
             }
         }
         if best == Key::LAST {
             return;
         }
+        let kind = [Kind::Read, Kind::Write][K];
+        let (pc, at) = place;
         let bank = best.bank();
-        let at = &mut self.device.banks[bank as usize];
-        let open = at.open;
-        let list = &mut at.own.lists[K];
-        let index = list.hit;
-        let (request, rest) = self.queues.pop(list, kind, open, index);
-        let list = *list;
-        match rest {
-            // The rest of the group is all that changes.
-            Some(seq)
-                if self.config.row_policy == RowPolicy::Open
-                    && (list.miss == NONE
-                        || self.wishes_close(kind, bank)
-                        || !self.may_close(&list)) =>
-            {
-                self.hits.younger(kind, place, Key::new(seq, bank));
-                self.totals.row_hits += u64::from(!request.counted);
-                self.device.access::<K>(bank, now);
-                self.report(now, kind, access(kind), (bank, open), &request, sink);
+        let open = self.device.open_row(bank);
+        let hits = &mut self.hits[K][pc];
+        let lane = hits.bank_mut(at);
+        if self.config.row_policy == RowPolicy::Open
+            && let Some((request, accepted)) = self.queues.take_first(kind, lane.head)
+        {
+            lane.key = best.next();
+            let passed = accepted > lane.limit;
+            hits.younger(at);
+            self.totals.row_hits += u64::from(!request.counted);
+            self.device.access::<K>(bank, now);
+            if passed {
+                self.update_list(kind, bank, now);
             }
-            _ => self.access(now, kind, (bank, open), &request, false, sink),
+            self.report(now, kind, access(kind), (bank, open), &request, sink);
+        } else {
+            let group = self.list(kind, bank).hit;
+            let request = self.pop(kind, bank, open, group);
+            self.access(now, kind, (bank, open), &request, false, sink);
         }
-        self.hit_wakes[place.0] = self.device.pc_column_ready_at::<K>(place.0);
+        self.hit_wakes[pc] = self.device.pc_column_ready_at::<K>(pc);
     }
 
     /// Issues the access of a request that is out of its list.
@@ -209,13 +212,13 @@ impl Controller {
     #[inline]
     fn row_wishes(&self, now: Time, rising: bool) -> (Key, Time) {
         let (mut best, mut wake) = (Key::LAST, FAR);
-        for (pc, rows) in (0..).zip(self.rows.of(self.favoured())) {
+        for (pc, rows) in (0..).zip(&self.rows[self.favoured() as usize]) {
             if rows.is_empty() {
                 continue;
             }
             let act = self.device.pc_ready_at(Command::Act, pc).max(now + Time::from(!rising));
             let pre = self.device.pc_ready_at(Command::Pre, pc);
-            for &key in rows.keys() {
+            for &key in rows.banks() {
                 let bank = key.bank();
                 let ready = match key.closes() {
                     true => pre.max(self.device.precharge_ready_at(bank)),
@@ -234,7 +237,7 @@ impl Controller {
     fn activate<S: Sink>(&mut self, now: Time, kind: Kind, bank: u32, sink: &mut S) {
         let first = self.list(kind, bank).first;
         let row = self.queues.group(first).row;
-        let (mut request, _) = self.pop(kind, bank, CLOSED, first);
+        let mut request = self.pop(kind, bank, CLOSED, first);
         if !request.counted {
             request.counted = true;
             self.totals.row_misses += 1;
