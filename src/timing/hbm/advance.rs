@@ -8,6 +8,7 @@ use super::constraints::Time;
 use super::controller::{Controller, FAR, Sink};
 use super::mapping::Place;
 use super::queue::Kind;
+use super::schedule::even;
 
 /// Requests that enter per half CK.
 const PER_HALF_CK: u32 = 4;
@@ -73,21 +74,14 @@ impl Controller {
         let mut entry = from;
         while now <= until {
             if entry <= now {
-                let mut left = PER_HALF_CK;
-                while left > 0
-                    && let Some(port) = may_enter(now, feed.heads(), can)
-                {
-                    // A write may let a read in that waits for room: that goes before the write's next.
-                    let blocked = !can[0] && feed.heads()[0].arrival <= now;
-                    let most = if port == 1 && blocked { 1 } else { left };
-                    left -= self.enter(now, most, feed, port);
-                    for (can, head) in can.iter_mut().zip(feed.heads()) {
-                        *can = self.admits(head);
-                    }
-                }
+                self.let_in(now, feed, &mut can);
             }
             self.step(now, feed);
-            entry = self.next_entry(now, feed.heads(), &mut can);
+            let waits;
+            (entry, waits) = self.next_entry(now, feed.heads(), &mut can);
+            if !dense && !waits {
+                now = self.columns(now, entry.min(until.saturating_add(1)), feed);
+            }
             let idle = self.is_idle();
             if !idle {
                 self.idle_since = FAR;
@@ -107,18 +101,63 @@ impl Controller {
         now
     }
 
-    /// The half CK after `now` in which a request may enter.
+    /// Lets in what may enter now.
     #[inline]
-    fn next_entry(&self, now: Time, heads: &[Head; PORTS], can: &mut [bool; PORTS]) -> Time {
-        let mut entry = FAR;
+    fn let_in<F: Feed>(&mut self, now: Time, feed: &mut F, can: &mut [bool; PORTS]) {
+        let mut left = PER_HALF_CK;
+        while left > 0
+            && let Some(port) = may_enter(now, feed.heads(), *can)
+        {
+            // A write may let a read in that waits for room: that goes before the write's next.
+            let blocked = !can[0] && feed.heads()[0].arrival <= now;
+            let most = if port == 1 && blocked { 1 } else { left };
+            left -= self.enter(now, most, feed, port);
+            for (can, head) in can.iter_mut().zip(feed.heads()) {
+                *can = self.admits(head);
+            }
+        }
+    }
+
+    /// Column commands, from one to the next, as long as nothing else is due and before `due`; the half CK of the last.
+    #[inline]
+    fn columns<S: Sink>(&mut self, mut now: Time, due: Time, sink: &mut S) -> Time {
+        if self.maintenance.blocking > 0 || self.wanted_mode() != self.mode() {
+            return now;
+        }
+        loop {
+            // A policy that closes rows may have set its own.
+            let due = due.min(self.row_wake).min(self.maintenance.wake);
+            if self.column_wake >= due || even(self.column_wake.max(now + 1)) >= due {
+                return now;
+            }
+            now = even(self.column_wake.max(now + 1));
+            self.column_slot(now, sink);
+            if self.wanted_mode() != self.mode() || self.row_wake <= now {
+                self.finish(now, sink);
+                return now;
+            }
+        }
+    }
+
+    /// The half CK after `now` in which a request may enter, and whether one waits for room.
+    #[inline]
+    fn next_entry(
+        &self,
+        now: Time,
+        heads: &[Head; PORTS],
+        can: &mut [bool; PORTS],
+    ) -> (Time, bool) {
+        let (mut entry, mut waits) = (FAR, false);
         for (can, head) in can.iter_mut().zip(heads) {
             // What left made room, or was the buffered write that would have taken it; it did not put anything into a buffer.
-            *can = self.has_room(head.write) || *can && self.absorbs(&head.place);
+            let has_room = self.has_room(head.write);
+            *can = has_room || *can && self.absorbs(&head.place);
+            waits |= !has_room && head.arrival < FAR;
             if *can {
                 entry = entry.min(head.arrival.max(now + 1));
             }
         }
-        entry
+        (entry, waits)
     }
 
     /// Whether a request can be taken in as soon as it has arrived.

@@ -392,10 +392,23 @@ impl Controller {
         }
         if now & 1 == 0 && now >= self.column_wake {
             self.column_slot(now, sink);
-            if self.maintenance.blocking == 0 {
-                self.update_mode(now);
-            }
+            self.finish(now, sink);
+            return;
         }
+        self.rows(now, sink);
+    }
+
+    /// What comes after the column command of half CK `now`.
+    #[inline]
+    pub(super) fn finish<S: Sink>(&mut self, now: Time, sink: &mut S) {
+        if self.maintenance.blocking == 0 {
+            self.update_mode(now);
+        }
+        self.rows(now, sink);
+    }
+
+    #[inline]
+    fn rows<S: Sink>(&mut self, now: Time, sink: &mut S) {
         if now >= self.row_wake {
             self.row_slot(now, now & 1 == 0, sink);
             if self.maintenance.blocking == 0 && self.wanted_mode() != self.write_mode {
@@ -423,6 +436,12 @@ impl Controller {
             (self.column_wake, self.row_wake) = (now, now);
             self.hit_wakes.fill(now);
         }
+    }
+
+    /// Whether writes are in favour.
+    #[inline]
+    pub(super) fn mode(&self) -> bool {
+        self.write_mode
     }
 
     /// The queue in favour.

@@ -6,8 +6,9 @@
 //! never move back.
 
 use super::constraints::{Command, Constraint, Scope, Table, Time};
-use super::queue::Lane;
+use super::queue::{Kind, Lane};
 use crate::chip::HbmDevice;
+use std::sync::Arc;
 
 /// No row is open.
 pub const CLOSED: u32 = u32::MAX;
@@ -245,9 +246,10 @@ const NEVER: Time = Time::MAX;
 #[derive(Clone, Debug)]
 pub struct Device<T> {
     pub geometry: Geometry,
-    effects: [Effect; Command::COUNT],
+    /// The rules, which the channels of a chip share.
+    effects: Arc<[Effect; Command::COUNT]>,
     /// Of reads and of writes.
-    columns: [ColumnPace; 2],
+    columns: Arc<[ColumnPace; 2]>,
     /// By pseudo channel and kind: stack ID of the last burst, and from when one of another may follow.
     other_sid: Vec<[(u32, Time); 2]>,
     /// Whether anything stands in `sid`.
@@ -332,10 +334,10 @@ impl<T: Clone> Device<T> {
         }
         Device {
             geometry,
-            columns,
+            columns: Arc::new(columns),
             other_sid: vec![[(0, 0); 2]; pcs as usize],
             has_sid_times: false,
-            effects,
+            effects: Arc::new(effects),
             windows,
             buses: [0; 2],
             pc: nodes(pcs),
@@ -418,13 +420,22 @@ impl<T: Clone> Device<T> {
         }
     }
 
-    /// Earliest start of a read (0) or a write (1) of a bank.
+    /// Earliest start of a read or a write of a bank, which as far as the bank alone says could start already.
     #[inline]
-    pub fn access_ready_at(&self, kind: usize, bank: u32) -> Time {
-        match kind {
-            0 => self.pc_column_ready_at::<0>(self.pc_of(bank)).max(self.column_ready_at::<0>(bank)),
-            _ => self.pc_column_ready_at::<1>(self.pc_of(bank)).max(self.column_ready_at::<1>(bank)),
+    pub fn access_ready_at(&self, kind: Kind, bank: u32) -> Time {
+        let pc = self.pc_of(bank);
+        let slot = COLUMNS[kind as usize];
+        let group = self.group[slot][(bank >> self.group_shift) as usize];
+        let mut ready = self.buses[1].max(self.pc[pc][slot]).max(group);
+        let (last, free) = self.other_sid[pc][kind as usize];
+        let sid = bank >> self.sid_shift;
+        if sid != last {
+            ready = ready.max(free);
         }
+        if self.has_sid_times {
+            ready = ready.max(self.sid[sid as usize][slot]);
+        }
+        ready
     }
 
     /// The place of the first of some hits, all of banks of one pseudo channel, that can be read (0) or written (1) now; or from when one

@@ -32,7 +32,7 @@ impl Controller {
         for (at, a) in self.active.iter().enumerate() {
             let mut ready = a.ready;
             if ready <= now {
-                ready = self.device.access_ready_at(a.kind as usize, a.bank);
+                ready = self.device.access_ready_at(a.kind, a.bank);
             }
             if ready > now {
                 wake = wake.min(ready);
@@ -247,7 +247,7 @@ impl Controller {
         self.reopen(bank, row);
         let order = self.activations;
         self.activations += 1;
-        let ready = self.device.bank_ready_at(access(kind), bank);
+        let ready = self.device.own_ready_at(access(kind), bank);
         self.active.push(Active {
             ready,
             order,
