@@ -58,6 +58,12 @@ pub trait Feed: Sink {
     /// The first `count` requests of a port's head have entered at `now`; the rest of it, or another, takes its place. `waits` says
     /// whether they took room in a queue.
     fn entered(&mut self, port: usize, now: Time, count: u32, waits: bool);
+
+    /// Whether to stop here, for whoever feeds to see to something.
+    #[inline]
+    fn stops(&self) -> bool {
+        false
+    }
 }
 
 impl Controller {
@@ -93,8 +99,8 @@ impl Controller {
             } else {
                 self.next_event(now).min(entry)
             };
-            if idle && entry == FAR {
-                // Only refresh goes on.
+            if idle && entry == FAR || feed.stops() {
+                // Of the first only refresh goes on.
                 break;
             }
         }

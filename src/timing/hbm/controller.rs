@@ -23,6 +23,7 @@ use super::maintenance::Maintenance;
 use super::mapping::Place;
 use super::queue::{Key, Kind, Lane, List, NONE, Order, Queues, Request};
 use super::schedule::access;
+use super::steady::{Stand, Visit};
 use crate::chip::{HbmDevice, Refresh};
 
 /// No event in sight.
@@ -128,6 +129,34 @@ pub struct Totals {
     pub activates: u64,
     pub refreshes: u64,
     pub refresh_managements: u64,
+}
+
+impl Totals {
+    /// So many times more what has come since they were `before`.
+    pub(super) fn repeat(&mut self, before: &Totals, times: u64) {
+        let Totals {
+            row_hits,
+            row_misses,
+            row_conflicts,
+            forwarded,
+            merged,
+            activates,
+            refreshes,
+            refresh_managements,
+        } = self;
+        for (now, before) in [
+            (row_hits, before.row_hits),
+            (row_misses, before.row_misses),
+            (row_conflicts, before.row_conflicts),
+            (forwarded, before.forwarded),
+            (merged, before.merged),
+            (activates, before.activates),
+            (refreshes, before.refreshes),
+            (refresh_managements, before.refresh_managements),
+        ] {
+            *now += times * (*now - before);
+        }
+    }
 }
 
 /// A request whose row was opened for it.
@@ -363,6 +392,64 @@ impl Controller {
     pub(super) fn reopen(&mut self, bank: u32, open: u32) {
         for list in &mut self.device.banks[bank as usize].own.lists {
             self.queues.reopen(list, open);
+        }
+    }
+
+    /// Where it stands at `now`; row 0.
+    pub fn stand(&self, now: Time) -> Stand {
+        Stand {
+            now,
+            row: 0,
+            seq: self.queues.accepted(),
+            activations: self.activations,
+        }
+    }
+
+    /// Visits all that decides what happens next. What wakes it is left out: it is looked at anew.
+    pub fn visit(&mut self, v: &mut impl Visit) {
+        v.word(self.write_mode.into());
+        v.activation(&mut self.activations);
+        v.time(&mut self.idle_since);
+        self.queues.visit_counts(v);
+        self.device.visit(v);
+        for bank in &mut self.device.banks {
+            let own = &mut bank.own;
+            for kind in [Kind::Read, Kind::Write] {
+                self.queues.visit(&own.lists[kind as usize], kind, v);
+            }
+            let active = own.active.map_or(2, |kind| kind as u64);
+            v.word(u64::from(own.held) << 16 | u64::from(own.wished) << 8 | active);
+        }
+        self.active.sort_unstable_by_key(|a| a.order);
+        for a in &mut self.active {
+            v.activation(&mut a.order);
+            v.time(&mut a.ready);
+            let r = &mut a.request;
+            v.moment(&mut r.accepted);
+            v.word(u64::from(a.bank) << 1 | a.kind as u64);
+            v.word(r.tag);
+            v.word(u64::from(r.column) << 1 | u64::from(r.counted));
+        }
+        for kind in [Kind::Read, Kind::Write] {
+            let hits = self.hits[kind as usize].iter_mut();
+            for lane in hits.flat_map(Order::banks_mut) {
+                v.key(kind, &mut lane.key);
+                v.time(&mut lane.ready);
+                v.moment(&mut lane.limit);
+            }
+            let rows = self.rows[kind as usize].iter_mut();
+            rows.flat_map(Order::banks_mut)
+                .for_each(|key| v.key(kind, key));
+        }
+        self.maintenance.visit(v);
+    }
+
+    /// Looks at everything anew at `now`.
+    pub fn wake(&mut self, now: Time) {
+        self.hit_wakes.fill(now);
+        (self.column_wake, self.row_wake) = (now, now);
+        if !self.active.is_empty() {
+            self.active_wake = now;
         }
     }
 

@@ -7,6 +7,7 @@
 
 use super::constraints::{Command, Constraint, Scope, Table, Time};
 use super::queue::{Kind, Lane};
+use super::steady::Visit;
 use crate::chip::HbmDevice;
 use std::sync::Arc;
 
@@ -356,6 +357,35 @@ impl<T: Clone> Device<T> {
             group_shift,
             sid_shift,
         }
+    }
+
+    /// Visits all but what the controller knows.
+    pub fn visit(&mut self, v: &mut impl Visit) {
+        self.buses.iter_mut().for_each(|time| v.time(time));
+        let nodes = self.pc.iter_mut().chain(&mut self.sid);
+        nodes.flatten().for_each(|time| v.time(time));
+        self.group.iter_mut().flatten().for_each(|t| v.time(t));
+        for bank in &mut self.banks {
+            bank.starts.iter_mut().for_each(|time| v.time(time));
+            v.word(u64::from(bank.open == CLOSED));
+            if bank.open != CLOSED {
+                v.row(&mut bank.open);
+            }
+        }
+        for (sid, free) in self.other_sid.iter_mut().flatten() {
+            v.word((*sid).into());
+            v.time(free);
+        }
+        for window in &mut self.windows {
+            let rings = window.starts.chunks_mut(window.length);
+            for (ring, &next) in rings.zip(&window.next) {
+                // From the oldest on.
+                let (young, old) = ring.split_at_mut(next as usize);
+                old.iter_mut().chain(young).for_each(|start| v.moment(start));
+            }
+        }
+        self.open_count.iter().for_each(|&n| v.word(n.into()));
+        v.word(self.has_sid_times.into());
     }
 
     /// Row that is open in a bank, or [`CLOSED`].

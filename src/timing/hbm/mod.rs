@@ -40,6 +40,7 @@ pub mod run;
 #[cfg(test)]
 mod run_tests;
 mod schedule;
+mod steady;
 pub mod trace_file;
 
 use crate::chip::Chip;

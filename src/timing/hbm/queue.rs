@@ -8,6 +8,7 @@
 
 use super::constraints::Time;
 use super::device::{CLOSED, Geometry};
+use super::steady::Visit;
 use std::ops::Range;
 
 /// No group.
@@ -401,6 +402,42 @@ impl Queues {
         }
     }
 
+    /// Visits all that waits in a list.
+    pub fn visit(&mut self, list: &List, kind: Kind, v: &mut impl Visit) {
+        let mut at = list.first;
+        while at != NONE {
+            let group = &mut self.groups[at as usize];
+            v.row(&mut group.row);
+            v.word(group.columns);
+            let mut entry = group.head;
+            while entry != END {
+                let e = &mut self.entries[entry as usize];
+                v.seq(kind, &mut e.seq);
+                v.moment(&mut e.accepted);
+                for word in [e.tag, e.delays, e.span.into(), e.column.into()] {
+                    v.word(word);
+                }
+                v.word(u64::from(e.count) << 1 | u64::from(e.counted));
+                entry = e.next;
+            }
+            at = group.next;
+            v.word(u64::from(at == NONE));
+        }
+    }
+
+    /// Requests accepted by kind.
+    pub fn accepted(&self) -> [u64; 2] {
+        self.next_seq
+    }
+
+    /// Visits the counts.
+    pub fn visit_counts(&mut self, v: &mut impl Visit) {
+        for kind in [Kind::Read, Kind::Write] {
+            v.seq(kind, &mut self.next_seq[kind as usize]);
+            v.word(self.len[kind as usize].into());
+        }
+    }
+
     /// The open row of the list's bank changed: finds the oldest hit and miss.
     #[inline]
     pub fn reopen(&self, list: &mut List, open: u32) {
@@ -511,6 +548,11 @@ impl Key {
         self.0 & Key::CLOSES != 0
     }
 
+    /// Its order of acceptance.
+    pub fn seq(self) -> u64 {
+        (self.0 >> (Key::BANK_BITS + 1)) - 1
+    }
+
     /// Its bank.
     #[inline]
     pub fn bank(self) -> u32 {
@@ -567,6 +609,11 @@ impl<T: Aged> Order<T> {
         &mut self.banks[at]
     }
 
+    /// All banks; their order must stay.
+    pub fn banks_mut(&mut self) -> &mut [T] {
+        &mut self.banks
+    }
+
     /// Moves the bank at a place, which puts forward a younger request than before, behind older ones.
     #[inline]
     pub fn younger(&mut self, mut at: usize) {
@@ -616,6 +663,11 @@ impl BankSet {
     #[inline]
     fn words_of(&self, pc: u32) -> std::ops::Range<usize> {
         (pc as usize) << self.pc_words..(pc as usize + 1) << self.pc_words
+    }
+
+    /// Visits the members.
+    pub fn visit(&self, v: &mut impl Visit) {
+        self.words.iter().for_each(|&word| v.word(word));
     }
 
     /// Calls `f` for each bank of a pseudo channel, in ascending order.
