@@ -21,7 +21,7 @@ use super::constraints::{Command, Table, Time};
 use super::device::{Bank, CLOSED, Device, Geometry};
 use super::maintenance::Maintenance;
 use super::mapping::Place;
-use super::queue::{Key, Kind, Lane, List, NONE, Order, Queues, Request};
+use super::queue::{Key, Kind, Lane, List, NONE, Order, Queues, Request, Row};
 use super::schedule::access;
 use super::steady::{Stand, Visit};
 use crate::chip::{HbmDevice, Refresh};
@@ -231,9 +231,11 @@ pub struct Controller {
     pub(super) activations: u64,
     /// Banks with a hit, and those with an activate or a precharge to make.
     pub(super) hits: Wishes<Lane>,
-    pub(super) rows: Wishes<Key>,
+    pub(super) rows: Wishes<Row>,
     /// By pseudo channel, before when no hit of the kind in favour can go.
     pub(super) hit_wakes: Vec<Time>,
+    /// The same of row commands.
+    pub(super) row_wakes: Vec<Time>,
     write_mode: bool,
     /// Writing starts with more writes than this, and stops with fewer than that.
     high_mark: u32,
@@ -266,6 +268,7 @@ impl Controller {
             hits: std::array::from_fn(|_| vec![Order::default(); geometry.pcs as usize]),
             rows: std::array::from_fn(|_| vec![Order::default(); geometry.pcs as usize]),
             hit_wakes: vec![0; geometry.pcs as usize],
+            row_wakes: vec![0; geometry.pcs as usize],
             write_mode: false,
             // Of whole numbers, those above x are above its floor, those below x are below its ceiling. Below a mark of zero
             // is none waiting, or writing would never stop.
@@ -438,16 +441,17 @@ impl Controller {
                 v.moment(&mut lane.limit);
             }
             let rows = self.rows[kind as usize].iter_mut();
-            rows.flat_map(Order::banks_mut)
-                .for_each(|key| v.key(kind, key));
+            for row in rows.flat_map(Order::banks_mut) {
+                v.key(kind, &mut row.key);
+                v.time(&mut row.ready);
+            }
         }
         self.maintenance.visit(v);
     }
 
     /// Looks at everything anew at `now`.
     pub fn wake(&mut self, now: Time) {
-        self.hit_wakes.fill(now);
-        (self.column_wake, self.row_wake) = (now, now);
+        self.look_anew(now);
         if !self.active.is_empty() {
             self.active_wake = now;
         }
@@ -520,9 +524,15 @@ impl Controller {
         let wanted = self.wanted_mode();
         if wanted != self.write_mode {
             self.write_mode = wanted;
-            (self.column_wake, self.row_wake) = (now, now);
-            self.hit_wakes.fill(now);
+            self.look_anew(now);
         }
+    }
+
+    /// Any hit and any row command may be possible at `now`.
+    fn look_anew(&mut self, now: Time) {
+        (self.column_wake, self.row_wake) = (now, now);
+        self.hit_wakes.fill(now);
+        self.row_wakes.fill(now);
     }
 
     /// Whether writes are in favour.
@@ -562,7 +572,10 @@ impl Controller {
         if own.held > 0 {
         } else if self.device.open_row(bank) == CLOSED {
             if list.first != NONE {
-                row = Some(Key::new(self.queues.head(list.first).seq, bank));
+                row = Some(Row {
+                    key: Key::new(self.queues.head(list.first).seq, bank),
+                    ready: self.device.own_ready_at(Command::Act, bank),
+                });
             }
         } else {
             let mut limit = FAR;
@@ -572,7 +585,10 @@ impl Controller {
                     || self.config.scheduler == Scheduler::FrFcfs
                     || miss.accepted < self.queues.head(list.hit).accepted
                 {
-                    row = Some(Key::closing(miss.seq, bank));
+                    row = Some(Row {
+                        key: Key::closing(miss.seq, bank),
+                        ready: self.device.own_ready_at(Command::Pre, bank),
+                    });
                 } else {
                     limit = miss.accepted;
                 }
@@ -607,13 +623,15 @@ impl Controller {
             self.rows[kind as usize][pc].set(bank, had_row != 0, row);
         }
         if let Some(row) = row {
-            let (wish, ready) = match row.closes() {
-                true => (Wish::Pre, self.device.precharge_ready_at(bank)),
-                false => (Wish::Act, self.device.bank_ready_at(Command::Act, bank)),
+            let wish = match row.key.closes() {
+                true => Wish::Pre,
+                false => Wish::Act,
             };
             wished |= bit(wish);
             if had & bit(wish) == 0 {
-                self.row_wake = self.row_wake.min(ready.max(now));
+                let ready = row.ready.max(now);
+                self.row_wake = self.row_wake.min(ready);
+                self.row_wakes[pc] = self.row_wakes[pc].min(ready);
             }
         }
         let own = &mut self.device.banks[bank as usize].own;

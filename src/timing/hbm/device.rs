@@ -6,7 +6,7 @@
 //! never move back.
 
 use super::constraints::{Command, Constraint, Scope, Table, Time};
-use super::queue::{Kind, Lane};
+use super::queue::{Kind, Lane, Row};
 use super::steady::Visit;
 use crate::chip::HbmDevice;
 use std::sync::Arc;
@@ -519,11 +519,38 @@ impl<T: Clone> Device<T> {
         self.buses[1].max(self.pc[pc][COLUMNS[K]])
     }
 
-    /// Earliest start of a precharge of a bank, as far as the bank says; no rule of it is wider than a bank and narrower than a
-    /// pseudo channel.
+    /// The place of the first of some row commands, all of banks of one pseudo channel, that can go now, on a rising edge or not; or from
+    /// when one can. No rule of a precharge is wider than a bank and narrower than a pseudo channel.
     #[inline]
-    pub fn precharge_ready_at(&self, bank: u32) -> Time {
-        self.banks[bank as usize].starts[slot(Command::Pre)]
+    pub fn first_row(&self, pc: u32, now: Time, rising: bool, rows: &[Row]) -> Result<usize, Time> {
+        let (act, pre) = (slot(Command::Act), slot(Command::Pre));
+        let opens = self.pc_ready_at(Command::Act, pc);
+        let opens = opens.max(now + Time::from(!rising));
+        let closes = self.pc_ready_at(Command::Pre, pc);
+        let mut wake = Time::MAX;
+        for (at, row) in rows.iter().enumerate() {
+            let bank = row.key.bank();
+            let ready = if row.key.closes() {
+                match closes.max(row.ready) {
+                    // The bank may have been accessed since.
+                    ready if ready <= now => self.banks[bank as usize].starts[pre],
+                    ready => ready,
+                }
+            } else {
+                let mut ready = opens.max(row.ready);
+                ready = ready.max(self.group[act][(bank >> self.group_shift) as usize]);
+                if self.has_sid_times {
+                    ready = ready.max(self.sid[(bank >> self.sid_shift) as usize][act]);
+                }
+                // On a rising edge.
+                ready + (ready & 1)
+            };
+            if ready <= now {
+                return Ok(at);
+            }
+            wake = wake.min(ready);
+        }
+        Err(wake)
     }
 
     /// Earliest start of a command at a bank.

@@ -504,10 +504,18 @@ impl Aged for Lane {
     }
 }
 
-impl Aged for Key {
+/// The request for which a bank wants a row command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub key: Key,
+    /// Not before, as far as the bank itself said when it began to want it.
+    pub ready: Time,
+}
+
+impl Aged for Row {
     #[inline]
     fn key(&self) -> Key {
-        *self
+        self.key
     }
 }
 
@@ -776,24 +784,24 @@ mod tests {
 
     #[test]
     fn an_order_stays_sorted() {
-        let mut order = Order::<Key>::default();
+        let mut order = Order::default();
+        let row = |key| Some(Row { key, ready: 0 });
         for (seq, bank) in [(5, 15), (1, 11), (9, 19), (3, 13)] {
-            order.set(bank, false, Some(Key::new(seq, bank)));
+            order.set(bank, false, row(Key::new(seq, bank)));
         }
-        order.set(11, true, Some(Key::closing(6, 11)));
-        order.set(19, true, Some(Key::new(2, 19)));
+        order.set(11, true, row(Key::closing(6, 11)));
+        order.set(19, true, row(Key::new(2, 19)));
         order.set(13, true, None);
+        let keys = |order: &Order<Row>| -> Vec<Key> { order.banks().iter().map(|b| b.key).collect() };
         let expected = [Key::new(2, 19), Key::new(5, 15), Key::closing(6, 11)];
-        assert_eq!(order.banks(), expected);
-        let flags = order.banks().iter().map(|key| (key.bank(), key.closes()));
-        assert!(flags.eq([(19, false), (15, false), (11, true)]));
-        let key = order.bank_mut(0);
-        *key = key.next();
-        order.younger(0);
-        assert_eq!(order.banks()[0], Key::new(3, 19));
-        *order.bank_mut(0) = Key::new(8, 19);
-        order.younger(0);
-        assert_eq!(order.banks()[2], Key::new(8, 19));
+        assert_eq!(keys(&order), expected);
+        let flags = expected.map(|key| (key.seq(), key.bank(), key.closes()));
+        assert_eq!(flags, [(2, 19, false), (5, 15, false), (6, 11, true)]);
+        for (next, place) in [(expected[0].next(), 0), (Key::new(8, 19), 2)] {
+            order.bank_mut(0).key = next;
+            order.younger(0);
+            assert_eq!(keys(&order)[place], next);
+        }
     }
 
     #[test]

@@ -29,13 +29,12 @@ impl Controller {
     #[inline(never)]
     fn active_access<S: Sink>(&mut self, now: Time, sink: &mut S) -> bool {
         let (mut best, mut wake) = (None, FAR);
-        for (at, a) in self.active.iter().enumerate() {
-            let mut ready = a.ready;
-            if ready <= now {
-                ready = self.device.access_ready_at(a.kind, a.bank);
+        for (at, a) in self.active.iter_mut().enumerate() {
+            if a.ready <= now {
+                a.ready = self.device.access_ready_at(a.kind, a.bank);
             }
-            if ready > now {
-                wake = wake.min(ready);
+            if a.ready > now {
+                wake = wake.min(a.ready);
             } else {
                 let age = (a.request.accepted, a.order);
                 if best.is_none_or(|(oldest, _)| age < oldest) {
@@ -185,53 +184,39 @@ impl Controller {
             return;
         }
         let kind = self.favoured();
-        let (best, next) = self.row_wishes(now, rising);
-        // What the command itself makes possible lowers it again.
-        self.row_wake = wake.min(next);
-        if best == Key::LAST {
-            return;
-        }
-        let bank = best.bank();
-        if best.closes() {
-            let first = self.list(kind, bank).miss;
-            let row = self.queues.group(first).row;
-            if !std::mem::replace(&mut self.queues.head_mut(first).counted, true) {
-                self.totals.row_conflicts += 1;
-            }
-            self.close(now, Command::Pre, bank, row, sink);
-        } else {
-            self.activate(now, kind, bank, sink);
-        }
-        // Others that could have gone now go as soon as this one lets them.
-        let (best, next) = self.row_wishes(now + 1, !rising);
-        let next = if best == Key::LAST { next } else { now + 1 };
-        self.row_wake = self.row_wake.min(next);
-    }
-
-    /// The oldest request in favour that can have its row command now, and from when another may among those that cannot.
-    #[inline]
-    fn row_wishes(&self, now: Time, rising: bool) -> (Key, Time) {
-        let (mut best, mut wake) = (Key::LAST, FAR);
-        for (pc, rows) in (0..).zip(&self.rows[self.favoured() as usize]) {
-            if rows.is_empty() {
+        let mut best = Key::LAST;
+        let rows = &self.rows[kind as usize];
+        for (pc, (at, rows)) in self.row_wakes.iter_mut().zip(rows).enumerate() {
+            if *at > now {
                 continue;
             }
-            let act = self.device.pc_ready_at(Command::Act, pc).max(now + Time::from(!rising));
-            let pre = self.device.pc_ready_at(Command::Pre, pc);
-            for &key in rows.banks() {
-                let bank = key.bank();
-                let ready = match key.closes() {
-                    true => pre.max(self.device.precharge_ready_at(bank)),
-                    false => even(act.max(self.device.bank_ready_at(Command::Act, bank))),
-                };
-                if ready <= now {
-                    best = best.min(key);
-                    break;
-                }
-                wake = wake.min(ready);
+            match self.device.first_row(pc as u32, now, rising, rows.banks()) {
+                Ok(at) => best = best.min(rows.banks()[at].key),
+                Err(ready) => *at = ready,
             }
         }
-        (best, wake)
+        // What the command itself makes possible lowers it again.
+        self.row_wake = FAR;
+        if best != Key::LAST {
+            let bank = best.bank();
+            if best.closes() {
+                let first = self.list(kind, bank).miss;
+                let row = self.queues.group(first).row;
+                if !std::mem::replace(&mut self.queues.head_mut(first).counted, true) {
+                    self.totals.row_conflicts += 1;
+                }
+                self.close(now, Command::Pre, bank, row, sink);
+            } else {
+                self.activate(now, kind, bank, sink);
+            }
+            // Others that could have gone now go as soon as this one lets them.
+            for (pc, at) in (0..).zip(&mut self.row_wakes) {
+                let ready = |command| self.device.pc_ready_at(command, pc);
+                *at = (*at).max(ready(Command::Act).min(ready(Command::Pre)));
+            }
+        }
+        let rows = self.row_wakes.iter().fold(wake, |a, &b| a.min(b));
+        self.row_wake = self.row_wake.min(rows);
     }
 
     fn activate<S: Sink>(&mut self, now: Time, kind: Kind, bank: u32, sink: &mut S) {
