@@ -160,6 +160,11 @@ pub struct Queues {
 }
 
 impl Queues {
+    /// Touches.
+    pub fn touch(&self) -> u32 {
+        self.entries.iter().fold(0, |a, b| a ^ b.next) ^ self.groups.iter().fold(0, |a, b| a ^ b.head)
+    }
+
     /// Empty queues for a channel.
     pub fn new(geometry: &Geometry) -> Queues {
         Queues {

@@ -28,7 +28,7 @@ impl Controller {
     /// Serves the oldest request whose row was opened for it and can be accessed now; or sees from when one can.
     #[inline(never)]
     fn active_access<S: Sink>(&mut self, now: Time, sink: &mut S) -> bool {
-        let (mut best, mut wake) = (None, FAR);
+        let (mut best, mut wake, mut ready) = (None, FAR, 0);
         for (at, a) in self.active.iter_mut().enumerate() {
             if a.ready <= now {
                 a.ready = self.device.access_ready_at(a.kind, a.bank);
@@ -36,6 +36,7 @@ impl Controller {
             if a.ready > now {
                 wake = wake.min(a.ready);
             } else {
+                ready += 1;
                 let age = (a.request.accepted, a.order);
                 if best.is_none_or(|(oldest, _)| age < oldest) {
                     best = Some((age, at));
@@ -53,9 +54,7 @@ impl Controller {
             ..
         } = self.active.swap_remove(at);
         self.device.banks[bank as usize].own.active = None;
-        if self.active.is_empty() {
-            self.active_wake = FAR;
-        }
+        self.active_wake = if ready > 1 { now + 1 } else { wake };
         let row = self.device.open_row(bank);
         self.access(now, kind, (bank, row), &request, true, sink);
         if !self.maintenance.is_empty() {
@@ -210,9 +209,12 @@ impl Controller {
                 self.activate(now, kind, bank, sink);
             }
             // Others that could have gone now go as soon as this one lets them.
-            for (pc, at) in (0..).zip(&mut self.row_wakes) {
-                let ready = |command| self.device.pc_ready_at(command, pc);
-                *at = (*at).max(ready(Command::Act).min(ready(Command::Pre)));
+            let rows = &self.rows[kind as usize];
+            for (pc, (at, rows)) in self.row_wakes.iter_mut().zip(rows).enumerate() {
+                if *at <= now {
+                    let first = self.device.first_row(pc as u32, now + 1, !rising, rows.banks());
+                    *at = first.err().unwrap_or(now + 1);
+                }
             }
         }
         let rows = self.row_wakes.iter().fold(wake, |a, &b| a.min(b));
