@@ -52,7 +52,8 @@ impl Head {
 
 /// Where requests come from, and who learns what becomes of them.
 pub trait Feed: Sink {
-    /// What each port hands over next; [`Head::NONE`] of a port that there is not.
+    /// What each port hands over next; [`Head::NONE`] of a port that there is not. It changes when requests have entered, or when
+    /// nothing waits in the controller any more.
     fn heads(&self) -> &[Head; PORTS];
 
     /// The first `count` requests of a port's head have entered at `now`; the rest of it, or another, takes its place. `waits` says
@@ -77,16 +78,23 @@ impl Controller {
         for (can, head) in can.iter_mut().zip(feed.heads()) {
             *can = self.admits(head);
         }
-        let mut entry = from;
+        // The next half CK in which a request may enter, and whether one waits for room.
+        let (mut entry, mut waits) = (from, true);
         while now <= until {
-            if entry <= now {
+            let enters = entry <= now;
+            if enters {
                 self.let_in(now, feed, &mut can);
             }
             self.step(now, feed);
-            let waits;
-            (entry, waits) = self.next_entry(now, feed.heads(), &mut can);
+            if enters || waits || self.is_idle() {
+                (entry, waits) = self.next_entry(now, feed.heads(), &mut can);
+            }
             if !dense && !waits {
+                let before = now;
                 now = self.columns(now, entry.min(until.saturating_add(1)), feed);
+                if now > before && self.is_idle() {
+                    (entry, waits) = self.next_entry(now, feed.heads(), &mut can);
+                }
             }
             let idle = self.is_idle();
             if !idle {
@@ -146,7 +154,7 @@ impl Controller {
     }
 
     /// The half CK after `now` in which a request may enter, and whether one waits for room.
-    #[inline]
+    #[inline(always)]
     fn next_entry(
         &self,
         now: Time,

@@ -205,7 +205,7 @@ impl Feed for Fed<'_> {
 }
 
 impl Sink for Fed<'_> {
-    #[inline]
+    #[inline(always)]
     fn read_done(&mut self, tag: u64, accepted: Time, end: Time) {
         let front = &mut *self.front;
         let first = end.saturating_sub(front.beat).max(accepted);
@@ -218,7 +218,7 @@ impl Sink for Fed<'_> {
         self.front.progress = at;
     }
 
-    #[inline]
+    #[inline(always)]
     fn command(&mut self, issued: Issued) {
         self.front.account.command(&issued);
     }

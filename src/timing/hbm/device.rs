@@ -682,7 +682,7 @@ impl<T: Clone> Device<T> {
     }
 
     /// Issues a read (0) or a write (1), as [`Device::issue`] does.
-    #[inline]
+    #[inline(always)]
     pub fn access<const K: usize>(&mut self, bank: u32, now: Time) {
         debug_assert!(
             self.open_row(bank) != CLOSED && self.ready_at(COMMANDS[K], bank) <= now,
@@ -697,7 +697,7 @@ impl<T: Clone> Device<T> {
     }
 
     /// What follows from a read (0) or a write (1) by the rules that every table has.
-    #[inline]
+    #[inline(always)]
     fn push_column<const K: usize>(&mut self, bank: u32, now: Time) {
         let (same, other) = (COLUMNS[K], COLUMNS[1 - K]);
         let pace = &self.columns[K];

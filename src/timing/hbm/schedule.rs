@@ -148,7 +148,7 @@ impl Controller {
     }
 
     /// Tells the sink of an access.
-    #[inline]
+    #[inline(always)]
     fn report<S: Sink>(
         &self,
         now: Time,
