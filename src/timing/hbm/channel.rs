@@ -258,7 +258,7 @@ impl Channel {
 
     /// Does all that happens up to half CK `until`.
     pub fn advance(&mut self, until: Time, layout: &Layout) {
-        self.controller.touch();
+        self.controller.fetch();
         let mut arriving = std::mem::take(&mut self.arriving);
         for run in arriving.drain(..) {
             if self.front.heads.iter().all(|head| head.run == 0) {

@@ -21,7 +21,8 @@ use super::constraints::{Command, Table, Time};
 use super::device::{Bank, CLOSED, Device, Geometry};
 use super::maintenance::Maintenance;
 use super::mapping::Place;
-use super::queue::{Key, Kind, Lane, List, NONE, Order, Queues, Request, Row};
+use super::order::{Key, Lane, Order, Row};
+use super::queue::{Kind, List, NONE, Queues, Request};
 use super::schedule::access;
 use super::steady::{Stand, Visit};
 use crate::chip::{HbmDevice, Refresh};
@@ -284,10 +285,11 @@ impl Controller {
         }
     }
 
-    /// Touches.
-    pub fn touch(&self) {
-        let a: u32 = self.device.banks.iter().fold(0, |a, b| a ^ b.open);
-        std::hint::black_box(a ^ self.queues.touch());
+    /// Reads what there is of banks and requests, one after the other, and does nothing with it. Where many channels take turns, all of it
+    /// lies in a far cache by now; one by one, as the commands need it, it would come at its full latency each time.
+    pub(super) fn fetch(&self) {
+        let rows = self.device.banks.iter().fold(0, |all, b| all ^ b.open);
+        std::hint::black_box(rows ^ self.queues.fetch());
     }
 
     /// The channel's shape.
@@ -385,13 +387,7 @@ impl Controller {
 
     /// Takes the oldest request out of a group of a bank, whose open row is `open`; as [`Queues::pop`].
     #[inline]
-    pub(super) fn pop(
-        &mut self,
-        kind: Kind,
-        bank: u32,
-        open: u32,
-        group: u16,
-    ) -> Request {
+    pub(super) fn pop(&mut self, kind: Kind, bank: u32, open: u32, group: u16) -> Request {
         let list = &mut self.device.banks[bank as usize].own.lists[kind as usize];
         self.queues.pop(list, kind, open, group)
     }
@@ -479,7 +475,7 @@ impl Controller {
     }
 
     /// Half CK `now`: issues what can be issued.
-    #[inline]
+    #[inline(always)]
     pub fn step<S: Sink>(&mut self, now: Time, sink: &mut S) {
         if now >= self.maintenance.wake {
             self.maintain(now);

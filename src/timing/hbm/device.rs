@@ -6,7 +6,8 @@
 //! never move back.
 
 use super::constraints::{Command, Constraint, Scope, Table, Time};
-use super::queue::{Kind, Lane, Row};
+use super::order::{Lane, Row};
+use super::queue::Kind;
 use super::steady::Visit;
 use crate::chip::HbmDevice;
 use std::sync::Arc;
@@ -381,7 +382,9 @@ impl<T: Clone> Device<T> {
             for (ring, &next) in rings.zip(&window.next) {
                 // From the oldest on.
                 let (young, old) = ring.split_at_mut(next as usize);
-                old.iter_mut().chain(young).for_each(|start| v.moment(start));
+                old.iter_mut()
+                    .chain(young)
+                    .for_each(|start| v.moment(start));
             }
         }
         self.open_count.iter().for_each(|&n| v.word(n.into()));

@@ -9,7 +9,7 @@
 use super::constraints::{Command, Time};
 use super::controller::{Config, Controller, FAR, Issued, Sink};
 use super::device::{CLOSED, Geometry};
-use super::queue::BankSet;
+use super::order::BankSet;
 use super::schedule::even;
 use super::steady::Visit;
 use crate::chip::{HbmDevice, Refresh};
@@ -108,7 +108,12 @@ impl Maintenance {
         self.sid_allowed.iter_mut().for_each(|time| v.time(time));
         let counts = self.activates.iter().chain(&self.accesses);
         counts.for_each(|&count| v.word(count.into()));
-        for count in [self.blocking, self.next_sid, self.next_bank, self.over_count] {
+        for count in [
+            self.blocking,
+            self.next_sid,
+            self.next_bank,
+            self.over_count,
+        ] {
             v.word(count.into());
         }
         self.over.visit(v);

@@ -1,13 +1,14 @@
 //! What a controller issues: the column slot of a rising edge, the row slot of either edge.
 //!
 //! Models: first ready, then oldest, over the banks that could go, from the oldest on. Invariants: a slot that finds nothing says from when to look
-//! again, never too late (a test steps through every half CK and must see the same); no slot looks at requests one by one, only at
+//! again, by pseudo channel, never too late (a test looks at everything in every half CK and must see the same); no slot looks at requests one by one, only at
 //! the first of each bank.
 
 use super::constraints::{Command, Time};
 use super::controller::{Active, Controller, FAR, Issued, RowPolicy, Sink};
 use super::device::CLOSED;
-use super::queue::{Key, Kind, Request};
+use super::order::Key;
+use super::queue::{Kind, Request};
 
 impl Controller {
     #[inline]
@@ -20,7 +21,10 @@ impl Controller {
             }
         }
         self.column_wake = match hits {
-            true => self.hit_wakes.iter().fold(self.active_wake, |a, &b| a.min(b)),
+            true => self
+                .hit_wakes
+                .iter()
+                .fold(self.active_wake, |a, &b| a.min(b)),
             false => self.active_wake,
         };
     }
@@ -212,7 +216,9 @@ impl Controller {
             let rows = &self.rows[kind as usize];
             for (pc, (at, rows)) in self.row_wakes.iter_mut().zip(rows).enumerate() {
                 if *at <= now {
-                    let first = self.device.first_row(pc as u32, now + 1, !rising, rows.banks());
+                    let first = self
+                        .device
+                        .first_row(pc as u32, now + 1, !rising, rows.banks());
                     *at = first.err().unwrap_or(now + 1);
                 }
             }

@@ -8,7 +8,8 @@
 
 use super::constraints::Time;
 use super::controller::FAR;
-use super::queue::{Key, Kind};
+use super::order::Key;
+use super::queue::Kind;
 
 /// Periods that are looked at before a run is taken for one that does not repeat.
 const PATIENCE: u64 = 64;
@@ -105,8 +106,7 @@ impl Visit for Writer<'_> {
     }
 
     fn activation(&mut self, order: &mut u64) {
-        self.words
-            .push(order.wrapping_sub(self.stand.activations));
+        self.words.push(order.wrapping_sub(self.stand.activations));
     }
 
     fn word(&mut self, word: u64) {
