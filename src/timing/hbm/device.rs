@@ -453,13 +453,14 @@ impl<T: Clone> Device<T> {
         }
     }
 
-    /// Earliest start of a read or a write of a bank, which as far as the bank alone says could start already.
+    /// Earliest start of a read or a write of a bank.
     #[inline]
     pub fn access_ready_at(&self, kind: Kind, bank: u32) -> Time {
         let pc = self.pc_of(bank);
         let slot = COLUMNS[kind as usize];
         let group = self.group[slot][(bank >> self.group_shift) as usize];
-        let mut ready = self.buses[1].max(self.pc[pc][slot]).max(group);
+        let own = self.banks[bank as usize].starts[slot];
+        let mut ready = self.buses[1].max(self.pc[pc][slot]).max(group).max(own);
         let (last, free) = self.other_sid[pc][kind as usize];
         let sid = bank >> self.sid_shift;
         if sid != last {

@@ -268,7 +268,10 @@ mod tests {
         let geometry = shape(3, 96);
         for (name, _) in NAMED {
             let mapping = Mapping::parse(name, geometry).unwrap();
-            let (lines, rows) = mapping.period().unwrap();
+            let Some((lines, rows)) = mapping.period() else {
+                assert_eq!(name, &"M6", "its rows are not the highest digit");
+                continue;
+            };
             assert!(lines == geometry.row_set() * u64::from(rows) && rows <= 32);
             for line in (0..lines).step_by(7) {
                 let place = mapping.place(line);
@@ -277,8 +280,6 @@ mod tests {
                 assert_eq!(later, Place { row, ..place }, "{name} {line}");
             }
         }
-        let low = Mapping::parse("ro,pc,bg,co,ba,sid", geometry).unwrap();
-        assert_eq!(low.period(), None);
     }
 
     #[test]

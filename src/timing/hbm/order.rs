@@ -117,12 +117,6 @@ impl<T: Aged> Order<T> {
         &self.banks
     }
 
-    /// Whether no bank is in it.
-    #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.banks.is_empty()
-    }
-
     /// Puts in what a bank puts forward that has nothing here, or another in the place of what it has; none takes it out.
     #[inline]
     pub fn set(&mut self, bank: u32, had: bool, new: Option<T>) {

@@ -490,22 +490,29 @@ mod tests {
         let (mut queues, mut list) = (Queues::new(&SHAPE), List::EMPTY);
         for (seq, row) in [3, 5, 5, 3, 7, 5].into_iter().enumerate() {
             let columns = seq as u32..seq as u32 + 1;
-            let new = queues.push(&mut list, Kind::Read, CLOSED, row, columns, (0, 0));
-            assert_eq!(new, seq != 2, "a run of one row is one group");
+            let front = queues.push(&mut list, Kind::Read, CLOSED, row, columns, (0, 0));
+            assert_eq!(
+                front,
+                seq == 0,
+                "the oldest of a closed bank is all that counts"
+            );
         }
+        assert_eq!(queues.groups.len(), 5, "a run of one row is one group");
         assert_eq!(list.hit, NONE);
         queues.reopen(&mut list, 5);
-        let seq = |queues: &Queues, group| queues.group(group).seq;
+        let seq = |queues: &Queues, group| queues.head(group).seq;
         assert_eq!((seq(&queues, list.hit), seq(&queues, list.miss)), (1, 0));
-        for (expected, next) in [(1, Some(2)), (2, None), (5, None)] {
+        for expected in [1, 2, 5] {
             let hit = list.hit;
-            let (entry, rest) = queues.pop(&mut list, Kind::Read, 5, hit);
-            assert_eq!((entry.seq, rest), (expected, next));
+            assert_eq!(seq(&queues, hit), expected);
+            let request = queues.pop(&mut list, Kind::Read, 5, hit);
+            assert_eq!(u64::from(request.column), expected);
         }
         assert_eq!(list.hit, NONE);
-        queues.push(&mut list, Kind::Read, 5, 5, 0..1, (0, 0));
+        let mut push = |row| queues.push(&mut list, Kind::Read, 5, row, 0..1, (0, 0));
+        assert_eq!([push(5), push(5), push(8)], [true, false, false]);
         assert_eq!(seq(&queues, list.hit), 6);
-        assert_eq!(queues.len, [4, 0]);
+        assert_eq!(queues.len, [6, 0]);
     }
 
     #[test]
@@ -526,16 +533,52 @@ mod tests {
         }
         assert!(queues.entries.len() < 8);
         queues.head_mut(list.hit).counted = true;
+        let mut both_ways = [0; 2];
         for (seq, &(column, tag, at)) in requests.iter().enumerate() {
-            let (hit, next) = (list.hit, seq as u64 + 1);
-            assert_eq!(queues.group(hit).accepted, at);
-            let (entry, rest) = queues.pop(&mut list, Kind::Read, 5, hit);
-            let seen = (u32::from(entry.column), entry.tag, entry.accepted);
-            assert_eq!((entry.seq, seen), (seq as u64, (column, tag, at)));
-            assert_eq!(entry.counted, seq == 0);
-            assert_eq!(rest, (next < requests.len() as u64).then_some(next));
+            let hit = list.hit;
+            assert_eq!(queues.head(hit).seq, seq as u64);
+            let head = queues.head_index(hit);
+            let request = match queues.take_first(Kind::Read, head) {
+                Some((request, next)) => {
+                    assert_eq!(next, requests[seq + 1].2);
+                    both_ways[0] += 1;
+                    request
+                }
+                None => {
+                    both_ways[1] += 1;
+                    queues.pop(&mut list, Kind::Read, 5, hit)
+                }
+            };
+            let seen = (request.column, request.tag, request.accepted);
+            assert_eq!(seen, (column, tag, at));
+            assert_eq!(request.counted, seq == 0);
         }
-        assert_eq!(list.hit, NONE);
+        assert_eq!(both_ways.iter().sum::<usize>(), requests.len());
+        assert!(both_ways[0] > both_ways[1] && both_ways[1] > 2);
+        assert_eq!((list.hit, queues.len), (NONE, [0, 0]));
+    }
+
+    #[test]
+    fn a_run_enters_as_its_requests_do() {
+        let all = [(0..3, 7, 2), (3..20, 7, 2), (20..24, 7, 9), (2..7, 8, 400)];
+        let queue = |whole: bool| {
+            let (mut queues, mut list) = (Queues::new(&SHAPE), List::EMPTY);
+            for (columns, tag, at) in all.clone() {
+                let step = if whole { columns.len() } else { 1 };
+                for column in columns.clone().step_by(step) {
+                    let columns = column..column + step as u32;
+                    queues.push(&mut list, Kind::Write, 5, 5, columns, (tag, at));
+                }
+            }
+            assert_eq!(queues.len, [0, 29]);
+            let next = |_| {
+                let hit = list.hit;
+                let r = queues.pop(&mut list, Kind::Write, 5, hit);
+                (r.column, r.tag, r.accepted)
+            };
+            (0..29).map(next).collect::<Vec<_>>()
+        };
+        assert_eq!(queue(true), queue(false));
     }
 
     #[test]
