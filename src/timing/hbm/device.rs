@@ -241,6 +241,9 @@ fn implies((at, other): (usize, &Constraint), (index, rule): (usize, &Constraint
     same && contains && other.half_ck >= rule.half_ck && at != index && (!equal || at < index)
 }
 
+/// Of more row commands than these one may well go as soon as the bus lets it, so that nothing is gained by finding out when exactly.
+const MANY_ROWS: usize = 8;
+
 /// "Never so far" in a window.
 const NEVER: Time = Time::MAX;
 
@@ -531,6 +534,9 @@ impl<T: Clone> Device<T> {
         let opens = self.pc_ready_at(Command::Act, pc);
         let opens = opens.max(now + Time::from(!rising));
         let closes = self.pc_ready_at(Command::Pre, pc);
+        if opens.min(closes) > now + 1 && rows.len() > MANY_ROWS {
+            return Err(opens.min(closes));
+        }
         let mut wake = Time::MAX;
         for (at, row) in rows.iter().enumerate() {
             let bank = row.key.bank();
