@@ -14,7 +14,9 @@ use tilewright::compiler::chain;
 use tilewright::compiler::graph::{Graph, ValueId};
 use tilewright::compiler::import::{ImportError, Imported, onnx};
 use tilewright::compiler::legal::{Options, legalise};
-use tilewright::machine::{LoadOptions, Machine, UntimedLimits, run_untimed};
+use tilewright::machine::{
+    LoadOptions, Machine, SanitizeOptions, UntimedLimits, run_untimed, sanitize,
+};
 use tilewright::num::{Dtype, Overflow, Rounding, encode_slice};
 use tilewright::reference::graph::{decode, evaluate, round};
 
@@ -28,8 +30,7 @@ enum By<'a> {
 }
 
 impl By<'_> {
-    /// The absolute error that is allowed beside the relative one: ONNX's own is 1e-7, which an evaluation in f64 does not keep where
-    /// the outputs that come with the test are sums in FP32 of terms that cancel.
+    /// The absolute error that is allowed beside the relative one: on chips ONNX's own.
     fn absolute(self) -> f64 {
         match self {
             By::Evaluation => 2e-6,
@@ -47,6 +48,16 @@ enum Outcome {
     Unknown,
     /// A known operation in a form that is refused.
     Refused(String),
+}
+
+/// What a test is made of.
+#[derive(Debug, Default)]
+struct Size {
+    /// Nodes of the model, and those of them that the importer evaluates.
+    nodes: usize,
+    folded: usize,
+    /// Stages of the program, if one ran, and its chip.
+    ran: Option<(usize, String)>,
 }
 
 /// Name, shape, values.
@@ -165,11 +176,12 @@ fn codes(dtype: Dtype, values: &[f64]) -> Vec<u8> {
     bytes
 }
 
-/// Compiles a graph for a chip and runs it.
+/// Compiles a graph for a chip and runs it, also under the sanitizer, which must find nothing unordered.
 fn on_chip(
     graph: &Graph,
     chip: &Arc<Chip>,
     inputs: &BTreeMap<String, Vec<f64>>,
+    size: &mut Size,
 ) -> Result<Vec<Vec<f64>>, Outcome> {
     let options = Options {
         chip: Some(Chip::clone(chip)),
@@ -201,7 +213,22 @@ fn on_chip(
         max_steps: 1 << 28,
         ..UntimedLimits::default()
     };
+    let given = program.inputs.iter().map(|i| i.symbol.as_str());
+    let given: Vec<&str> = given
+        .chain(program.constants.iter().map(|c| c.symbol.as_str()))
+        .collect();
+    let options = SanitizeOptions {
+        limits,
+        given: &given,
+        ..SanitizeOptions::default()
+    };
+    let sanitized = sanitize(&machine, &options);
+    sanitized.result.map_err(|e| failed(&e))?;
+    if !sanitized.findings.reports.is_empty() {
+        return Err(failed(&sanitized.findings));
+    }
     run_untimed(&mut machine, &limits).map_err(|e| failed(&e))?;
+    size.ran = Some((program.stages.len(), chip.name.clone()));
     let read = |output: &chain::Binding| {
         let bytes = machine.tensor_bytes(&output.symbol);
         let count = output.shape.iter().product();
@@ -216,10 +243,11 @@ fn on_chips(
     graph: &Graph,
     chips: &[Arc<Chip>],
     inputs: &BTreeMap<String, Vec<f64>>,
+    size: &mut Size,
 ) -> Result<Vec<Vec<f64>>, Outcome> {
     let mut refused = Vec::new();
     for chip in chips {
-        match on_chip(graph, chip, inputs) {
+        match on_chip(graph, chip, inputs, size) {
             Err(Outcome::Refused(why)) => refused.push(why),
             result => return result,
         }
@@ -227,17 +255,17 @@ fn on_chips(
     Err(Outcome::Refused(refused.join("; ")))
 }
 
-/// How a test ends, with the nodes that the model has and those that the importer evaluates.
-fn run(dir: &Path, by: By<'_>) -> (Outcome, [usize; 2]) {
-    let mut nodes = [0; 2];
-    let outcome = match outcome(dir, by, &mut nodes) {
+/// How a test ends.
+fn run(dir: &Path, by: By<'_>) -> (Outcome, Size) {
+    let mut size = Size::default();
+    let outcome = match outcome(dir, by, &mut size) {
         Ok(()) => Outcome::Passed,
         Err(outcome) => outcome,
     };
-    (outcome, nodes)
+    (outcome, size)
 }
 
-fn outcome(dir: &Path, by: By<'_>, nodes: &mut [usize; 2]) -> Result<(), Outcome> {
+fn outcome(dir: &Path, by: By<'_>, size: &mut Size) -> Result<(), Outcome> {
     let refused = |error: ImportError| Outcome::Refused(error.to_string());
     let all = |prefix| {
         tensors(dir, prefix)
@@ -252,7 +280,8 @@ fn outcome(dir: &Path, by: By<'_>, nodes: &mut [usize; 2]) -> Result<(), Outcome
         }
         _ => refused(error),
     })?;
-    *nodes = [imported.nodes, imported.folded.values().sum()];
+    size.nodes = imported.nodes;
+    size.folded = imported.folded.values().sum();
     let given = inputs.into_iter().map(|(name, _, values)| (name, values));
     let inputs: BTreeMap<String, Vec<f64>> = given.collect();
     let graph = &imported.graph;
@@ -264,10 +293,15 @@ fn outcome(dir: &Path, by: By<'_>, nodes: &mut [usize; 2]) -> Result<(), Outcome
             let results = evaluate(&graph, &inputs).map_err(|e| failed(&e))?;
             results.into_iter().map(|r| r.values).collect()
         }
-        By::Chips(chips) => on_chips(graph, chips, &inputs)?,
+        By::Chips(chips) => on_chips(graph, chips, &inputs, size)?,
     };
+    let wanted = wanted.map_err(refused)?;
+    if results.len() != wanted.len() {
+        let counts = format!("{} outputs, {} wanted", results.len(), wanted.len());
+        return Err(Outcome::Failed(counts));
+    }
     let outputs = graph.outputs.iter().zip(results);
-    for ((id, result), (_, shape, want)) in outputs.zip(wanted.map_err(refused)?) {
+    for ((id, result), (_, shape, want)) in outputs.zip(wanted) {
         let id: &ValueId = id;
         let value = &graph[*id];
         if shape != value.shape {
@@ -317,7 +351,7 @@ fn run_all(by: By<'_>) {
                     break;
                 };
                 let result = std::panic::catch_unwind(|| run(dir, by));
-                let panic = |_| (Outcome::Failed("panics".to_owned()), [0; 2]);
+                let panic = |_| (Outcome::Failed("panics".to_owned()), Size::default());
                 let result = result.unwrap_or_else(panic);
                 done.lock().unwrap().insert(n, result);
             }
@@ -328,14 +362,24 @@ fn run_all(by: By<'_>) {
     });
     // Operation -> passed, run; tests of unknown operations are counted together.
     let mut table: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-    let (mut unknown, mut failed, mut nodes) = (0, Vec::new(), [0; 2]);
-    for (dir, (outcome, of)) in dirs.iter().zip(done.into_inner().unwrap().into_values()) {
+    let (mut unknown, mut failed) = (0, Vec::new());
+    let (mut nodes, mut folded) = (0, 0);
+    // Chip -> programs, stages, programs without a stage.
+    let mut chips: BTreeMap<String, [usize; 3]> = BTreeMap::new();
+    for (dir, (outcome, size)) in dirs.iter().zip(done.into_inner().unwrap().into_values()) {
         let name = dir.file_name().unwrap().to_string_lossy().into_owned();
         if let Outcome::Unknown = outcome {
             unknown += 1;
             continue;
         }
-        nodes = [nodes[0] + of[0], nodes[1] + of[1]];
+        nodes += size.nodes;
+        folded += size.folded;
+        if let Some((stages, chip)) = size.ran {
+            let counts = chips.entry(chip).or_default();
+            counts[0] += 1;
+            counts[1] += stages;
+            counts[2] += usize::from(stages == 0);
+        }
         let row = table.entry(operation(dir)).or_default();
         row.1 += 1;
         match outcome {
@@ -352,7 +396,10 @@ fn run_all(by: By<'_>) {
         .values()
         .fold((0, 0), |(p, t), row| (p + row.0, t + row.1));
     println!("{passed} / {total}; {unknown} of operations that are not supported");
-    println!("{} of {} nodes evaluated on the host", nodes[1], nodes[0]);
+    println!("{folded} of {nodes} nodes evaluated on the host");
+    for (chip, [programs, stages, empty]) in &chips {
+        println!("{chip}: {programs} programs of {stages} stages; {empty} of them without any");
+    }
     assert!(
         failed.is_empty(),
         "{} fail:\n{}",
