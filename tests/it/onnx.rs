@@ -1,4 +1,5 @@
-//! ONNX's own tests of its operators: import, bring into the chip's forms, evaluate, compare with the outputs that come with each.
+//! ONNX's own tests of its operators: import, bring into the chip's forms, evaluate or compile and run on a chip, compare with the
+//! outputs that come with each.
 //!
 //! Each is a directory with `model.onnx` and inputs and outputs as tensors. A few stand in `tests/onnx` (from the wheel `onnx`
 //! 1.19.1, Apache-2.0); `tests/onnx_nodes.py` fetches the wheel and runs all of them through this test.
@@ -7,10 +8,36 @@ use proptest::prelude::*;
 use prost::Message;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use tilewright::chip::Chip;
+use tilewright::compiler::chain;
+use tilewright::compiler::graph::{Graph, ValueId};
 use tilewright::compiler::import::{ImportError, Imported, onnx};
 use tilewright::compiler::legal::{Options, legalise};
-use tilewright::num::Dtype;
-use tilewright::reference::graph::evaluate;
+use tilewright::machine::{
+    LoadOptions, Machine, SanitizeOptions, UntimedLimits, run_untimed, sanitize,
+};
+use tilewright::num::{Dtype, Overflow, Rounding, encode_slice};
+use tilewright::reference::graph::{decode, evaluate, round};
+
+/// Who computes the outputs.
+#[derive(Clone, Copy, Debug)]
+enum By<'a> {
+    /// [`evaluate`], in f64.
+    Evaluation,
+    /// The first of these chips that a program is compiled for.
+    Chips(&'a [Arc<Chip>]),
+}
+
+impl By<'_> {
+    /// The absolute error that is allowed beside the relative one: on chips ONNX's own.
+    fn absolute(self) -> f64 {
+        match self {
+            By::Evaluation => 2e-6,
+            By::Chips(_) => 1e-7,
+        }
+    }
+}
 
 /// How a test ended.
 #[derive(Debug)]
@@ -21,6 +48,16 @@ enum Outcome {
     Unknown,
     /// A known operation in a form that is refused.
     Refused(String),
+}
+
+/// What a test is made of.
+#[derive(Debug, Default)]
+struct Size {
+    /// Nodes of the model, and those of them that the importer evaluates.
+    nodes: usize,
+    folded: usize,
+    /// Stages of the program, if one ran, and its chip.
+    ran: Option<(usize, String)>,
 }
 
 /// Name, shape, values.
@@ -46,12 +83,12 @@ fn tolerance(dtype: Dtype) -> f64 {
     2f64.powi(-fraction).max(1e-3)
 }
 
-fn differs(dtype: Dtype, got: &[f64], want: &[f64]) -> Option<String> {
+fn differs(dtype: Dtype, got: &[f64], want: &[f64], absolute: f64) -> Option<String> {
     if got.len() != want.len() {
         return Some(format!("{} elements, {} wanted", got.len(), want.len()));
     }
     let bound = |w: f64| match dtype.is_float() {
-        true => tolerance(dtype) * w.abs() + 2e-6,
+        true => tolerance(dtype) * w.abs() + absolute,
         false => 0.0,
     };
     let wrong = |(g, w): (&f64, &f64)| {
@@ -121,49 +158,160 @@ fn import(dir: &Path, inputs: &[Tensor]) -> Result<Imported, ImportError> {
     open(&model.encode_to_vec())
 }
 
-fn run(dir: &Path) -> Outcome {
-    let inputs: Vec<Tensor> = match tensors(dir, "input").into_iter().collect() {
-        Ok(inputs) => inputs,
-        Err(error) => return Outcome::Refused(error.to_string()),
+/// Bytes of a tensor in memory.
+fn codes(dtype: Dtype, values: &[f64]) -> Vec<u8> {
+    let rounded = values.iter().map(|x| round(dtype, *x));
+    if dtype == Dtype::I32 {
+        return rounded.flat_map(|x| (x as i32).to_le_bytes()).collect();
+    }
+    let values: Vec<f32> = rounded.map(|x| x as f32).collect();
+    let mut bytes = vec![0; dtype.bytes_for(values.len() as u64) as usize];
+    encode_slice(
+        dtype,
+        &values,
+        &mut bytes,
+        Rounding::Rne,
+        Overflow::Saturate,
+    );
+    bytes
+}
+
+/// Compiles a graph for a chip and runs it, also under the sanitizer, which must find nothing unordered.
+fn on_chip(
+    graph: &Graph,
+    chip: &Arc<Chip>,
+    inputs: &BTreeMap<String, Vec<f64>>,
+    size: &mut Size,
+) -> Result<Vec<Vec<f64>>, Outcome> {
+    let options = Options {
+        chip: Some(Chip::clone(chip)),
+        ..Options::default()
     };
-    // Files are in the order of the model's inputs and have their names.
-    let imported = match import(dir, &inputs) {
-        Ok(imported) => imported,
-        Err(ImportError::Unsupported { what, .. }) if what.ends_with("is not supported") => {
-            return Outcome::Unknown;
-        }
-        Err(error) => return Outcome::Refused(error.to_string()),
-    };
-    // As the chip gets it: the forms that it lowers.
-    let graph = match legalise(&imported.graph, &Options::default()) {
-        Ok(graph) => graph,
-        Err(error) => return Outcome::Failed(error.to_string()),
-    };
-    let given = inputs.into_iter().map(|(name, _, values)| (name, values));
-    let inputs: BTreeMap<String, Vec<f64>> = given.collect();
-    let results = match evaluate(&graph, &inputs) {
-        Ok(results) => results,
-        Err(error) => return Outcome::Failed(error.to_string()),
-    };
-    for ((id, result), want) in graph
-        .outputs
-        .iter()
-        .zip(results)
-        .zip(tensors(dir, "output"))
-    {
-        let value = &graph[*id];
-        let (_, shape, want) = match want {
-            Ok(want) => want,
-            Err(error) => return Outcome::Refused(error.to_string()),
+    let refused =
+        |error: &dyn std::fmt::Display| Outcome::Refused(format!("{}: {error}", chip.name));
+    let failed = |error: &dyn std::fmt::Display| Outcome::Failed(format!("{}: {error}", chip.name));
+    let graph = legalise(graph, &options).map_err(|e| refused(&e))?;
+    let program = chain::compile(&graph, chip, &chain::Options::default());
+    let program = program.map_err(|e| refused(&e))?;
+    let image = Arc::new(program.image.clone());
+    let machine = Machine::load(chip.clone(), image, &LoadOptions::default());
+    let mut machine = machine.map_err(|e| failed(&e))?;
+    for constant in &program.constants {
+        let bytes = constant.bytes().map_err(|e| failed(&e))?;
+        let set = machine.set_tensor(&constant.symbol, &bytes);
+        set.map_err(|e| failed(&e))?;
+    }
+    for input in &program.inputs {
+        let Some(values) = inputs.get(&input.name) else {
+            return Err(Outcome::Failed(format!("no input `{}`", input.name)));
         };
-        if shape != result.shape {
-            return Outcome::Failed(format!("{value}, wanted shape {shape:?}"));
-        }
-        if let Some(why) = differs(value.dtype, &result.values, &want) {
-            return Outcome::Failed(format!("{value}: {why}"));
+        let set = machine.set_tensor(&input.symbol, &codes(input.dtype, values));
+        set.map_err(|e| failed(&e))?;
+    }
+    // A test is small: one that does not end is found soon.
+    let limits = UntimedLimits {
+        max_steps: 1 << 28,
+        ..UntimedLimits::default()
+    };
+    let given = program.inputs.iter().map(|i| i.symbol.as_str());
+    let given: Vec<&str> = given
+        .chain(program.constants.iter().map(|c| c.symbol.as_str()))
+        .collect();
+    let options = SanitizeOptions {
+        limits,
+        given: &given,
+        ..SanitizeOptions::default()
+    };
+    let sanitized = sanitize(&machine, &options);
+    sanitized.result.map_err(|e| failed(&e))?;
+    if !sanitized.findings.reports.is_empty() {
+        return Err(failed(&sanitized.findings));
+    }
+    run_untimed(&mut machine, &limits).map_err(|e| failed(&e))?;
+    size.ran = Some((program.stages.len(), chip.name.clone()));
+    let read = |output: &chain::Binding| {
+        let bytes = machine.tensor_bytes(&output.symbol);
+        let count = output.shape.iter().product();
+        let values = bytes.map(|bytes| decode(output.dtype, count, &bytes));
+        values.map_err(|e| failed(&e))
+    };
+    program.outputs.iter().map(read).collect()
+}
+
+/// The outputs of a graph by the first chip that takes it.
+fn on_chips(
+    graph: &Graph,
+    chips: &[Arc<Chip>],
+    inputs: &BTreeMap<String, Vec<f64>>,
+    size: &mut Size,
+) -> Result<Vec<Vec<f64>>, Outcome> {
+    let mut refused = Vec::new();
+    for chip in chips {
+        match on_chip(graph, chip, inputs, size) {
+            Err(Outcome::Refused(why)) => refused.push(why),
+            result => return result,
         }
     }
-    Outcome::Passed
+    Err(Outcome::Refused(refused.join("; ")))
+}
+
+/// How a test ends.
+fn run(dir: &Path, by: By<'_>) -> (Outcome, Size) {
+    let mut size = Size::default();
+    let outcome = match outcome(dir, by, &mut size) {
+        Ok(()) => Outcome::Passed,
+        Err(outcome) => outcome,
+    };
+    (outcome, size)
+}
+
+fn outcome(dir: &Path, by: By<'_>, size: &mut Size) -> Result<(), Outcome> {
+    let refused = |error: ImportError| Outcome::Refused(error.to_string());
+    let all = |prefix| {
+        tensors(dir, prefix)
+            .into_iter()
+            .collect::<Result<Vec<Tensor>, _>>()
+    };
+    let (inputs, wanted) = (all("input").map_err(refused)?, all("output"));
+    // Files are in the order of the model's inputs and have their names.
+    let imported = import(dir, &inputs).map_err(|error| match &error {
+        ImportError::Unsupported { what, .. } if what.ends_with("is not supported") => {
+            Outcome::Unknown
+        }
+        _ => refused(error),
+    })?;
+    size.nodes = imported.nodes;
+    size.folded = imported.folded.values().sum();
+    let given = inputs.into_iter().map(|(name, _, values)| (name, values));
+    let inputs: BTreeMap<String, Vec<f64>> = given.collect();
+    let graph = &imported.graph;
+    let results: Vec<Vec<f64>> = match by {
+        By::Evaluation => {
+            // As the chip gets it: the forms that it lowers.
+            let failed = |error: &dyn std::fmt::Display| Outcome::Failed(error.to_string());
+            let graph = legalise(graph, &Options::default()).map_err(|e| failed(&e))?;
+            let results = evaluate(&graph, &inputs).map_err(|e| failed(&e))?;
+            results.into_iter().map(|r| r.values).collect()
+        }
+        By::Chips(chips) => on_chips(graph, chips, &inputs, size)?,
+    };
+    let wanted = wanted.map_err(refused)?;
+    if results.len() != wanted.len() {
+        let counts = format!("{} outputs, {} wanted", results.len(), wanted.len());
+        return Err(Outcome::Failed(counts));
+    }
+    let outputs = graph.outputs.iter().zip(results);
+    for ((id, result), (_, shape, want)) in outputs.zip(wanted) {
+        let id: &ValueId = id;
+        let value = &graph[*id];
+        if shape != value.shape {
+            return Err(Outcome::Failed(format!("{value}, wanted shape {shape:?}")));
+        }
+        if let Some(why) = differs(value.dtype, &result, &want, by.absolute()) {
+            return Err(Outcome::Failed(format!("{value}: {why}")));
+        }
+    }
+    Ok(())
 }
 
 /// The operation that a directory tests: what its only node does, or the name before "_expanded".
@@ -181,28 +329,56 @@ fn operation(dir: &Path) -> String {
     }
 }
 
-#[test]
-fn node_tests_of_onnx_pass() {
-    let root = match std::env::var_os("TILEWRIGHT_ONNX_NODES") {
-        Some(dir) => PathBuf::from(dir),
-        // A test of each kind of operation.
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/onnx"),
-    };
+/// Runs all tests of `TILEWRIGHT_ONNX_NODES`, or those of the sample, and prints what passes.
+fn run_all(by: By<'_>) {
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/onnx");
+    let root = std::env::var_os("TILEWRIGHT_ONNX_NODES").map(PathBuf::from);
+    // A test of each kind of operation.
+    let root = root.unwrap_or(sample);
     let mut dirs: Vec<PathBuf> = std::fs::read_dir(&root)
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.join("model.onnx").exists())
         .collect();
     dirs.sort();
+    // Two threads, each takes the next directory.
+    let next = Mutex::new(dirs.iter().enumerate());
+    let done = Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        let work = || {
+            loop {
+                let Some((n, dir)) = next.lock().unwrap().next() else {
+                    break;
+                };
+                let result = std::panic::catch_unwind(|| run(dir, by));
+                let panic = |_| (Outcome::Failed("panics".to_owned()), Size::default());
+                let result = result.unwrap_or_else(panic);
+                done.lock().unwrap().insert(n, result);
+            }
+        };
+        for _ in 0..2 {
+            scope.spawn(work);
+        }
+    });
     // Operation -> passed, run; tests of unknown operations are counted together.
     let mut table: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     let (mut unknown, mut failed) = (0, Vec::new());
-    for dir in &dirs {
+    let (mut nodes, mut folded) = (0, 0);
+    // Chip -> programs, stages, programs without a stage.
+    let mut chips: BTreeMap<String, [usize; 3]> = BTreeMap::new();
+    for (dir, (outcome, size)) in dirs.iter().zip(done.into_inner().unwrap().into_values()) {
         let name = dir.file_name().unwrap().to_string_lossy().into_owned();
-        let outcome = run(dir);
         if let Outcome::Unknown = outcome {
             unknown += 1;
             continue;
+        }
+        nodes += size.nodes;
+        folded += size.folded;
+        if let Some((stages, chip)) = size.ran {
+            let counts = chips.entry(chip).or_default();
+            counts[0] += 1;
+            counts[1] += stages;
+            counts[2] += usize::from(stages == 0);
         }
         let row = table.entry(operation(dir)).or_default();
         row.1 += 1;
@@ -220,6 +396,10 @@ fn node_tests_of_onnx_pass() {
         .values()
         .fold((0, 0), |(p, t), row| (p + row.0, t + row.1));
     println!("{passed} / {total}; {unknown} of operations that are not supported");
+    println!("{folded} of {nodes} nodes evaluated on the host");
+    for (chip, [programs, stages, empty]) in &chips {
+        println!("{chip}: {programs} programs of {stages} stages; {empty} of them without any");
+    }
     assert!(
         failed.is_empty(),
         "{} fail:\n{}",
@@ -227,6 +407,18 @@ fn node_tests_of_onnx_pass() {
         failed.join("\n")
     );
     assert!(passed > 20, "{passed} passed in {}", root.display());
+}
+
+#[test]
+fn node_tests_of_onnx_pass() {
+    run_all(By::Evaluation);
+}
+
+/// The small chip, and the large one for what has no room there.
+#[test]
+fn node_tests_of_onnx_pass_on_chips() {
+    let chips = ["mini", "maia-200"].map(|name| Arc::new(Chip::preset(name).unwrap()));
+    run_all(By::Chips(&chips));
 }
 
 /// Models of the sample.

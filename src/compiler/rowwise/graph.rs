@@ -246,7 +246,14 @@ impl Builder<'_> {
         match *step {
             Step::Input(i) => self.add(Kind::Input(i)),
             Step::Const(value) => self.number(value),
-            Step::Unary(f, a) => self.unary(f, at(a)),
+            Step::Unary(f, a) => {
+                let whole = matches!(f, Unary::Round | Unary::Floor);
+                let a = match self.division(a).filter(|_| whole) {
+                    Some((x, y)) => self.quotient(at(x), at(y)),
+                    None => at(a),
+                };
+                self.unary(f, a)
+            }
             Step::Binary(f, a, b) => self.binary(f, at(a), at(b)),
             Step::Ternary(Ternary::Fma, a, b, c) => self.fma(at(a), at(b), at(c)),
             Step::Ternary(Ternary::Select, c, x, y) => {
@@ -263,6 +270,27 @@ impl Builder<'_> {
             }
             Step::Reduce(f, a) => self.add(Kind::Reduce(f, at(a))),
         }
+    }
+
+    /// Dividend and divisor of a quotient in FP32.
+    fn division(&self, step: StepId) -> Option<(StepId, StepId)> {
+        match self.program.steps[step.index()] {
+            Step::Binary(Binary::Div, x, y) => Some((x, y)),
+            Step::Unary(Unary::Cast(Dtype::F32), inner) => self.division(inner),
+            _ => None,
+        }
+    }
+
+    /// a / b as IEEE rounds it, but for quotients within 2^-22 units of a midpoint: what is left of `a` corrects the product with the
+    /// reciprocal. For those that become whole numbers, where a unit more or less can make one of the whole. Where the correction is
+    /// no number (a quotient by zero, infinities), the product stays.
+    fn quotient(&mut self, a: Id, b: Id) -> Id {
+        let by = self.rcp(b);
+        let plain = self.mul(a, by);
+        let minus = self.vector("vneg.f32 {d}, {0}", &[b]);
+        let left = self.fma(plain, minus, a);
+        let exact = self.fma(left, by, plain);
+        self.choose("eq", exact, exact, exact, plain)
     }
 
     fn binary(&mut self, f: Binary, a: Id, b: Id) -> Id {
