@@ -6,6 +6,7 @@ use tilewright::chip::Chip;
 use tilewright::compiler::chain::{self, Program};
 use tilewright::compiler::graph::{Attention, Builder, Data, Graph, Kind, ValueId};
 use tilewright::compiler::import::blocks;
+use tilewright::compiler::legal::{self, Products};
 use tilewright::compiler::rowwise::{Binary, Unary};
 use tilewright::machine::{
     LoadOptions, Machine, SanitizeOptions, UntimedLimits, run_untimed, sanitize,
@@ -141,6 +142,26 @@ fn products_and_rows() {
     assert_eq!(program.stages.len(), 5);
     check(&feed_forward(300, 256, 512), "maia-200", 0.02);
     check(&feed_forward(3, 64, 64), "maia-200", 0.02);
+}
+
+/// Products of few rows take their weights from the stream; their parts of K are added by who reads them. In FP8, too.
+#[test]
+fn streamed_weights() {
+    let chip = Chip::preset("maia-200").unwrap();
+    for (rows, products) in [(1, Products::Bf16), (2, Products::Fp8), (40, Products::Fp8)] {
+        let options = legal::Options {
+            products,
+            sibling_rows: 64,
+            chip: Some(chip.clone()),
+        };
+        let graph = legal::legalise(&feed_forward(rows, 1024, 2048), &options).unwrap();
+        let program = check(&graph, "maia-200", 0.05);
+        let streamed = program
+            .constants
+            .iter()
+            .filter(|c| c.symbol.contains(".layer"));
+        assert_eq!(streamed.count(), 2);
+    }
 }
 
 /// More stages than there are semaphores of stages, and memory that is used again.
