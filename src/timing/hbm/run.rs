@@ -5,7 +5,7 @@
 //! time, the next arriving 150 CK after the last returned. A trace: at its own times. Admission in order blocks behind a full queue;
 //! split admission gives reads and writes a port each. Leaves out: several channels. Invariants: memory does not grow with the number of
 //! requests; a run in which nothing is served for 2^20 CK ends with an error. Saturating requests that come again in higher rows are
-//! run through only until the channel repeats itself ([`super::steady`]).
+//! run through only until the channel repeats itself (`steady`).
 
 use super::advance::{self, Head, PORTS};
 use super::constraints::Time;
