@@ -22,6 +22,9 @@ pub enum Global {
     Table(i64),
 }
 
+/// A numbered label: its code, its `.scope` and its number.
+pub type LocalLabel = (u32, Option<Rc<str>>, u64);
+
 /// All symbols of a program.
 #[derive(Default)]
 pub struct Symbols {
@@ -31,8 +34,8 @@ pub struct Symbols {
     pub tensors: Vec<Tensor>,
     /// Labels by code (a control program or a kernel) and name: the word's index.
     pub labels: BTreeMap<(u32, String), u32>,
-    /// Numbered labels by code, `.scope` and number: ascending word indices.
-    pub locals: HashMap<(u32, Option<Rc<str>>, u64), Vec<u32>>,
+    /// Numbered labels: ascending word indices.
+    pub locals: HashMap<LocalLabel, Vec<u32>>,
     /// Kernel numbers by name.
     pub kernels: BTreeMap<String, usize>,
 }

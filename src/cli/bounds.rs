@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn ports_worked_by_hand() {
         let mut chip = Chip::preset("maia-200-2ghz").unwrap();
-        let matmul = |m, n, k, dtype| Op::Matmul(Matmul { m, n, k, dtype });
+        let matmul = |m, n, k, dtype| Op::Matmul(Matmul::new(m, n, k, dtype));
         let close = |got: f64, want: f64| assert!((got / want - 1.0).abs() < 1e-9, "{got} {want}");
         // 32^3 steps of 1,024 B, three matrices of 1 MiB (C of 2 MiB) past the DMA, C past the result port: the operand port has
         // 2^25 / 1,088 cycles, the banks (2^25 + 6 x 2^20) / 2,048, which is less.

@@ -194,10 +194,10 @@ impl<'a> Model<'a> {
         };
         let help = match fit {
             0 => "not even one layer fits".to_owned(),
-            n => format!("--layers {} would fit", n.min(self.layers())),
+            n => format!("--layers {} may fit", n.min(self.layers())),
         };
         Err(CliError::usage(format!(
-            "{}: {} layers with their cache take {needed} bytes of HBM, {} more than the {limit} of {}; {help}",
+            "{}: {} layers with their cache take at least {needed} bytes of HBM, {} more than the {limit} of {}; {help}",
             self.args.model,
             self.layers(),
             needed - limit,
@@ -205,12 +205,11 @@ impl<'a> Model<'a> {
         )))
     }
 
-    /// Bytes in HBM of what is given for the step, weights at the width they are used in.
+    /// Bytes in HBM that what is given for the step takes at least, weights at the width of products.
     fn bytes(&self, graph: &Graph) -> u64 {
-        let used = used_in_products(graph);
-        let weights = graph.constants().map(|(id, value, _)| match self.products {
-            Products::Fp8 if used[id.0 as usize] => value.elements(),
-            _ => value.bytes(),
+        let weights = graph.constants().map(|(_, value, _)| match self.products {
+            Products::Fp8 => value.bytes().min(value.elements()),
+            Products::Bf16 | Products::Faithful => value.bytes(),
         });
         let inputs = graph.list(&graph.inputs).map(Value::bytes);
         weights.chain(inputs).fold(0, u64::saturating_add)
@@ -283,28 +282,6 @@ impl Ran {
     fn time_s(&self) -> Option<f64> {
         self.metrics.measured.as_ref().map(|m| m.time_s)
     }
-}
-
-/// Whether a value is an operand of a product, itself or through a view.
-fn used_in_products(graph: &Graph) -> Vec<bool> {
-    let mut used = vec![false; graph.values.len()];
-    for node in graph.nodes.iter().rev() {
-        let product = match node.op {
-            Op::Matmul(_) => true,
-            Op::Layout(_) => used[node.outputs[0].0 as usize],
-            _ => false,
-        };
-        if product {
-            for id in &node.inputs {
-                used[id.0 as usize] = true;
-            }
-        }
-        // A table that is also looked up in keeps its type.
-        if let Op::Gather(_) = node.op {
-            used[node.inputs[0].0 as usize] = false;
-        }
-    }
-    used
 }
 
 /// Gives every input its contents: ids of tokens from all that there are, all else N(0,1), input i from stream splitmix64(seed, i).

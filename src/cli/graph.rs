@@ -67,6 +67,9 @@ impl Source<'_> {
                 detail: None,
             },
             ChainError::Chip { .. } => CliError::usage(error.to_string()),
+            ChainError::Hbm { .. } => {
+                self.blame(format!("{error}; `bench model` takes --layers for a part"))
+            }
             _ => self.blame(error),
         }
     }

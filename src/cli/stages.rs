@@ -2,7 +2,8 @@
 //!
 //! Models: a table of operations, in which stages of the same operation at places that differ only in numbers (layers) are one row.
 //! Leaves out: overlap; a stage's time is from its start on tile 0 to the start of the next there, as the program notes it, so that
-//! the times of all stages add up to the run's but for the loading of the program and the last writes. Invariant: shares sum to 1.
+//! the times of all stages add up to the run's but for the loading of the program and the last writes. Weights that came while
+//! an earlier stage ran are that stage's time, so a stage can take less than its own bound; the whole run cannot. Invariant: shares sum to 1.
 
 use super::CliError;
 use super::simulate::machine_error;
@@ -62,12 +63,12 @@ impl Stages {
     pub fn new(stages: &[StageInfo], times: &[f64], merged: bool) -> Stages {
         let mut rows: Vec<Row> = Vec::new();
         for (stage, time) in stages.iter().zip(times) {
-            let place = match merged {
-                true => numberless(&stage.place),
-                false => stage.place.to_string(),
+            let (op, place) = match merged {
+                true => (unnumbered(&stage.op), numberless(&stage.place)),
+                false => (stage.op.as_str(), stage.place.to_string()),
             };
             let same = |r: &&mut Row| {
-                merged && r.op == stage.op && r.place == place && r.unit == stage.bound.unit
+                merged && r.op == op && r.place == place && r.unit == stage.bound.unit
             };
             match rows.iter_mut().find(same) {
                 Some(row) => {
@@ -76,7 +77,7 @@ impl Stages {
                     row.time_s += time;
                 }
                 None => rows.push(Row {
-                    op: stage.op.clone(),
+                    op: op.to_owned(),
                     place,
                     unit: stage.bound.unit,
                     count: 1,
@@ -147,6 +148,14 @@ fn percent(row: &Row) -> Option<f64> {
     (row.time_s > 0.0).then(|| 100.0 * row.bound_s / row.time_s)
 }
 
+/// An operation without its number in the stream of weights, as in `layer 3: matmul ..`.
+fn unnumbered(op: &str) -> &str {
+    match op.split_once(": ") {
+        Some((number, op)) if numberless(number) == "layer *" => op,
+        _ => op,
+    }
+}
+
 /// A place with `*` for each number in it.
 fn numberless(place: &str) -> String {
     let mut out = String::with_capacity(place.len());
@@ -177,12 +186,7 @@ mod tests {
 
     fn stage(place: &str, m: u64) -> StageInfo {
         let chip = Chip::preset("mini").unwrap();
-        let op = Op::Matmul(Matmul {
-            m,
-            n: 64,
-            k: 64,
-            dtype: MatmulType::Bf16,
-        });
+        let op = Op::Matmul(Matmul::new(m, 64, 64, MatmulType::Bf16));
         let compiled = crate::compiler::compile(&op, &chip).unwrap();
         StageInfo {
             place: place.into(),
@@ -224,6 +228,12 @@ mod tests {
         let each = Stages::new(&stages, &[2.0, 4.0, 2.0], false);
         assert_eq!(each.rows.len(), 3);
         assert!(each.text().contains("layers.11.up"));
+    }
+
+    #[test]
+    fn layers_of_the_stream_are_told_by_what_they_do() {
+        assert_eq!(unnumbered("layer 12: matmul C"), "matmul C");
+        assert_eq!(unnumbered("copy: layer 1"), "copy: layer 1");
     }
 
     #[test]

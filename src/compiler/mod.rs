@@ -6,7 +6,8 @@
 //!
 //! Reading order: [`op`] (operations, bounds), [`formats`] (operands of a product), [`limits`] (what chips must have), [`tiling`] and
 //! [`plan`] (the search), [`matmul`], [`attention`], [`stream`] (the schedules), [`rowwise`] (vector programs), [`movement`] (stages that
-//! move data), [`emit`]; then whole models: [`import`], [`graph`], [`legal`] (their rewriting), [`stage`] and [`chain`] (one program).
+//! move data), [`linear`] (few rows by weights that stream), [`emit`]; then whole models: [`import`], [`graph`], [`legal`] (their
+//! rewriting), [`stage`] and [`chain`] (one program).
 
 pub mod attention;
 pub mod chain;

@@ -266,7 +266,7 @@ fn object_errors_name_section_and_versions() {
     );
     assert_eq!(
         patched(".tilewright.version", 0, 9),
-        "object has format version 9, this build reads version 2"
+        "object has format version 9, this build reads version 3"
     );
     assert!(patched(".text.tile", 3, 0xff).starts_with("section .text.tile: checksum"));
     assert!(patched(".debug_line", 9, 0xff).starts_with("section .debug_line: checksum"));

@@ -37,12 +37,14 @@ fn assembled(text: &str) -> Arc<Image> {
     Arc::new(image.unwrap_or_else(|e| panic!("{}\n{text}", e.render(false))))
 }
 
-/// All tiles wait for each other. The semaphore is the first that no stage has.
-fn barrier(text: &mut String, chip: &Chip, name: &str) {
-    let (tiles, semaphore) = (chip.tiles(), 100);
+/// All tiles wait for each other, for the `round`th time. Two semaphores that no stage has take turns: a tile that is ahead may post the
+/// next round's before another has taken this one's.
+fn barrier(text: &mut String, chip: &Chip, round: usize) {
+    let (tiles, semaphore) = (chip.tiles(), 100 + round % 2);
     let _ = writeln!(
         text,
-        "li r1, 0\nli r2, {tiles}\n{name}:\nsem.post r1, {semaphore}, 1\ninc r1\nblt r1, r2, {name}\nsem.wait {semaphore}, {tiles}"
+        "li r1, 0\nli r2, {tiles}\nbarrier_{round}:\nsem.post r1, {semaphore}, 1\ninc r1\n\
+         blt r1, r2, barrier_{round}\nsem.wait {semaphore}, {tiles}"
     );
 }
 
@@ -57,7 +59,7 @@ fn program(layers: &[Linear], chip: &Chip, ring: u64) -> (Stream, String) {
         let c = (a + op.input.bytes_for(op.m * op.k)).next_multiple_of(256);
         next = c + stream.layers[i].output_bytes();
         text += &stream.stage(i, &site, a, c).unwrap().text;
-        barrier(&mut text, chip, &format!("barrier_{i}"));
+        barrier(&mut text, chip, i);
     }
     text += "halt\n";
     (stream, text)
@@ -273,14 +275,14 @@ fn decoder(shapes: &[(u64, u64)], layers: usize, chip: &Chip, ring: u64) -> (Str
     );
     for i in 0..all.len() {
         text += &stream.stage(i, &site, room(i), room(i + 1)).unwrap().text;
-        barrier(&mut text, chip, &format!("written_{i}"));
+        barrier(&mut text, chip, 2 * i);
         let _ = writeln!(
             text,
             "rdsr r4, tile\nli r3, 448\nmul r4, r4, r3\nli r1, vector\nli r2, from\nadd r1, r1, r4\nadd r2, r2, r4\n\
              signal 0, 1\ndma.u8.u8 1, r1, r2, r3\nsem.wait 0, 1\nli r2, to\nadd r2, r2, r4\n\
              signal 0, 1\ndma.u8.u8 1, r2, r1, r3\nsem.wait 0, 1"
         );
-        barrier(&mut text, chip, &format!("between_{i}"));
+        barrier(&mut text, chip, 2 * i + 1);
     }
     text += "halt\n";
     (stream, text)

@@ -15,6 +15,7 @@ use crate::compiler::rowwise::{self, Binary, Input, Output, Rowwise, Spread, Ste
 use crate::compiler::{Matmul, Op, Operand};
 use crate::isa::ScaleType;
 use crate::num::Dtype;
+use std::collections::BTreeMap;
 
 /// A product that streams its weights.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,6 +57,15 @@ impl Layers {
                 (constant && op.m <= MAX_ROWS && linear(&op).problem().is_none()).then_some((n, op))
             })
             .collect();
+        // Operand and sums must fit beside the ring.
+        let candidates: Vec<(usize, Matmul)> = candidates
+            .into_iter()
+            .filter(|(_, op)| {
+                Stream::new(&[linear(op)], chip, ring, 0).is_ok_and(|stream| {
+                    stream.beside(0) <= stream.rest(chip).chip.tsram.size_bytes / 2
+                })
+            })
+            .collect();
         let linears: Vec<Linear> = candidates.iter().map(|(_, op)| linear(op)).collect();
         if linears.is_empty() {
             return Ok(Layers::default());
@@ -64,6 +74,11 @@ impl Layers {
         let Ok(stream) = Stream::new(&linears, chip, ring, 0) else {
             return Ok(Layers::default());
         };
+        let products = candidates.iter().map(|(n, _)| graph.nodes[*n].outputs[0]);
+        let parts_of: BTreeMap<ValueId, u64> = products
+            .zip(&stream.layers)
+            .map(|(id, packing)| (id, packing.parts))
+            .collect();
         let mut layers = Layers::default();
         for ((node, op), packing) in candidates.into_iter().zip(&stream.layers) {
             let product = graph.nodes[node].outputs[0];
@@ -80,7 +95,7 @@ impl Layers {
                 weights: graph.nodes[node].inputs[1],
                 parts: packing.parts,
                 sums,
-                direct: packing.parts > 1 && adds(graph, parts, product, packing.parts),
+                direct: packing.parts > 1 && adds(graph, parts, product, &parts_of),
             });
         }
         layers.stream = Some(stream);
@@ -143,7 +158,7 @@ impl Layers {
             })
             .collect();
         let direct = self.all.iter().filter(|l| l.direct);
-        let mut of = std::collections::BTreeMap::new();
+        let mut of = BTreeMap::new();
         for layer in direct {
             of.insert(graph.nodes[layer.node].outputs[0], layer);
         }
@@ -199,30 +214,26 @@ fn linear(op: &Matmul) -> Linear {
     }
 }
 
-/// Whether all who read a product are row-wise programs that can add `count` parts of it.
-fn adds(graph: &Graph, parts: &Parts, product: ValueId, count: u64) -> bool {
-    let value = |id: ValueId| graph[id].kind == Kind::Intermediate;
-    value(product)
+/// Whether all who read a product are row-wise programs that can add its parts; `parts_of`: those of every product that has several.
+fn adds(graph: &Graph, parts: &Parts, product: ValueId, parts_of: &BTreeMap<ValueId, u64>) -> bool {
+    let passed_on = |id: ValueId| graph[id].kind == Kind::Intermediate;
+    let root = |id: &ValueId| parts.root(*id).of;
+    passed_on(product)
         && graph.nodes.iter().all(|node| {
-            let here = node.inputs.iter().enumerate();
-            let mut here = here
-                .filter(|(_, id)| parts.root(**id).of == product)
-                .peekable();
-            if here.peek().is_none() {
+            let mut read = node.inputs.iter().map(root);
+            if !read.any(|id| id == product) {
                 return true;
             }
             match &node.op {
-                NodeOp::Layout(_) => parts.is_part(node.outputs[0]) && value(node.outputs[0]),
+                NodeOp::Layout(_) => parts.is_part(node.outputs[0]) && passed_on(node.outputs[0]),
                 NodeOp::Rowwise(program) => {
-                    let all: Vec<usize> = here.map(|(i, _)| i).collect();
-                    // Others of its operands may be parts of sums, too.
-                    let room = rowwise::MAX_TENSORS as u64 / count.max(1);
-                    let full = all
-                        .iter()
-                        .all(|i| program.inputs[*i].spread == Spread::Full);
-                    full && all.len() as u64 <= room.saturating_sub(1)
-                        && program.inputs.len() as u64 + 2 * (count - 1) * all.len() as u64
-                            <= rowwise::MAX_TENSORS as u64
+                    let mut here = program.inputs.iter().zip(&node.inputs);
+                    let full = here
+                        .clone()
+                        .all(|(i, id)| root(id) != product || i.spread == Spread::Full);
+                    let count = |id: &ValueId| parts_of.get(&root(id)).copied().unwrap_or(1);
+                    let tensors: u64 = here.by_ref().map(|(_, id)| count(id)).sum();
+                    full && tensors <= rowwise::MAX_TENSORS as u64
                 }
                 _ => false,
             }

@@ -133,7 +133,7 @@ impl Work {
                 (moved(false), moved(true))
             }
             Work::Gather(op) => {
-                let bytes = op.dtype.bytes_for(op.outer * op.indices * op.inner);
+                let bytes = op.result_bytes();
                 (bytes + 4 * op.indices, bytes)
             }
             Work::TopK(op) => {
@@ -170,7 +170,7 @@ impl std::fmt::Display for Work {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Work::Op(op) => op.fmt(f),
-            Work::Layer { layer, op } => write!(f, "layer {layer}: {}", Op::Matmul(*op)),
+            Work::Layer { op, .. } => write!(f, "linear, {}", Op::Matmul(*op)),
             Work::Copy(op) => write!(f, "copy of {} parts, {}", op.parts.len(), op.dtype),
             Work::Gather(op) => op.fmt(f),
             Work::Batched(op) => op.fmt(f),

@@ -13,7 +13,7 @@ use crate::chip::{Chip, cost};
 use crate::compiler::emit::Text;
 use crate::compiler::graph::{Graph, Kind, Value, ValueId};
 use crate::compiler::stage::Site;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A written program.
 pub struct Written {
@@ -227,18 +227,29 @@ fn declare(
 
 /// What `run` shows beside the cycles.
 fn notes(text: &mut Text, graph: &Graph, layers: &Layers, steps: &[Step], chip: &Chip) {
-    let read: BTreeSet<ValueId> = steps
-        .iter()
-        .flat_map(|s| s.reads.iter().map(|r| r.value))
-        .collect();
-    let crosses = |(i, value): &(usize, &Value)| match value.kind {
-        Kind::Input | Kind::Constant(_) => read.contains(&ValueId(*i as u32)),
-        Kind::Output => true,
-        Kind::Intermediate => false,
+    // What must cross HBM: outputs, weights, and of what else is given as much as the steps read of it.
+    let mut read: BTreeMap<ValueId, u64> = BTreeMap::new();
+    for step in steps {
+        for (n, r) in step.reads.iter().enumerate() {
+            let least = match &step.work {
+                Work::Gather(op) if n == 0 => op.result_bytes(),
+                _ => u64::MAX,
+            };
+            let bytes = read.entry(r.value).or_default();
+            *bytes = bytes.saturating_add(least);
+        }
+    }
+    let crosses = |(i, value): (usize, &Value)| match value.kind {
+        Kind::Input | Kind::Constant(_) => {
+            let read = read.get(&ValueId(i as u32)).copied();
+            read.unwrap_or(0).min(value.bytes())
+        }
+        Kind::Output => value.bytes(),
+        Kind::Intermediate => 0,
     };
-    let values = graph.values.iter().enumerate().filter(crosses);
-    let weights = layers.all.iter().map(|l| graph[l.weights].bytes());
-    let bytes: u64 = values.map(|(_, v)| v.bytes()).chain(weights).sum();
+    let given: u64 = graph.values.iter().enumerate().map(crosses).sum();
+    let weights: u64 = layers.all.iter().map(|l| graph[l.weights].bytes()).sum();
+    let bytes = given + weights;
     let hbm = bytes as f64 / cost::hbm_peak_bytes_per_s(chip).max(1) as f64;
     let bound = total(steps.iter().map(|s| s.work.bound(chip)), hbm);
     let flops: u128 = steps.iter().map(|s| s.work.flops()).sum();

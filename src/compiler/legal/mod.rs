@@ -19,6 +19,8 @@
 //! | [`attention`] | attention that the kernel does not know becomes products and a softmax | the rounding of P |
 //! | [`siblings`] | products of the same A with constants are one product ([`Options::sibling_rows`]) | none |
 //! | [`products`] | shapes of products, and their operands' types: F32 in three BF16 terms | 2^-22 of sum \|a\|\|b\| |
+//! | [`through`] | views of what an element-wise program makes are programs over views | none |
+//! | [`pieces`] | element-wise programs over a concatenation are programs over its operands | none |
 //! | [`broadcast`] | row-wise operands that were repeated are read per row, per column or once | none |
 //! | [`fuse`] | neighbouring row-wise programs are one | none |
 //!
@@ -31,9 +33,11 @@ pub mod check;
 pub mod exact;
 pub mod fuse;
 pub mod layout;
+pub mod pieces;
 pub mod products;
 pub mod rewrite;
 pub mod siblings;
+pub mod through;
 
 use super::graph::{Graph, GraphError};
 use crate::chip::Chip;
@@ -111,6 +115,8 @@ pub fn legalise_counted(graph: &Graph, options: &Options) -> Result<(Graph, Fold
     };
     let graph = products::products(&graph, options, &mut folded)?;
     let graph = layout::layouts(&graph, &mut folded)?;
+    let graph = through::through(&graph, &mut folded)?;
+    let graph = pieces::pieces(&graph, &mut folded)?;
     let graph = broadcast::broadcasts(&graph, &mut folded)?;
     let graph = fuse::fuse(&graph, options.chip.as_ref())?;
     let graph = layout::layouts(&graph, &mut folded)?;

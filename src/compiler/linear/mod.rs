@@ -22,7 +22,8 @@
 //! Each sum is over one part of K by the rule of a whole product that begins at the part's first element. With several parts C is
 //! `[parts][m][n]` in FP32, to be added in ascending order by whoever reads it; with one it is `[m][n]` in the layer's output type.
 //!
-//! Leaves out: quantising A (it comes in a type that the DMA converts), tensor scales, adding parts.
+//! Leaves out: quantising A (it comes in a type that the DMA converts), tensor scales, adding parts. A tile keeps its part of A and
+//! its columns of C whole, so a wide and deep layer of 64 rows may not fit beside the ring: it is an error, and may be cut into two of fewer columns.
 //!
 //! Invariants: operations wait only for operations that were pushed before; a ring has at most as many slots as a queue is deep, so a
 //! load's push never blocks; the last products signal no slot free that nobody will load, so at the end of the

@@ -142,6 +142,12 @@ impl Stream {
         }
     }
 
+    /// Bytes of SRAM beside the ring that the stage of a layer takes.
+    pub fn beside(&self, layer: usize) -> u64 {
+        let (a, c) = self.layers[layer].buffers();
+        a + c
+    }
+
     /// Where a layer lies in the tensor of weights, in bytes: what [`Stream::bytes`] gives goes there.
     pub fn range(&self, layer: usize) -> std::ops::Range<u64> {
         let first = self.offsets[layer];

@@ -49,6 +49,13 @@ impl Gather {
     }
 }
 
+impl Gather {
+    /// Bytes of the rows that it reads, and of the result.
+    pub fn result_bytes(&self) -> u64 {
+        self.dtype.bytes_for(self.outer * self.indices * self.inner)
+    }
+}
+
 impl std::fmt::Display for Gather {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(

@@ -92,7 +92,7 @@ impl BusAccount {
 
     /// The time that the bus idled with work before this burst: first the refresh of its bank, then the turnaround, then its row
     /// or its column.
-    #[inline]
+    #[inline(always)]
     fn burst(&mut self, issued: &Issued, direction: usize) {
         let bank = issued.bank as usize;
         let bus = &mut self.pcs[(issued.bank >> self.pc_shift) as usize];
@@ -126,7 +126,7 @@ impl BusAccount {
         self.data += self.burst;
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn command(&mut self, issued: &Issued) {
         match issued.command {
             Command::Rd | Command::RdA => self.burst(issued, 0),

@@ -137,7 +137,7 @@ fn from_event_to_event(
     ports.log
 }
 
-/// The same by every half CK, burst by burst, without the code of [`super::advance`].
+/// The same by every half CK, burst by burst, without the code of [`super::advance`]; everything is looked at every time.
 fn burst_by_burst(
     d: &HbmDevice,
     config: Config,
@@ -165,6 +165,7 @@ fn burst_by_burst(
             assert!(controller.accept(now, head.tag, &head.place, head.write, &mut ports));
             ports.fill(port, 1);
         }
+        controller.wake(now);
         controller.step(now, &mut ports);
     }
     ports.log

@@ -205,7 +205,7 @@ impl Feed for Fed<'_> {
 }
 
 impl Sink for Fed<'_> {
-    #[inline]
+    #[inline(always)]
     fn read_done(&mut self, tag: u64, accepted: Time, end: Time) {
         let front = &mut *self.front;
         let first = end.saturating_sub(front.beat).max(accepted);
@@ -218,7 +218,7 @@ impl Sink for Fed<'_> {
         self.front.progress = at;
     }
 
-    #[inline]
+    #[inline(always)]
     fn command(&mut self, issued: Issued) {
         self.front.account.command(&issued);
     }
@@ -258,6 +258,7 @@ impl Channel {
 
     /// Does all that happens up to half CK `until`.
     pub fn advance(&mut self, until: Time, layout: &Layout) {
+        self.controller.fetch();
         let mut arriving = std::mem::take(&mut self.arriving);
         for run in arriving.drain(..) {
             if self.front.heads.iter().all(|head| head.run == 0) {

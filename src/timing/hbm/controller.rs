@@ -21,8 +21,10 @@ use super::constraints::{Command, Table, Time};
 use super::device::{Bank, CLOSED, Device, Geometry};
 use super::maintenance::Maintenance;
 use super::mapping::Place;
-use super::queue::{Entry, Key, Kind, List, NONE, Order, Queues};
+use super::order::{Key, Lane, Order, Row};
+use super::queue::{Kind, List, NONE, Queues, Request};
 use super::schedule::access;
+use super::steady::{Stand, Visit};
 use crate::chip::{HbmDevice, Refresh};
 
 /// No event in sight.
@@ -130,16 +132,44 @@ pub struct Totals {
     pub refresh_managements: u64,
 }
 
+impl Totals {
+    /// So many times more what has come since they were `before`.
+    pub(super) fn repeat(&mut self, before: &Totals, times: u64) {
+        let Totals {
+            row_hits,
+            row_misses,
+            row_conflicts,
+            forwarded,
+            merged,
+            activates,
+            refreshes,
+            refresh_managements,
+        } = self;
+        for (now, before) in [
+            (row_hits, before.row_hits),
+            (row_misses, before.row_misses),
+            (row_conflicts, before.row_conflicts),
+            (forwarded, before.forwarded),
+            (merged, before.merged),
+            (activates, before.activates),
+            (refreshes, before.refreshes),
+            (refresh_managements, before.refresh_managements),
+        ] {
+            *now += times * (*now - before);
+        }
+    }
+}
+
 /// A request whose row was opened for it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Active {
-    pub entry: Entry,
-    pub kind: Kind,
+    /// Not before, as far as the bank says.
+    pub ready: Time,
     /// Order of activation, which breaks ties of acceptance.
     pub order: u64,
     pub bank: u32,
-    /// Not before, as far as was known when the row was opened.
-    pub ready: Time,
+    pub kind: Kind,
+    pub request: Request,
 }
 
 /// What the controller knows of a bank.
@@ -147,77 +177,48 @@ pub(super) struct Active {
 pub(super) struct Known {
     /// Requests that wait, by kind.
     pub lists: [List; 2],
-    /// By kind, what stands for the bank in each order of [`Wishes`].
-    hit: [Key; 2],
-    act: [Key; 2],
-    pre: [Key; 2],
     /// Maintenance that waits for it and does not block the channel.
     pub held: u16,
     /// Of a request that its row was opened for and that was not served yet.
     pub active: Option<Kind>,
+    /// In which [`Wishes`] it stands, a bit each.
+    wished: u8,
 }
 
-/// Two cache lines: the whole chip's channels share a core's caches.
-const _: () = assert!(size_of::<Bank<Known>>() == 128);
+/// A cache line: the whole chip's channels share a core's caches.
+const _: () = assert!(size_of::<Bank<Known>>() == 64);
 
 impl Known {
     const NOTHING: Known = Known {
         lists: [List::EMPTY; 2],
-        hit: [Key::NONE; 2],
-        act: [Key::NONE; 2],
-        pre: [Key::NONE; 2],
         held: 0,
         active: None,
+        wished: 0,
     };
 }
 
-/// Banks that wish for one command, by kind.
-#[derive(Clone, Debug)]
-pub(super) struct Wishes {
-    /// By kind and pseudo channel.
-    orders: [Vec<Order>; 2],
-    pc_shift: u32,
+/// What a bank may wish for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Wish {
+    /// A column command for the oldest hit.
+    Hit,
+    /// An activate for the oldest request.
+    Act,
+    /// A precharge for the oldest miss.
+    Pre,
 }
 
-impl Wishes {
-    fn new(geometry: &Geometry) -> Wishes {
-        let orders = vec![Order::default(); geometry.pcs as usize];
-        Wishes {
-            orders: [orders.clone(), orders],
-            pc_shift: geometry.pc_shift(),
-        }
-    }
-
-    /// By pseudo channel, the banks of the oldest requests first.
+impl Wish {
+    /// Its bit in `Known::wished`.
     #[inline]
-    pub fn of(&self, kind: Kind) -> &[Order] {
-        &self.orders[kind as usize]
-    }
-
-    /// Whether no bank wishes it.
-    #[inline]
-    pub fn is_empty(&self, kind: Kind) -> bool {
-        self.orders[kind as usize].iter().all(Order::is_empty)
-    }
-
-    /// The request for which a bank wishes it now, `known` before; whether it did not wish it before.
-    #[inline]
-    fn set(&mut self, kind: Kind, bank: u32, known: &mut Key, key: Key) -> bool {
-        if *known == key {
-            return false;
-        }
-        let old = std::mem::replace(known, key);
-        self.orders[kind as usize][(bank >> self.pc_shift) as usize].replace(old, key);
-        old == Key::NONE
-    }
-
-    /// The bank at a place of an order puts forward a younger request.
-    #[inline]
-    fn younger(&mut self, kind: Kind, (pc, at): (usize, usize), known: &mut Key, key: Key) {
-        *known = key;
-        self.orders[kind as usize][pc].younger(at, key);
+    fn bit(self, kind: Kind) -> u8 {
+        1 << (2 * self as u8 + kind as u8)
     }
 }
+
+/// By kind and pseudo channel, the banks that wish for something, those of the oldest requests first.
+pub(super) type Wishes<T> = [Vec<Order<T>>; 2];
 
 /// One channel's controller and device.
 #[derive(Clone, Debug)]
@@ -229,10 +230,13 @@ pub struct Controller {
     /// None of them can be served before.
     pub(super) active_wake: Time,
     pub(super) activations: u64,
-    /// Banks with a hit, with an activate to make, with a precharge to make.
-    pub(super) hits: Wishes,
-    pub(super) acts: Wishes,
-    pub(super) pres: Wishes,
+    /// Banks with a hit, and those with an activate or a precharge to make.
+    pub(super) hits: Wishes<Lane>,
+    pub(super) rows: Wishes<Row>,
+    /// By pseudo channel, before when no hit of the kind in favour can go.
+    pub(super) hit_wakes: Vec<Time>,
+    /// The same of row commands.
+    pub(super) row_wakes: Vec<Time>,
     write_mode: bool,
     /// Writing starts with more writes than this, and stops with fewer than that.
     high_mark: u32,
@@ -262,9 +266,10 @@ impl Controller {
             active: Vec::new(),
             active_wake: FAR,
             activations: 0,
-            hits: Wishes::new(&geometry),
-            acts: Wishes::new(&geometry),
-            pres: Wishes::new(&geometry),
+            hits: std::array::from_fn(|_| vec![Order::default(); geometry.pcs as usize]),
+            rows: std::array::from_fn(|_| vec![Order::default(); geometry.pcs as usize]),
+            hit_wakes: vec![0; geometry.pcs as usize],
+            row_wakes: vec![0; geometry.pcs as usize],
             write_mode: false,
             // Of whole numbers, those above x are above its floor, those below x are below its ceiling. Below a mark of zero
             // is none waiting, or writing would never stop.
@@ -278,6 +283,13 @@ impl Controller {
             totals: Totals::default(),
             device,
         }
+    }
+
+    /// Reads what there is of banks and requests, one after the other, and does nothing with it. Where many channels take turns, all of it
+    /// lies in a far cache by now; one by one, as the commands need it, it would come at its full latency each time.
+    pub(super) fn fetch(&self) {
+        let rows = self.device.banks.iter().fold(0, |all, b| all ^ b.open);
+        std::hint::black_box(rows ^ self.queues.fetch());
     }
 
     /// The channel's shape.
@@ -375,13 +387,7 @@ impl Controller {
 
     /// Takes the oldest request out of a group of a bank, whose open row is `open`; as [`Queues::pop`].
     #[inline]
-    pub(super) fn pop(
-        &mut self,
-        kind: Kind,
-        bank: u32,
-        open: u32,
-        group: u16,
-    ) -> (Entry, Option<u64>) {
+    pub(super) fn pop(&mut self, kind: Kind, bank: u32, open: u32, group: u16) -> Request {
         let list = &mut self.device.banks[bank as usize].own.lists[kind as usize];
         self.queues.pop(list, kind, open, group)
     }
@@ -394,11 +400,63 @@ impl Controller {
         }
     }
 
-    /// The bank at a place of the order of hits puts forward a younger one.
-    #[inline]
-    pub(super) fn next_hit(&mut self, kind: Kind, place: (usize, usize), key: Key) {
-        let known = &mut self.device.banks[key.bank() as usize].own.hit[kind as usize];
-        self.hits.younger(kind, place, known, key);
+    /// Where it stands at `now`; row 0.
+    pub fn stand(&self, now: Time) -> Stand {
+        Stand {
+            now,
+            row: 0,
+            seq: self.queues.accepted(),
+            activations: self.activations,
+        }
+    }
+
+    /// Visits all that decides what happens next. What wakes it is left out: it is looked at anew.
+    pub fn visit(&mut self, v: &mut impl Visit) {
+        v.word(self.write_mode.into());
+        v.activation(&mut self.activations);
+        v.time(&mut self.idle_since);
+        self.queues.visit_counts(v);
+        self.device.visit(v);
+        for bank in &mut self.device.banks {
+            let own = &mut bank.own;
+            for kind in [Kind::Read, Kind::Write] {
+                self.queues.visit(&own.lists[kind as usize], kind, v);
+            }
+            let active = own.active.map_or(2, |kind| kind as u64);
+            v.word(u64::from(own.held) << 16 | u64::from(own.wished) << 8 | active);
+        }
+        self.active.sort_unstable_by_key(|a| a.order);
+        for a in &mut self.active {
+            v.activation(&mut a.order);
+            v.time(&mut a.ready);
+            let r = &mut a.request;
+            v.moment(&mut r.accepted);
+            v.word(u64::from(a.bank) << 1 | a.kind as u64);
+            v.word(r.tag);
+            v.word(u64::from(r.column) << 1 | u64::from(r.counted));
+        }
+        for kind in [Kind::Read, Kind::Write] {
+            let hits = self.hits[kind as usize].iter_mut();
+            for lane in hits.flat_map(Order::banks_mut) {
+                v.key(kind, &mut lane.key);
+                v.time(&mut lane.ready);
+                v.moment(&mut lane.limit);
+            }
+            let rows = self.rows[kind as usize].iter_mut();
+            for row in rows.flat_map(Order::banks_mut) {
+                v.key(kind, &mut row.key);
+                v.time(&mut row.ready);
+            }
+        }
+        self.maintenance.visit(v);
+    }
+
+    /// Looks at everything anew at `now`.
+    pub fn wake(&mut self, now: Time) {
+        self.look_anew(now);
+        if !self.active.is_empty() {
+            self.active_wake = now;
+        }
     }
 
     /// Whether nothing waits and no row is open for anyone. Reads may still have data on its way.
@@ -417,7 +475,7 @@ impl Controller {
     }
 
     /// Half CK `now`: issues what can be issued.
-    #[inline]
+    #[inline(always)]
     pub fn step<S: Sink>(&mut self, now: Time, sink: &mut S) {
         if now >= self.maintenance.wake {
             self.maintain(now);
@@ -427,10 +485,23 @@ impl Controller {
         }
         if now & 1 == 0 && now >= self.column_wake {
             self.column_slot(now, sink);
-            if self.maintenance.blocking == 0 {
-                self.update_mode(now);
-            }
+            self.finish(now, sink);
+            return;
         }
+        self.rows(now, sink);
+    }
+
+    /// What comes after the column command of half CK `now`.
+    #[inline]
+    pub(super) fn finish<S: Sink>(&mut self, now: Time, sink: &mut S) {
+        if self.maintenance.blocking == 0 {
+            self.update_mode(now);
+        }
+        self.rows(now, sink);
+    }
+
+    #[inline]
+    fn rows<S: Sink>(&mut self, now: Time, sink: &mut S) {
         if now >= self.row_wake {
             self.row_slot(now, now & 1 == 0, sink);
             if self.maintenance.blocking == 0 && self.wanted_mode() != self.write_mode {
@@ -455,8 +526,21 @@ impl Controller {
         let wanted = self.wanted_mode();
         if wanted != self.write_mode {
             self.write_mode = wanted;
-            (self.column_wake, self.row_wake) = (now, now);
+            self.look_anew(now);
         }
+    }
+
+    /// Any hit and any row command may be possible at `now`.
+    fn look_anew(&mut self, now: Time) {
+        (self.column_wake, self.row_wake) = (now, now);
+        self.hit_wakes.fill(now);
+        self.row_wakes.fill(now);
+    }
+
+    /// Whether writes are in favour.
+    #[inline]
+    pub(super) fn mode(&self) -> bool {
+        self.write_mode
     }
 
     /// The queue in favour.
@@ -480,49 +564,80 @@ impl Controller {
     pub(super) fn update_list(&mut self, kind: Kind, bank: u32, now: Time) {
         let own = &self.device.banks[bank as usize].own;
         let list = own.lists[kind as usize];
-        let k = kind as usize;
-        if list.first == NONE && [own.hit[k], own.act[k], own.pre[k]] == [Key::NONE; 3] {
+        let bit = |wish: Wish| wish.bit(kind);
+        let all = bit(Wish::Hit) | bit(Wish::Act) | bit(Wish::Pre);
+        let had = own.wished & all;
+        if list.first == NONE && had == 0 {
             return;
         }
-        let key = |group| match group {
-            NONE => Key::NONE,
-            group => Key::new(self.queues.group(group).seq, bank),
-        };
-        let (mut hit, mut act, mut pre) = (Key::NONE, Key::NONE, Key::NONE);
+        let (mut hit, mut row) = (None, None);
         if own.held > 0 {
         } else if self.device.open_row(bank) == CLOSED {
-            act = key(list.first);
-        } else {
-            // A request that its row was opened for goes first, and until it can go no other of its kind can.
-            if own.active != Some(kind) {
-                hit = key(list.hit);
+            if list.first != NONE {
+                row = Some(Row {
+                    key: Key::new(self.queues.head(list.first).seq, bank),
+                    ready: self.device.own_ready_at(Command::Act, bank),
+                });
             }
-            let accepted = |group| self.queues.group(group).accepted;
-            if list.miss != NONE
-                && own.active.is_none()
-                && (list.hit == NONE
+        } else {
+            let mut limit = FAR;
+            if list.miss != NONE && own.active.is_none() {
+                let miss = self.queues.head(list.miss);
+                if list.hit == NONE
                     || self.config.scheduler == Scheduler::FrFcfs
-                    || accepted(list.miss) < accepted(list.hit))
-            {
-                pre = key(list.miss);
+                    || miss.accepted < self.queues.head(list.hit).accepted
+                {
+                    row = Some(Row {
+                        key: Key::closing(miss.seq, bank),
+                        ready: self.device.own_ready_at(Command::Pre, bank),
+                    });
+                } else {
+                    limit = miss.accepted;
+                }
+            }
+            // A request that its row was opened for goes first, and until it can go no other of its kind can.
+            if own.active != Some(kind) && list.hit != NONE {
+                let head = self.queues.head_index(list.hit);
+                hit = Some(Lane {
+                    key: Key::new(self.queues.head(list.hit).seq, bank),
+                    ready: self.device.own_ready_at(access(kind), bank),
+                    head,
+                    limit,
+                });
+            }
+        }
+        let mut wished = 0;
+        let had_hit = had & bit(Wish::Hit) != 0;
+        let pc = self.device.pc_of(bank);
+        if had_hit || hit.is_some() {
+            self.hits[kind as usize][pc].set(bank, had_hit, hit);
+        }
+        if hit.is_some() {
+            wished |= bit(Wish::Hit);
+            if !had_hit {
+                let ready = self.device.bank_ready_at(access(kind), bank).max(now);
+                self.column_wake = self.column_wake.min(ready);
+                self.hit_wakes[pc] = self.hit_wakes[pc].min(ready);
+            }
+        }
+        let had_row = had & !bit(Wish::Hit);
+        if had_row != 0 || row.is_some() {
+            self.rows[kind as usize][pc].set(bank, had_row != 0, row);
+        }
+        if let Some(row) = row {
+            let wish = match row.key.closes() {
+                true => Wish::Pre,
+                false => Wish::Act,
+            };
+            wished |= bit(wish);
+            if had & bit(wish) == 0 {
+                let ready = row.ready.max(now);
+                self.row_wake = self.row_wake.min(ready);
+                self.row_wakes[pc] = self.row_wakes[pc].min(ready);
             }
         }
         let own = &mut self.device.banks[bank as usize].own;
-        let hits = self.hits.set(kind, bank, &mut own.hit[k], hit);
-        let acts = self.acts.set(kind, bank, &mut own.act[k], act);
-        let pres = self.pres.set(kind, bank, &mut own.pre[k], pre);
-        if hits {
-            let ready = self.device.bank_ready_at(access(kind), bank);
-            self.column_wake = self.column_wake.min(ready.max(now));
-        }
-        if acts {
-            let ready = self.device.bank_ready_at(Command::Act, bank);
-            self.row_wake = self.row_wake.min(ready.max(now));
-        }
-        if pres {
-            let ready = self.device.precharge_ready_at(bank);
-            self.row_wake = self.row_wake.min(ready.max(now));
-        }
+        own.wished = own.wished & !all | wished;
     }
 
     /// Whether an activated request is still to be served in the bank, or with an all-bank command in its pseudo channel.

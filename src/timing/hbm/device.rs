@@ -6,7 +6,11 @@
 //! never move back.
 
 use super::constraints::{Command, Constraint, Scope, Table, Time};
+use super::order::{Lane, Row};
+use super::queue::Kind;
+use super::steady::Visit;
 use crate::chip::HbmDevice;
+use std::sync::Arc;
 
 /// No row is open.
 pub const CLOSED: u32 = u32::MAX;
@@ -93,14 +97,41 @@ impl Geometry {
     }
 }
 
-/// A rule as seen from the command before it.
+/// A rule of stack IDs, or one that counts further back than the last command, as seen from the command before it.
 #[derive(Clone, Copy, Debug)]
 struct Push {
     scope: Scope,
     after: u8,
     half_ck: Time,
-    /// Index into `Device::windows`, for rules that count further back than the last command.
+    /// Index into `Device::windows`.
     window: Option<u16>,
+}
+
+/// All other rules of a command: how much later each command of the same bus, pseudo channel, group and bank may follow; 0 where no
+/// rule says anything, which is as good as now.
+#[derive(Clone, Debug, Default)]
+struct Effect {
+    bus: Time,
+    pc: Starts,
+    group: [Time; GROUP_SLOTS],
+    bank: [Time; BANK_SLOTS],
+    rest: Vec<Push>,
+    /// Whether nothing of this says anything.
+    is_nothing: bool,
+}
+
+impl Effect {
+    /// Where a rule of the last command belongs.
+    fn place(&mut self, rule: &Constraint) -> Option<&mut Time> {
+        let after = slot(rule.after);
+        match rule.scope {
+            Scope::Channel => Some(&mut self.bus),
+            Scope::PseudoChannel => Some(&mut self.pc[after]),
+            Scope::BankGroup => self.group.get_mut(after),
+            Scope::Bank => self.bank.get_mut(after),
+            Scope::Sid | Scope::OtherSid => None,
+        }
+    }
 }
 
 /// The last starts of one command in each node of one scope.
@@ -143,20 +174,22 @@ const fn slot(command: Command) -> usize {
 
 /// Commands that address a bank: the first of [`Starts`].
 const BANK_SLOTS: usize = 5;
+/// Commands that a rule of a bank group may hold back: the first of them.
+const GROUP_SLOTS: usize = 4;
 
 /// A bank, and what the controller knows of it: side by side, because whoever asks for one asks for the other.
 #[derive(Clone, Debug)]
-#[repr(align(128))]
+#[repr(align(64))]
 pub struct Bank<T> {
     /// Earliest starts as far as the bank says.
     starts: [Time; BANK_SLOTS],
     /// Open row, or [`CLOSED`].
-    open: u32,
+    pub open: u32,
     /// The controller's.
     pub own: T,
 }
 
-/// What a read or a write pushes in every table that has the rules of JESD238; others stay with [`Device::pushes`]. A rule of 0
+/// What a read or a write pushes in every table that has the rules of JESD238; others stay with [`Device::effects`]. A rule of 0
 /// half CK says nothing.
 #[derive(Clone, Copy, Debug, Default)]
 struct ColumnPace {
@@ -208,6 +241,9 @@ fn implies((at, other): (usize, &Constraint), (index, rule): (usize, &Constraint
     same && contains && other.half_ck >= rule.half_ck && at != index && (!equal || at < index)
 }
 
+/// Of more row commands than these one may well go as soon as the bus lets it, so that nothing is gained by finding out when exactly.
+const MANY_ROWS: usize = 8;
+
 /// "Never so far" in a window.
 const NEVER: Time = Time::MAX;
 
@@ -215,9 +251,10 @@ const NEVER: Time = Time::MAX;
 #[derive(Clone, Debug)]
 pub struct Device<T> {
     pub geometry: Geometry,
-    pushes: [Vec<Push>; Command::COUNT],
+    /// The rules, which the channels of a chip share.
+    effects: Arc<[Effect; Command::COUNT]>,
     /// Of reads and of writes.
-    columns: [ColumnPace; 2],
+    columns: Arc<[ColumnPace; 2]>,
     /// By pseudo channel and kind: stack ID of the last burst, and from when one of another may follow.
     other_sid: Vec<[(u32, Time); 2]>,
     /// Whether anything stands in `sid`.
@@ -228,7 +265,8 @@ pub struct Device<T> {
     /// Earliest starts by node at the other scopes.
     pc: Vec<Starts>,
     sid: Vec<Starts>,
-    group: Vec<Starts>,
+    /// By slot, so that those that are asked for together lie together.
+    group: [Vec<Time>; GROUP_SLOTS],
     /// The banks, by number.
     pub banks: Vec<Bank<T>>,
     /// Open banks of each pseudo channel.
@@ -246,7 +284,7 @@ impl<T: Clone> Device<T> {
         let (pcs, banks) = (geometry.pcs, geometry.bank_numbers());
         let group_shift = geometry.banks_per_group.trailing_zeros();
         let sid_shift = geometry.banks_per_sid().trailing_zeros();
-        let mut pushes: [Vec<Push>; Command::COUNT] = std::array::from_fn(|_| Vec::new());
+        let mut effects: [Effect; Command::COUNT] = std::array::from_fn(|_| Effect::default());
         let mut columns = [ColumnPace::default(); 2];
         let mut windows = Vec::new();
         let table = Table::new(d).constraints;
@@ -266,6 +304,13 @@ impl<T: Clone> Device<T> {
                 *time = (*time).max(rule.half_ck.into());
                 continue;
             }
+            let effect = &mut effects[rule.before as usize];
+            if rule.window == 1
+                && let Some(time) = effect.place(rule)
+            {
+                *time = (*time).max(rule.half_ck.into());
+                continue;
+            }
             let window = (rule.window > 1).then(|| {
                 let nodes = match rule.scope {
                     Scope::Channel => 1,
@@ -281,24 +326,28 @@ impl<T: Clone> Device<T> {
                 });
                 (windows.len() - 1) as u16
             });
-            pushes[rule.before as usize].push(Push {
+            effect.rest.push(Push {
                 scope: rule.scope,
                 after: slot(rule.after) as u8,
                 half_ck: rule.half_ck.into(),
                 window,
             });
         }
+        for e in &mut effects {
+            let times = [e.bus].into_iter().chain(e.pc).chain(e.group).chain(e.bank);
+            e.is_nothing = e.rest.is_empty() && times.max() == Some(0);
+        }
         Device {
             geometry,
-            columns,
+            columns: Arc::new(columns),
             other_sid: vec![[(0, 0); 2]; pcs as usize],
             has_sid_times: false,
-            pushes,
+            effects: Arc::new(effects),
             windows,
             buses: [0; 2],
             pc: nodes(pcs),
             sid: nodes(banks >> sid_shift),
-            group: nodes(banks >> group_shift),
+            group: std::array::from_fn(|_| vec![0; (banks >> group_shift) as usize]),
             banks: vec![
                 Bank {
                     starts: [0; BANK_SLOTS],
@@ -312,6 +361,37 @@ impl<T: Clone> Device<T> {
             group_shift,
             sid_shift,
         }
+    }
+
+    /// Visits all but what the controller knows.
+    pub fn visit(&mut self, v: &mut impl Visit) {
+        self.buses.iter_mut().for_each(|time| v.time(time));
+        let nodes = self.pc.iter_mut().chain(&mut self.sid);
+        nodes.flatten().for_each(|time| v.time(time));
+        self.group.iter_mut().flatten().for_each(|t| v.time(t));
+        for bank in &mut self.banks {
+            bank.starts.iter_mut().for_each(|time| v.time(time));
+            v.word(u64::from(bank.open == CLOSED));
+            if bank.open != CLOSED {
+                v.row(&mut bank.open);
+            }
+        }
+        for (sid, free) in self.other_sid.iter_mut().flatten() {
+            v.word((*sid).into());
+            v.time(free);
+        }
+        for window in &mut self.windows {
+            let rings = window.starts.chunks_mut(window.length);
+            for (ring, &next) in rings.zip(&window.next) {
+                // From the oldest on.
+                let (young, old) = ring.split_at_mut(next as usize);
+                old.iter_mut()
+                    .chain(young)
+                    .for_each(|start| v.moment(start));
+            }
+        }
+        self.open_count.iter().for_each(|&n| v.word(n.into()));
+        v.word(self.has_sid_times.into());
     }
 
     /// Row that is open in a bank, or [`CLOSED`].
@@ -355,8 +435,10 @@ impl<T: Clone> Device<T> {
 
     #[inline]
     fn node_ready_at(&self, slot: usize, bank: u32) -> Time {
-        let group = &self.group[(bank >> self.group_shift) as usize];
-        let ready = self.banks[bank as usize].starts[slot].max(group[slot]);
+        let mut ready = self.banks[bank as usize].starts[slot];
+        if let Some(group) = self.group.get(slot) {
+            ready = ready.max(group[(bank >> self.group_shift) as usize]);
+        }
         match self.has_sid_times {
             true => ready.max(self.sid[(bank >> self.sid_shift) as usize][slot]),
             false => ready,
@@ -374,17 +456,111 @@ impl<T: Clone> Device<T> {
         }
     }
 
+    /// Earliest start of a read or a write of a bank.
+    #[inline]
+    pub fn access_ready_at(&self, kind: Kind, bank: u32) -> Time {
+        let pc = self.pc_of(bank);
+        let slot = COLUMNS[kind as usize];
+        let group = self.group[slot][(bank >> self.group_shift) as usize];
+        let own = self.banks[bank as usize].starts[slot];
+        let mut ready = self.buses[1].max(self.pc[pc][slot]).max(group).max(own);
+        let (last, free) = self.other_sid[pc][kind as usize];
+        let sid = bank >> self.sid_shift;
+        if sid != last {
+            ready = ready.max(free);
+        }
+        if self.has_sid_times {
+            ready = ready.max(self.sid[sid as usize][slot]);
+        }
+        ready
+    }
+
+    /// The place of the first of some hits, all of banks of one pseudo channel, that can be read (0) or written (1) now; or from when one
+    /// can.
+    #[inline]
+    pub fn first_ready<const K: usize>(
+        &self,
+        pc: usize,
+        now: Time,
+        hits: &[Lane],
+    ) -> Result<usize, Time> {
+        let ready = self.pc_column_ready_at::<K>(pc);
+        if ready > now {
+            return Err(ready);
+        }
+        let mut wake = Time::MAX;
+        let groups = &self.group[COLUMNS[K]][..];
+        let (last, free) = self.other_sid[pc][K];
+        for (at, lane) in hits.iter().enumerate() {
+            let bank = lane.key.bank();
+            let mut ready = lane.ready.max(groups[(bank >> self.group_shift) as usize]);
+            if bank >> self.sid_shift != last {
+                ready = ready.max(free);
+            }
+            if self.has_sid_times {
+                ready = ready.max(self.sid[(bank >> self.sid_shift) as usize][COLUMNS[K]]);
+            }
+            if ready <= now {
+                return Ok(at);
+            }
+            wake = wake.min(ready);
+        }
+        Err(wake)
+    }
+
+    /// Earliest start of a command as far as the bank alone says.
+    #[inline]
+    pub fn own_ready_at(&self, command: Command, bank: u32) -> Time {
+        self.banks[bank as usize].starts[slot(command)]
+    }
+
+    /// The pseudo channel of a bank.
+    #[inline]
+    pub fn pc_of(&self, bank: u32) -> usize {
+        (bank >> self.pc_shift) as usize
+    }
+
     /// Earliest start of a read (0) or a write (1) as far as the channel and the pseudo channel say.
     #[inline]
     pub fn pc_column_ready_at<const K: usize>(&self, pc: usize) -> Time {
         self.buses[1].max(self.pc[pc][COLUMNS[K]])
     }
 
-    /// Earliest start of a precharge of a bank, as far as the bank says; no rule of it is wider than a bank and narrower than a
-    /// pseudo channel.
+    /// The place of the first of some row commands, all of banks of one pseudo channel, that can go now, on a rising edge or not; or from
+    /// when one can. No rule of a precharge is wider than a bank and narrower than a pseudo channel.
     #[inline]
-    pub fn precharge_ready_at(&self, bank: u32) -> Time {
-        self.banks[bank as usize].starts[slot(Command::Pre)]
+    pub fn first_row(&self, pc: u32, now: Time, rising: bool, rows: &[Row]) -> Result<usize, Time> {
+        let (act, pre) = (slot(Command::Act), slot(Command::Pre));
+        let opens = self.pc_ready_at(Command::Act, pc);
+        let opens = opens.max(now + Time::from(!rising));
+        let closes = self.pc_ready_at(Command::Pre, pc);
+        if opens.min(closes) > now + 1 && rows.len() > MANY_ROWS {
+            return Err(opens.min(closes));
+        }
+        let mut wake = Time::MAX;
+        for (at, row) in rows.iter().enumerate() {
+            let bank = row.key.bank();
+            let ready = if row.key.closes() {
+                match closes.max(row.ready) {
+                    // The bank may have been accessed since.
+                    ready if ready <= now => self.banks[bank as usize].starts[pre],
+                    ready => ready,
+                }
+            } else {
+                let mut ready = opens.max(row.ready);
+                ready = ready.max(self.group[act][(bank >> self.group_shift) as usize]);
+                if self.has_sid_times {
+                    ready = ready.max(self.sid[(bank >> self.sid_shift) as usize][act]);
+                }
+                // On a rising edge.
+                ready + (ready & 1)
+            };
+            if ready <= now {
+                return Ok(at);
+            }
+            wake = wake.min(ready);
+        }
+        Err(wake)
     }
 
     /// Earliest start of a command at a bank.
@@ -411,7 +587,9 @@ impl<T: Clone> Device<T> {
             Command::Wr => self.push_column::<1>(bank, now),
             _ => {}
         }
-        self.push_rest(command, bank, now);
+        if !self.effects[command as usize].is_nothing {
+            self.push_rest(command, bank, now);
+        }
         let pc = bank >> self.pc_shift;
         match command {
             Command::Act => {
@@ -436,46 +614,77 @@ impl<T: Clone> Device<T> {
     /// What follows from a command by the other rules.
     fn push_rest(&mut self, command: Command, bank: u32, now: Time) {
         let pc = bank >> self.pc_shift;
-        let (sid, group) = (bank >> self.sid_shift, bank >> self.group_shift);
-        for push in &self.pushes[command as usize] {
-            let after = push.after as usize;
-            let node = match push.scope {
-                Scope::Channel => 0,
-                Scope::PseudoChannel => pc,
-                Scope::Sid | Scope::OtherSid => sid,
-                Scope::BankGroup => group,
-                Scope::Bank => bank,
-            } as usize;
-            let mut from = now;
-            if let Some(window) = push.window {
-                let window = &mut self.windows[window as usize];
-                let ring = &mut window.starts[node * window.length..(node + 1) * window.length];
-                let next = &mut window.next[node];
-                ring[*next as usize] = now;
-                *next = (*next + 1) % window.length as u32;
-                from = ring[*next as usize];
-                if from == NEVER {
-                    continue;
-                }
+        let effect = &self.effects[command as usize];
+        later(
+            &mut self.buses[usize::from(command.is_column())],
+            now + effect.bus,
+        );
+        for (time, distance) in self.pc[pc as usize].iter_mut().zip(effect.pc) {
+            later(time, now + distance);
+        }
+        let group = (bank >> self.group_shift) as usize;
+        for (times, distance) in self.group.iter_mut().zip(effect.group) {
+            if distance > 0 {
+                later(&mut times[group], now + distance);
             }
-            let at = from + push.half_ck;
-            let push_to = |time: &mut Time| *time = (*time).max(at);
-            match push.scope {
-                Scope::Channel => push_to(&mut self.buses[usize::from(command.is_column())]),
-                Scope::PseudoChannel => push_to(&mut self.pc[node][after]),
-                Scope::Sid => {
-                    self.has_sid_times = true;
-                    push_to(&mut self.sid[node][after]);
-                }
-                Scope::BankGroup => push_to(&mut self.group[node][after]),
-                Scope::Bank => push_to(&mut self.banks[node].starts[after]),
-                Scope::OtherSid => {
-                    self.has_sid_times = true;
-                    let first = (pc << (self.pc_shift - self.sid_shift)) as usize;
-                    for other in first..first + self.geometry.sids as usize {
-                        if other != node {
-                            push_to(&mut self.sid[other][after]);
-                        }
+        }
+        let starts = &mut self.banks[bank as usize].starts;
+        for (time, distance) in starts.iter_mut().zip(effect.bank) {
+            later(time, now + distance);
+        }
+        for at in 0..effect.rest.len() {
+            self.push_one(self.effects[command as usize].rest[at], bank, now);
+        }
+    }
+
+    /// What follows by a rule of stack IDs or of a window.
+    #[inline]
+    fn push_one(&mut self, push: Push, bank: u32, now: Time) {
+        let pc = bank >> self.pc_shift;
+        let (sid, group) = (bank >> self.sid_shift, bank >> self.group_shift);
+        let after = push.after as usize;
+        let node = match push.scope {
+            Scope::Channel => 0,
+            Scope::PseudoChannel => pc,
+            Scope::Sid | Scope::OtherSid => sid,
+            Scope::BankGroup => group,
+            Scope::Bank => bank,
+        } as usize;
+        let mut from = now;
+        if let Some(window) = push.window {
+            let window = &mut self.windows[window as usize];
+            let ring = &mut window.starts[node * window.length..(node + 1) * window.length];
+            let next = &mut window.next[node];
+            ring[*next as usize] = now;
+            *next += 1;
+            if *next as usize == window.length {
+                *next = 0;
+            }
+            from = ring[*next as usize];
+            if from == NEVER {
+                return;
+            }
+        }
+        let at = from + push.half_ck;
+        match push.scope {
+            Scope::Channel => {
+                // A row command holds back the row bus, a column command the other.
+                let column = usize::from(after == COLUMNS[0] || after == COLUMNS[1]);
+                later(&mut self.buses[column], at);
+            }
+            Scope::PseudoChannel => later(&mut self.pc[node][after], at),
+            Scope::BankGroup => later(&mut self.group[after][node], at),
+            Scope::Bank => later(&mut self.banks[node].starts[after], at),
+            Scope::Sid => {
+                self.has_sid_times = true;
+                later(&mut self.sid[node][after], at);
+            }
+            Scope::OtherSid => {
+                self.has_sid_times = true;
+                let first = (pc << (self.pc_shift - self.sid_shift)) as usize;
+                for other in first..first + self.geometry.sids as usize {
+                    if other != node {
+                        later(&mut self.sid[other][after], at);
                     }
                 }
             }
@@ -483,31 +692,38 @@ impl<T: Clone> Device<T> {
     }
 
     /// Issues a read (0) or a write (1), as [`Device::issue`] does.
-    #[inline]
+    #[inline(always)]
     pub fn access<const K: usize>(&mut self, bank: u32, now: Time) {
+        debug_assert!(
+            self.open_row(bank) != CLOSED && self.ready_at(COMMANDS[K], bank) <= now,
+            "{} at bank {bank} at {now}: its row is closed, or it is {} half CK early",
+            COMMANDS[K].name(),
+            self.ready_at(COMMANDS[K], bank).saturating_sub(now)
+        );
         self.push_column::<K>(bank, now);
-        if !self.pushes[COMMANDS[K] as usize].is_empty() {
+        if !self.effects[COMMANDS[K] as usize].is_nothing {
             self.push_rest(COMMANDS[K], bank, now);
         }
     }
 
     /// What follows from a read (0) or a write (1) by the rules that every table has.
-    #[inline]
+    #[inline(always)]
     fn push_column<const K: usize>(&mut self, bank: u32, now: Time) {
         let (same, other) = (COLUMNS[K], COLUMNS[1 - K]);
         let pace = &self.columns[K];
-        let at_pc = bank >> self.pc_shift;
-        later(&mut self.buses[1], now + pace.bus);
-        let pc = &mut self.pc[at_pc as usize];
-        later(&mut pc[same], now + pace.pc_same);
+        let at_pc = (bank >> self.pc_shift) as usize;
+        // The command is legal, so what held back its like is over.
+        self.buses[1] = now + pace.bus;
+        let pc = &mut self.pc[at_pc];
+        pc[same] = now + pace.pc_same;
         later(&mut pc[other], now + pace.pc_other);
         later(&mut pc[slot(Command::PreAll)], now + pace.pc_close);
-        let group = &mut self.group[(bank >> self.group_shift) as usize];
-        later(&mut group[same], now + pace.group_same);
-        later(&mut group[other], now + pace.group_other);
+        let group = (bank >> self.group_shift) as usize;
+        self.group[same][group] = now + pace.group_same;
+        later(&mut self.group[other][group], now + pace.group_other);
         let close = &mut self.banks[bank as usize].starts[slot(Command::Pre)];
         later(close, now + pace.bank_close);
-        self.other_sid[at_pc as usize][K] = (bank >> self.sid_shift, now + pace.other_sid);
+        self.other_sid[at_pc][K] = (bank >> self.sid_shift, now + pace.other_sid);
     }
 }
 

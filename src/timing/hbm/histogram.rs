@@ -50,6 +50,15 @@ impl Histogram {
         self.sum += u128::from(value);
     }
 
+    /// Counts so many times more what came since this was `before`.
+    pub fn repeat(&mut self, before: &Histogram, times: u64) {
+        for (at, count) in self.counts.iter_mut().enumerate() {
+            *count += times * (*count - before.counts.get(at).copied().unwrap_or(0));
+        }
+        self.total += times * (self.total - before.total);
+        self.sum += u128::from(times) * (self.sum - before.sum);
+    }
+
     /// Values counted.
     pub fn len(&self) -> u64 {
         self.total

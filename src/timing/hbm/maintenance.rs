@@ -9,8 +9,9 @@
 use super::constraints::{Command, Time};
 use super::controller::{Config, Controller, FAR, Issued, Sink};
 use super::device::{CLOSED, Geometry};
-use super::queue::BankSet;
+use super::order::BankSet;
 use super::schedule::even;
+use super::steady::Visit;
 use crate::chip::{HbmDevice, Refresh};
 use std::collections::VecDeque;
 
@@ -89,6 +90,33 @@ impl Maintenance {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// Visits all of it.
+    pub fn visit(&mut self, v: &mut impl Visit) {
+        for work in &self.queue {
+            v.word(work.command as u64);
+            v.word(u64::from(work.bank) << 1 | u64::from(work.blocks));
+        }
+        self.round.iter().for_each(|&bank| v.word(bank.into()));
+        for length in [self.queue.len(), self.round.len()] {
+            v.word(length as u64);
+        }
+        for time in [&mut self.wake, &mut self.next_refresh, &mut self.next_over] {
+            v.time(time);
+        }
+        self.sid_allowed.iter_mut().for_each(|time| v.time(time));
+        let counts = self.activates.iter().chain(&self.accesses);
+        counts.for_each(|&count| v.word(count.into()));
+        for count in [
+            self.blocking,
+            self.next_sid,
+            self.next_bank,
+            self.over_count,
+        ] {
+            v.word(count.into());
+        }
+        self.over.visit(v);
     }
 
     /// A bank was closed.

@@ -63,6 +63,8 @@ pub struct Mapping {
     counters: Vec<Counter>,
     /// Of the low bits that do nothing but count up the column ([`Mapping::column_bits`]).
     block_mask: u64,
+    /// Of the highest digit.
+    highest: Field,
     xors: Vec<Xor>,
 }
 
@@ -102,6 +104,7 @@ impl Mapping {
         ];
         let Digits { mut digits, xors } = Digits::parse(text, &sizes)?;
         let counters = digits.iter().map(Counter::new).collect();
+        let highest = digits.last().map_or(Field::Pc, |digit| digit.field);
         let split = digits
             .iter()
             .position(|digit| !digit.size.is_power_of_two())
@@ -124,6 +127,7 @@ impl Mapping {
             digits,
             counters,
             block_mask: 0,
+            highest,
             xors,
         };
         mapping.block_mask = (1 << mapping.column_bits()) - 1;
@@ -152,6 +156,20 @@ impl Mapping {
                 (_, Field::Column) => width.min(xor.low),
                 _ => width,
             })
+    }
+
+    /// The least number of lines, of those for which it can be said, after which every line has the same place but for a row so many
+    /// higher, as long as no row wraps: the lines, the rows.
+    pub fn period(&self) -> Option<(u64, u32)> {
+        let high = |field| self.highest == field;
+        if !high(Field::Row) || self.xors.iter().any(|xor| xor.target == Field::Row) {
+            return None;
+        }
+        // Rows come again to the terms that read them when all bits of them that are read do.
+        let read = self.xors.iter().filter(|xor| xor.source == Field::Row);
+        let bits = read.map(|xor| xor.low + u32::BITS - xor.mask.leading_zeros());
+        let rows = 1u32.checked_shl(bits.max().unwrap_or(0))?;
+        Some((self.geometry.row_set() * u64::from(rows), rows))
     }
 
     /// Where a line is. Lines past the device wrap in the highest digit and are the caller's to refuse.
@@ -242,6 +260,25 @@ mod tests {
             banks_per_group: 4,
             rows,
             columns: 32,
+        }
+    }
+
+    #[test]
+    fn places_come_again_in_higher_rows() {
+        let geometry = shape(3, 96);
+        for (name, _) in NAMED {
+            let mapping = Mapping::parse(name, geometry).unwrap();
+            let Some((lines, rows)) = mapping.period() else {
+                assert_eq!(name, &"M6", "its rows are not the highest digit");
+                continue;
+            };
+            assert!(lines == geometry.row_set() * u64::from(rows) && rows <= 32);
+            for line in (0..lines).step_by(7) {
+                let place = mapping.place(line);
+                let row = place.row + 2 * rows;
+                let later = mapping.place(line + 2 * lines);
+                assert_eq!(later, Place { row, ..place }, "{name} {line}");
+            }
         }
     }
 

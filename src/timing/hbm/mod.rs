@@ -11,8 +11,8 @@
 //! [`exact::Exact`] command by command (`hbm.model` in the chip description).
 //!
 //! Under the exact one lies a channel exact to half a CK, which `tilewright mem` runs on its own. Reading order:
-//! [`constraints`] (the timing rules, as data), [`device`] (what is legal when), [`controller`] with its `queue`, `schedule`, `maintenance` and
-//! [`advance`] (who goes next, and when), [`legality`] (a checker that knows the rules only), [`mapping`], [`patterns`] and [`trace_file`]
+//! [`constraints`] (the timing rules, as data), [`device`] (what is legal when), [`controller`] with its `queue`, `order`, `schedule`, `maintenance` and
+//! [`advance`] (who goes next, and when), `steady` (long runs that repeat themselves), [`legality`] (a checker that knows the rules only), [`mapping`], [`patterns`] and [`trace_file`]
 //! (where requests come from), [`run`] (one channel on its own), [`reference`] (the simulator that it agrees with, row by row).
 //!
 #![doc = include_str!("bandwidth.md")]
@@ -33,6 +33,7 @@ pub mod histogram;
 pub mod legality;
 mod maintenance;
 pub mod mapping;
+mod order;
 pub mod patterns;
 mod queue;
 pub mod reference;
@@ -40,6 +41,7 @@ pub mod run;
 #[cfg(test)]
 mod run_tests;
 mod schedule;
+mod steady;
 pub mod trace_file;
 
 use crate::chip::Chip;

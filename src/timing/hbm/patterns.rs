@@ -53,6 +53,22 @@ impl Source {
 }
 
 impl Source {
+    /// After how many requests every line is a multiple of `lines` further on, by how many of them, and for how many requests more that
+    /// holds; none if it cannot be said.
+    pub fn period(&self, lines: u64) -> Option<(u64, u64, u64)> {
+        match self {
+            Source::Pattern(generator) => generator.period(lines),
+            Source::Trace(_) => None,
+        }
+    }
+
+    /// Leaves out requests, of a source that has a period.
+    pub fn skip(&mut self, requests: u64) {
+        if let Source::Pattern(generator) = self {
+            generator.index += requests;
+        }
+    }
+
     /// Skips up to `most` requests that are of the next lines after the last one and like it otherwise; how many.
     #[inline]
     pub fn follow(&mut self, most: u64) -> u64 {
@@ -218,6 +234,13 @@ impl Random {
     }
 }
 
+fn gcd(a: u64, b: u64) -> u64 {
+    match b {
+        0 => a,
+        _ => gcd(b, a % b),
+    }
+}
+
 /// The requests of a pattern.
 #[derive(Clone, Debug)]
 pub struct Generator {
@@ -233,6 +256,26 @@ pub struct Generator {
 }
 
 impl Generator {
+    /// As [`Source::period`].
+    fn period(&self, lines: u64) -> Option<(u64, u64, u64)> {
+        // Requests from one line of a stream to its next, lines from one to the next, and the highest first line.
+        let (requests, step, base) = match self.pattern {
+            Pattern::SeqRd | Pattern::SeqWr => (1, 1, 0),
+            Pattern::Stride => (1, self.arg, 0),
+            Pattern::Mix11 | Pattern::Mix11Off => (2, 1, self.write_base),
+            Pattern::StreamsAl | Pattern::StreamsRb => {
+                (self.arg, 1, self.bases.iter().copied().max()?)
+            }
+            // Reads and writes of the others move on at different speeds, or at random.
+            _ => return None,
+        };
+        let times = step / gcd(step, lines);
+        let count = lines / gcd(step, lines);
+        let rounds = (self.total - 1).saturating_sub(base) / step;
+        let holds = (rounds * requests).saturating_sub(self.index);
+        Some((count.checked_mul(requests)?, times, holds))
+    }
+
     #[inline]
     fn follow(&mut self, most: u64) -> u64 {
         // Lines of a run never wrap: a run ends with its row.

@@ -1,13 +1,14 @@
-//! The requests of a controller, by bank and row, and sets of banks.
+//! The requests of a controller, by bank and row.
 //!
 //! Models: per bank and kind a list of groups in order of arrival; a group is a run of requests of one row that nothing of another row
 //! came between. All that a scheduler asks for stands at the front of a group: the oldest hit is at the front of the first group of
 //! the open row, the oldest miss at the front of the first of another, so that no step looks at every request and a run of row hits is
-//! taken off one group. [`Order`] keeps banks by the age of such a front. Invariants: `hit` and `miss` of a list are none while
+//! taken off one group. [`super::order`] keeps banks by the age of such a front. Invariants: `hit` and `miss` of a list are none while
 //! the bank is closed; no group is empty; nothing is allocated once the slabs are as large as the queues.
 
 use super::constraints::Time;
 use super::device::{CLOSED, Geometry};
+use super::steady::Visit;
 use std::ops::Range;
 
 /// No group.
@@ -50,21 +51,35 @@ impl Entry {
     /// Requests of an entry, at most.
     const MOST: u8 = 8;
 
-    /// Takes in a request if it continues these.
+    /// Takes in as many of `count` requests of consecutive columns, accepted at once, as continue these; how many.
     #[inline]
-    fn extend(&mut self, seq: u64, column: u32, tag: u64, accepted: Time) -> bool {
+    fn extend(&mut self, seq: u64, column: u32, count: u32, tag: u64, accepted: Time) -> u32 {
         let delay = accepted - self.accepted - Time::from(self.span);
         let follows = self.tag == tag
             && self.seq + u64::from(self.count) == seq
             && u32::from(self.column) + u32::from(self.count) == column
             && self.count < Entry::MOST
             && delay <= 0xff;
-        if follows {
-            self.delays |= delay << (8 * (self.count - 1));
-            self.span += delay as u16;
-            self.count += 1;
+        if !follows {
+            return 0;
         }
-        follows
+        let count = count.min(u32::from(Entry::MOST - self.count));
+        // Those after the first of them have no delay.
+        self.delays |= delay << (8 * (self.count - 1));
+        self.span += delay as u16;
+        self.count += count as u8;
+        count
+    }
+
+    /// The first.
+    #[inline]
+    fn first(&self) -> Request {
+        Request {
+            accepted: self.accepted,
+            tag: self.tag,
+            column: self.column.into(),
+            counted: self.counted,
+        }
     }
 
     /// Drops the first of several.
@@ -81,13 +96,21 @@ impl Entry {
     }
 }
 
+/// One request that left its queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    pub accepted: Time,
+    /// The caller's name for it.
+    pub tag: u64,
+    pub column: u32,
+    /// Whether a command was issued for it, so that it is counted as hit, miss or conflict.
+    pub counted: bool,
+}
+
 /// Requests of one row of a bank, oldest first.
 #[derive(Clone, Copy, Debug)]
 pub struct Group {
-    /// Of the oldest.
-    pub seq: u64,
-    pub accepted: Time,
-    /// Of writes, the columns that wait, by `column_shift`: no two of them are the same.
+    /// Of writes, the columns that wait or waited since the group began, by `column_shift`: no two that wait are the same.
     columns: u64,
     pub row: u32,
     head: u32,
@@ -137,6 +160,12 @@ pub struct Queues {
 }
 
 impl Queues {
+    /// Reads every entry and group; see [`super::controller::Controller::fetch`].
+    pub fn fetch(&self) -> u32 {
+        let entries = self.entries.iter().fold(0, |all, e| all ^ e.next);
+        self.groups.iter().fold(entries, |all, g| all ^ g.head)
+    }
+
     /// Empty queues for a channel.
     pub fn new(geometry: &Geometry) -> Queues {
         Queues {
@@ -163,17 +192,32 @@ impl Queues {
         &self.groups[group as usize]
     }
 
+    /// The entry of the oldest request of a group.
+    #[inline]
+    pub fn head_index(&self, group: u16) -> u32 {
+        self.groups[group as usize].head
+    }
+
+    /// The oldest request of a group.
+    #[inline]
+    pub fn head(&self, group: u16) -> &Entry {
+        &self.entries[self.groups[group as usize].head as usize]
+    }
+
     /// Whether a request of one of these places waits in a list of writes.
+    #[inline]
     pub fn is_buffered(&self, writes: &List, row: u32, columns: Range<u32>) -> bool {
-        let shift = self.column_shift;
-        let upto = |column: u32| u64::MAX >> (63 - (column >> shift));
-        let mask = upto(columns.end - 1) & !(upto(columns.start) >> 1);
-        let mut at = writes.first;
+        writes.first != NONE && self.is_in(writes.first, row, columns)
+    }
+
+    fn is_in(&self, first: u16, row: u32, columns: Range<u32>) -> bool {
+        let mask = mask(self.column_shift, &columns);
+        let mut at = first;
         while at != NONE {
             let group = self.group(at);
             if group.row == row
                 && group.columns & mask != 0
-                && (shift == 0 || columns.clone().any(|column| self.holds(group, column)))
+                && columns.clone().any(|column| self.holds(group, column))
             {
                 return true;
             }
@@ -196,7 +240,8 @@ impl Queues {
         false
     }
 
-    /// Appends requests of one row to the list of its kind and bank, whose open row is `open`; whether they began a group.
+    /// Appends requests of one row to the list of its kind and bank, whose open row is `open`; whether the oldest of all, of the open
+    /// row or of another row was none before.
     #[inline]
     pub fn push(
         &mut self,
@@ -208,56 +253,28 @@ impl Queues {
         (tag, accepted): (u64, Time),
     ) -> bool {
         let last = list.last;
-        let begins = last == NONE || self.groups[last as usize].row != row;
-        let seq = self.next_seq[kind as usize];
-        if begins {
-            let group = Group {
-                seq,
-                accepted,
-                columns: 0,
-                row,
-                head: END,
-                tail: END,
-                next: NONE,
-                prev: last,
-            };
-            let index = self.free_group;
-            let index = match self.groups.get_mut(index as usize) {
-                Some(free) => {
-                    self.free_group = free.next;
-                    *free = group;
-                    index
-                }
-                None => {
-                    self.groups.push(group);
-                    self.groups.len() as u16 - 1
-                }
-            };
-            match last {
-                NONE => list.first = index,
-                last => self.groups[last as usize].next = index,
+        let mut is_front = false;
+        let index = match self.groups.get(last as usize) {
+            Some(group) if group.row == row => last,
+            _ => {
+                is_front = self.begin(list, open, row);
+                list.last
             }
-            list.last = index;
-            if open != CLOSED {
-                let oldest = match row == open {
-                    true => &mut list.hit,
-                    false => &mut list.miss,
-                };
-                if *oldest == NONE {
-                    *oldest = index;
-                }
-            }
+        };
+        let (mut column, end) = (columns.start, columns.end);
+        let group = &mut self.groups[index as usize];
+        let mut seq = self.next_seq[kind as usize];
+        self.len[kind as usize] += end - column;
+        self.next_seq[kind as usize] += u64::from(end - column);
+        if kind == Kind::Write {
+            group.columns |= mask(self.column_shift, &columns);
         }
-        let group = &mut self.groups[list.last as usize];
-        self.len[kind as usize] += columns.end - columns.start;
-        self.next_seq[kind as usize] += columns.len() as u64;
-        for (seq, column) in (seq..).zip(columns) {
-            group.columns |= 1 << (column >> self.column_shift);
-            if let Some(tail) = self.entries.get_mut(group.tail as usize)
-                && tail.extend(seq, column, tag, accepted)
-            {
-                continue;
-            }
+        if let Some(tail) = self.entries.get_mut(group.tail as usize) {
+            let count = tail.extend(seq, column, end - column, tag, accepted);
+            (seq, column) = (seq + u64::from(count), column + count);
+        }
+        while column < end {
+            let count = (end - column).min(u32::from(Entry::MOST));
             let entry = Entry {
                 seq,
                 accepted,
@@ -266,9 +283,10 @@ impl Queues {
                 next: END,
                 span: 0,
                 column: column as u16,
-                count: 1,
+                count: count as u8,
                 counted: false,
             };
+            (seq, column) = (seq + u64::from(count), column + count);
             let index = self.free_entry;
             let index = match self.entries.get_mut(index as usize) {
                 Some(free) => {
@@ -287,60 +305,143 @@ impl Queues {
             }
             group.tail = index;
         }
-        begins
+        is_front
     }
 
-    /// Takes the oldest request out of a group of the list of a kind and bank, whose open row is `open`; the request, and the order of
-    /// acceptance of the next of the group, which is gone if there is none.
+    /// Appends an empty group; as [`Queues::push`].
+    fn begin(&mut self, list: &mut List, open: u32, row: u32) -> bool {
+        let last = list.last;
+        let group = Group {
+            columns: 0,
+            row,
+            head: END,
+            tail: END,
+            next: NONE,
+            prev: last,
+        };
+        let index = self.free_group;
+        let index = match self.groups.get_mut(index as usize) {
+            Some(free) => {
+                self.free_group = free.next;
+                *free = group;
+                index
+            }
+            None => {
+                self.groups.push(group);
+                self.groups.len() as u16 - 1
+            }
+        };
+        match last {
+            NONE => list.first = index,
+            last => self.groups[last as usize].next = index,
+        }
+        list.last = index;
+        if open == CLOSED {
+            return last == NONE;
+        }
+        let oldest = match row == open {
+            true => &mut list.hit,
+            false => &mut list.miss,
+        };
+        let is_oldest = *oldest == NONE;
+        if is_oldest {
+            *oldest = index;
+        }
+        is_oldest
+    }
+
+    /// Takes the oldest request out of an entry, the first of its group, if there are others in it; the request, and when the next was
+    /// accepted.
     #[inline]
-    pub fn pop(
-        &mut self,
-        list: &mut List,
-        kind: Kind,
-        open: u32,
-        index: u16,
-    ) -> (Entry, Option<u64>) {
+    pub fn take_first(&mut self, kind: Kind, head: u32) -> Option<(Request, Time)> {
+        let entry = &mut self.entries[head as usize];
+        if entry.count == 1 {
+            return None;
+        }
+        let request = entry.first();
+        entry.shrink();
+        let accepted = entry.accepted;
         self.len[kind as usize] -= 1;
-        let exact = self.column_shift == 0;
+        Some((request, accepted))
+    }
+
+    /// Takes the oldest request out of a group of the list of a kind and bank, whose open row is `open`.
+    #[inline]
+    pub fn pop(&mut self, list: &mut List, kind: Kind, open: u32, index: u16) -> Request {
+        self.len[kind as usize] -= 1;
         let group = &mut self.groups[index as usize];
         let head = group.head;
-        let place = &mut self.entries[head as usize];
-        let entry = *place;
-        if exact {
-            group.columns &= !(1 << entry.column);
-        }
+        let entry = &mut self.entries[head as usize];
+        let request = entry.first();
         if entry.count > 1 {
-            place.shrink();
-            (group.seq, group.accepted) = (place.seq, place.accepted);
-            return (entry, Some(group.seq));
+            entry.shrink();
+            return request;
         }
-        place.next = self.free_entry;
+        let next = std::mem::replace(&mut entry.next, self.free_entry);
         self.free_entry = head;
-        if entry.next != END {
-            group.head = entry.next;
-            let next = &self.entries[entry.next as usize];
-            (group.seq, group.accepted) = (next.seq, next.accepted);
-            return (entry, Some(next.seq));
+        match next {
+            END => self.end(list, open, index),
+            next => group.head = next,
         }
-        let gone = *group;
+        request
+    }
+
+    /// Takes a group out of its list.
+    fn end(&mut self, list: &mut List, open: u32, index: u16) {
+        let group = &mut self.groups[index as usize];
+        let (prev, next) = (group.prev, group.next);
         group.next = self.free_group;
         self.free_group = index;
-        let group = gone;
-        match group.prev {
-            NONE => list.first = group.next,
-            prev => self.groups[prev as usize].next = group.next,
+        match prev {
+            NONE => list.first = next,
+            prev => self.groups[prev as usize].next = next,
         }
-        match group.next {
-            NONE => list.last = group.prev,
-            next => self.groups[next as usize].prev = group.prev,
+        match next {
+            NONE => list.last = prev,
+            next => self.groups[next as usize].prev = prev,
         }
         if list.hit == index {
-            list.hit = find(&self.groups, group.next, |row| row == open);
+            list.hit = find(&self.groups, next, |row| row == open);
         }
         if list.miss == index {
-            list.miss = find(&self.groups, group.next, |row| row != open);
+            list.miss = find(&self.groups, next, |row| row != open);
         }
-        (entry, None)
+    }
+
+    /// Visits all that waits in a list.
+    pub fn visit(&mut self, list: &List, kind: Kind, v: &mut impl Visit) {
+        let mut at = list.first;
+        while at != NONE {
+            let group = &mut self.groups[at as usize];
+            v.row(&mut group.row);
+            v.word(group.columns);
+            let mut entry = group.head;
+            while entry != END {
+                let e = &mut self.entries[entry as usize];
+                v.seq(kind, &mut e.seq);
+                v.moment(&mut e.accepted);
+                for word in [e.tag, e.delays, e.span.into(), e.column.into()] {
+                    v.word(word);
+                }
+                v.word(u64::from(e.count) << 1 | u64::from(e.counted));
+                entry = e.next;
+            }
+            at = group.next;
+            v.word(u64::from(at == NONE));
+        }
+    }
+
+    /// Requests accepted by kind.
+    pub fn accepted(&self) -> [u64; 2] {
+        self.next_seq
+    }
+
+    /// Visits the counts.
+    pub fn visit_counts(&mut self, v: &mut impl Visit) {
+        for kind in [Kind::Read, Kind::Write] {
+            v.seq(kind, &mut self.next_seq[kind as usize]);
+            v.word(self.len[kind as usize].into());
+        }
     }
 
     /// The open row of the list's bank changed: finds the oldest hit and miss.
@@ -356,151 +457,19 @@ impl Queues {
     }
 }
 
+/// The bits of some columns, `shift` being the logarithm of how many share one.
+#[inline]
+fn mask(shift: u32, columns: &Range<u32>) -> u64 {
+    let upto = |column: u32| u64::MAX >> (63 - (column >> shift));
+    upto(columns.end - 1) & !(upto(columns.start) >> 1)
+}
+
 #[inline]
 fn find(groups: &[Group], mut from: u16, wanted: impl Fn(u32) -> bool) -> u16 {
     while from != NONE && !wanted(groups[from as usize].row) {
         from = groups[from as usize].next;
     }
     from
-}
-
-/// Banks of a pseudo channel by the age of a request that each puts forward.
-#[derive(Clone, Debug, Default)]
-pub struct Order {
-    /// Ascending.
-    keys: Vec<Key>,
-}
-
-/// Order of acceptance of a request and its bank, in one word that compares like the first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key(u64);
-
-impl Key {
-    /// No request: older than all.
-    pub const NONE: Key = Key(0);
-    /// No request: younger than all.
-    pub const LAST: Key = Key(u64::MAX);
-    /// Bank numbers stay below 2^13 and orders of acceptance below 2^50.
-    const BANK_BITS: u32 = 13;
-
-    /// The key of a request.
-    #[inline]
-    pub fn new(seq: u64, bank: u32) -> Key {
-        Key((seq + 1) << Key::BANK_BITS | u64::from(bank))
-    }
-
-    /// Its bank.
-    #[inline]
-    pub fn bank(self) -> u32 {
-        self.0 as u32 & ((1 << Key::BANK_BITS) - 1)
-    }
-}
-
-impl Order {
-    /// Banks from the oldest request to the youngest.
-    #[inline]
-    pub fn keys(&self) -> &[Key] {
-        &self.keys
-    }
-
-    /// Whether no bank is in it.
-    #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
-    }
-
-    /// Puts `new` in the place of `old`; either may be [`Key::NONE`].
-    #[inline]
-    pub fn replace(&mut self, old: Key, new: Key) {
-        let keys = &mut self.keys;
-        if old == Key::NONE {
-            let at = keys
-                .iter()
-                .rposition(|&key| key < new)
-                .map_or(0, |at| at + 1);
-            return keys.insert(at, new);
-        }
-        let Some(mut at) = keys.iter().position(|&key| key == old) else {
-            debug_assert!(false, "{old:?} is in the order");
-            return;
-        };
-        if new == Key::NONE {
-            keys.remove(at);
-            return;
-        }
-        if new > old {
-            return self.younger(at, new);
-        }
-        while at > 0 && keys[at - 1] > new {
-            keys[at] = keys[at - 1];
-            at -= 1;
-        }
-        keys[at] = new;
-    }
-
-    /// Puts a younger key in the place of the one at `at`.
-    #[inline]
-    pub fn younger(&mut self, mut at: usize, new: Key) {
-        let keys = &mut self.keys[..];
-        while at + 1 < keys.len() && keys[at + 1] < new {
-            keys[at] = keys[at + 1];
-            at += 1;
-        }
-        keys[at] = new;
-    }
-}
-
-/// A set of banks, kept by pseudo channel.
-#[derive(Clone, Debug)]
-pub struct BankSet {
-    words: Vec<u64>,
-    /// Logarithm of the words of a pseudo channel.
-    pc_words: u32,
-}
-
-impl BankSet {
-    /// No bank of a channel.
-    pub fn new(geometry: &Geometry) -> BankSet {
-        BankSet {
-            words: vec![0; geometry.bank_numbers() as usize / 64],
-            pc_words: geometry.pc_shift() - 6,
-        }
-    }
-
-    /// Puts a bank in or takes it out; whether it came in anew.
-    #[inline]
-    pub fn set(&mut self, bank: u32, member: bool) -> bool {
-        let word = &mut self.words[(bank / 64) as usize];
-        let bit = 1u64 << (bank % 64);
-        let was = *word & bit != 0;
-        *word = if member { *word | bit } else { *word & !bit };
-        member && !was
-    }
-
-    /// Takes a bank out; whether it was in.
-    #[inline]
-    pub fn remove(&mut self, bank: u32) -> bool {
-        let is_new = self.set(bank, true);
-        self.set(bank, false);
-        !is_new
-    }
-
-    #[inline]
-    fn words_of(&self, pc: u32) -> std::ops::Range<usize> {
-        (pc as usize) << self.pc_words..(pc as usize + 1) << self.pc_words
-    }
-
-    /// Calls `f` for each bank of a pseudo channel, in ascending order.
-    #[inline]
-    pub fn for_each(&self, pc: u32, mut f: impl FnMut(u32)) {
-        for at in self.words_of(pc) {
-            let mut rest = self.words[at];
-            while rest != 0 {
-                f(at as u32 * 64 + rest.trailing_zeros());
-                rest &= rest - 1;
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -521,22 +490,29 @@ mod tests {
         let (mut queues, mut list) = (Queues::new(&SHAPE), List::EMPTY);
         for (seq, row) in [3, 5, 5, 3, 7, 5].into_iter().enumerate() {
             let columns = seq as u32..seq as u32 + 1;
-            let new = queues.push(&mut list, Kind::Read, CLOSED, row, columns, (0, 0));
-            assert_eq!(new, seq != 2, "a run of one row is one group");
+            let front = queues.push(&mut list, Kind::Read, CLOSED, row, columns, (0, 0));
+            assert_eq!(
+                front,
+                seq == 0,
+                "the oldest of a closed bank is all that counts"
+            );
         }
+        assert_eq!(queues.groups.len(), 5, "a run of one row is one group");
         assert_eq!(list.hit, NONE);
         queues.reopen(&mut list, 5);
-        let seq = |queues: &Queues, group| queues.group(group).seq;
+        let seq = |queues: &Queues, group| queues.head(group).seq;
         assert_eq!((seq(&queues, list.hit), seq(&queues, list.miss)), (1, 0));
-        for (expected, next) in [(1, Some(2)), (2, None), (5, None)] {
+        for expected in [1, 2, 5] {
             let hit = list.hit;
-            let (entry, rest) = queues.pop(&mut list, Kind::Read, 5, hit);
-            assert_eq!((entry.seq, rest), (expected, next));
+            assert_eq!(seq(&queues, hit), expected);
+            let request = queues.pop(&mut list, Kind::Read, 5, hit);
+            assert_eq!(u64::from(request.column), expected);
         }
         assert_eq!(list.hit, NONE);
-        queues.push(&mut list, Kind::Read, 5, 5, 0..1, (0, 0));
+        let mut push = |row| queues.push(&mut list, Kind::Read, 5, row, 0..1, (0, 0));
+        assert_eq!([push(5), push(5), push(8)], [true, false, false]);
         assert_eq!(seq(&queues, list.hit), 6);
-        assert_eq!(queues.len, [4, 0]);
+        assert_eq!(queues.len, [6, 0]);
     }
 
     #[test]
@@ -557,16 +533,52 @@ mod tests {
         }
         assert!(queues.entries.len() < 8);
         queues.head_mut(list.hit).counted = true;
+        let mut both_ways = [0; 2];
         for (seq, &(column, tag, at)) in requests.iter().enumerate() {
-            let (hit, next) = (list.hit, seq as u64 + 1);
-            assert_eq!(queues.group(hit).accepted, at);
-            let (entry, rest) = queues.pop(&mut list, Kind::Read, 5, hit);
-            let seen = (u32::from(entry.column), entry.tag, entry.accepted);
-            assert_eq!((entry.seq, seen), (seq as u64, (column, tag, at)));
-            assert_eq!(entry.counted, seq == 0);
-            assert_eq!(rest, (next < requests.len() as u64).then_some(next));
+            let hit = list.hit;
+            assert_eq!(queues.head(hit).seq, seq as u64);
+            let head = queues.head_index(hit);
+            let request = match queues.take_first(Kind::Read, head) {
+                Some((request, next)) => {
+                    assert_eq!(next, requests[seq + 1].2);
+                    both_ways[0] += 1;
+                    request
+                }
+                None => {
+                    both_ways[1] += 1;
+                    queues.pop(&mut list, Kind::Read, 5, hit)
+                }
+            };
+            let seen = (request.column, request.tag, request.accepted);
+            assert_eq!(seen, (column, tag, at));
+            assert_eq!(request.counted, seq == 0);
         }
-        assert_eq!(list.hit, NONE);
+        assert_eq!(both_ways.iter().sum::<usize>(), requests.len());
+        assert!(both_ways[0] > both_ways[1] && both_ways[1] > 2);
+        assert_eq!((list.hit, queues.len), (NONE, [0, 0]));
+    }
+
+    #[test]
+    fn a_run_enters_as_its_requests_do() {
+        let all = [(0..3, 7, 2), (3..20, 7, 2), (20..24, 7, 9), (2..7, 8, 400)];
+        let queue = |whole: bool| {
+            let (mut queues, mut list) = (Queues::new(&SHAPE), List::EMPTY);
+            for (columns, tag, at) in all.clone() {
+                let step = if whole { columns.len() } else { 1 };
+                for column in columns.clone().step_by(step) {
+                    let columns = column..column + step as u32;
+                    queues.push(&mut list, Kind::Write, 5, 5, columns, (tag, at));
+                }
+            }
+            assert_eq!(queues.len, [0, 29]);
+            let next = |_| {
+                let hit = list.hit;
+                let r = queues.pop(&mut list, Kind::Write, 5, hit);
+                (r.column, r.tag, r.accepted)
+            };
+            (0..29).map(next).collect::<Vec<_>>()
+        };
+        assert_eq!(queue(true), queue(false));
     }
 
     #[test]
@@ -592,33 +604,5 @@ mod tests {
             queues.pop(&mut list, Kind::Write, 3, hit);
             assert!(!waits(&queues, &list, 3, 1) && waits(&queues, &list, 3, 2));
         }
-    }
-
-    #[test]
-    fn an_order_stays_sorted() {
-        let mut order = Order::default();
-        let key = |seq| Key::new(seq, 7);
-        for seq in [5, 1, 9, 3] {
-            order.replace(Key::NONE, key(seq));
-        }
-        order.replace(key(1), key(6));
-        order.replace(key(9), key(2));
-        order.replace(key(3), Key::NONE);
-        assert_eq!(order.keys(), [key(2), key(5), key(6)]);
-        assert_eq!(order.keys()[0].bank(), 7);
-    }
-
-    #[test]
-    fn bank_sets_hold_what_was_put_in() {
-        let mut set = BankSet::new(&SHAPE);
-        for bank in [0, 63, 64, 95, 128, 223] {
-            assert!(set.set(bank, true));
-        }
-        assert!(!set.set(64, true) && set.remove(64) && !set.remove(64));
-        let mut seen = Vec::new();
-        for pc in 0..2 {
-            set.for_each(pc, |bank| seen.push(bank));
-        }
-        assert_eq!(seen, [0, 63, 95, 128, 223]);
     }
 }

@@ -4,15 +4,17 @@
 //! request per CK: request i arrives at half CK floor(2i/r) and enters as soon as there is room, up to four per half CK. Rate 0: one at a
 //! time, the next arriving 150 CK after the last returned. A trace: at its own times. Admission in order blocks behind a full queue;
 //! split admission gives reads and writes a port each. Leaves out: several channels. Invariants: memory does not grow with the number of
-//! requests; a run in which nothing is served for 2^20 CK ends with an error.
+//! requests; a run in which nothing is served for 2^20 CK ends with an error. Saturating requests that come again in higher rows are
+//! run through only until the channel repeats itself ([`super::steady`]).
 
 use super::advance::{self, Head, PORTS};
 use super::constraints::Time;
 use super::controller::{Controller, FAR, Issued, Sink, Totals};
 use super::histogram::Histogram;
 use super::legality::{Checker, Violation};
-use super::mapping::{Mapping, Near};
+use super::mapping::{Mapping, Near, Place};
 use super::patterns::Source;
+use super::steady::{Cycles, Mover, Period, Stand, Visit};
 use super::trace_file::TraceFileError;
 use crate::chip::HbmDevice;
 
@@ -127,6 +129,15 @@ struct Feed<'a> {
     progress: Time,
     checker: Option<Checker>,
     violation: Option<Violation>,
+    /// Requests accepted at which to stop and look whether the channel does the same again.
+    stop_at: u64,
+}
+
+/// What a run had measured when its state was written down.
+#[derive(Clone, Debug)]
+struct Measured {
+    accepted: u64,
+    outcome: Outcome,
 }
 
 impl Feed<'_> {
@@ -183,6 +194,61 @@ impl Feed<'_> {
         }
     }
 
+    /// After what the requests come again; none if nobody knows, or if every command is to be looked at.
+    fn period(&self) -> Option<Period> {
+        let (lines, rows) = self.mapping.period()?;
+        let [port] = &self.ports[..] else {
+            return None;
+        };
+        if self.injection != Injection::Saturating || self.checker.is_some() {
+            return None;
+        }
+        let (requests, times, holds) = port.source.period(lines)?;
+        Some(Period {
+            requests,
+            rows: u32::try_from(times).ok()?.checked_mul(rows)?,
+            holds: holds.min(port.limit - port.index),
+        })
+    }
+
+    /// Visits what waits in front of the controller.
+    fn visit(&mut self, period: &Period, v: &mut impl Visit) {
+        let head = &mut self.heads[0];
+        let Place {
+            pc,
+            sid,
+            group,
+            bank,
+            row,
+            column,
+        } = &mut head.place;
+        v.row(row);
+        for word in [*pc, *sid, *group, *bank, *column, head.run] {
+            v.word(word.into());
+        }
+        v.word(head.write.into());
+        v.word(self.accepted % period.requests);
+        v.word(self.accepted - self.served);
+        v.moment(&mut self.last);
+        v.moment(&mut self.progress);
+    }
+
+    /// So many requests more have passed, in so many times what has been measured since `before`.
+    fn repeat(&mut self, before: &Measured, requests: u64, times: u64) {
+        let port = &mut self.ports[0];
+        port.index += requests * times;
+        port.source.skip(requests * times);
+        port.near = Near::default();
+        self.heads[0].order += requests * times;
+        self.accepted += requests * times;
+        self.served += requests * times;
+        let (now, before) = (&mut self.outcome, &before.outcome);
+        now.reads += times * (now.reads - before.reads);
+        now.writes += times * (now.writes - before.writes);
+        now.latency.repeat(&before.latency, times);
+        now.source_latency.repeat(&before.source_latency, times);
+    }
+
     /// When a request is under way or comes next; none if all is done.
     fn begun(&self) -> Option<Time> {
         if self.served < self.accepted {
@@ -216,6 +282,11 @@ impl advance::Feed for Feed<'_> {
         } else {
             self.heads[port] = Head::NONE;
         }
+    }
+
+    #[inline]
+    fn stops(&self) -> bool {
+        self.accepted >= self.stop_at
     }
 }
 
@@ -251,6 +322,51 @@ impl Sink for Feed<'_> {
     }
 }
 
+/// A period has entered by `now`: does at once what is known to follow; the half CK at which to go on.
+fn look(
+    cycles: &mut Cycles<Measured>,
+    controller: &mut Controller,
+    feed: &mut Feed<'_>,
+    now: Time,
+) -> Time {
+    let Some(period) = feed.period().filter(|_| cycles.hopes()) else {
+        feed.stop_at = u64::MAX;
+        return now;
+    };
+    let passed = feed.accepted / period.requests;
+    feed.stop_at = (passed + 1) * period.requests;
+    let stand = Stand {
+        row: (passed as u32).wrapping_mul(period.rows),
+        ..controller.stand(now)
+    };
+    feed.outcome.totals = controller.totals;
+    let measured = Measured {
+        accepted: feed.accepted,
+        outcome: feed.outcome.clone(),
+    };
+    let seen = cycles.look(stand, measured, |writer| {
+        controller.visit(writer);
+        feed.visit(&period, writer);
+    });
+    let Some((from, before)) = seen else {
+        return now;
+    };
+    let requests = feed.accepted - before.accepted;
+    // The last cycles are stepped through: what comes at their end may be cut off.
+    let times = (period.holds / requests).saturating_sub(2);
+    let mut mover = Mover {
+        by: stand.since(&from, times),
+    };
+    controller.visit(&mut mover);
+    feed.visit(&period, &mut mover);
+    controller.totals.repeat(&before.outcome.totals, times);
+    feed.repeat(&before, requests, times);
+    feed.stop_at = u64::MAX;
+    let now = now + mover.by.now;
+    controller.wake(now);
+    now
+}
+
 impl Run<'_> {
     /// Runs a controller on one source, or on two equal ones for split admission.
     pub fn go(
@@ -283,9 +399,14 @@ impl Run<'_> {
             progress: 0,
             checker: self.check.then(|| Checker::new(self.device)),
             violation: None,
+            stop_at: u64::MAX,
         };
         (0..feed.ports.len()).for_each(|port| feed.fill(port));
         let mut now = 0;
+        let mut cycles = Cycles::new();
+        if let Some(period) = feed.period().filter(|_| !self.dense) {
+            feed.stop_at = period.requests;
+        }
         while let Some(begun) = feed.begun() {
             let served = feed.served;
             let until = begun.max(now).saturating_add(PATIENCE);
@@ -293,7 +414,9 @@ impl Run<'_> {
             if let Some(violation) = feed.violation {
                 return Err(RunError::Illegal(violation));
             }
-            if feed.served == served {
+            if advance::Feed::stops(&feed) {
+                now = look(&mut cycles, &mut controller, &mut feed, now);
+            } else if feed.served == served {
                 return Err(RunError::Stalled {
                     since_ck: feed.progress / 2,
                 });

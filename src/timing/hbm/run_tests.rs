@@ -50,17 +50,22 @@ impl Case<'_> {
 
     /// The outcome, every command checked.
     fn run(&self) -> Outcome {
-        self.run_of(self.source()).unwrap()
+        self.run_of(self.source(), true).unwrap()
     }
 
-    fn run_of(&self, source: Source) -> Result<Outcome, RunError> {
+    /// The same, nothing checked.
+    fn outcome(&self) -> Outcome {
+        self.run_of(self.source(), false).unwrap()
+    }
+
+    fn run_of(&self, source: Source, check: bool) -> Result<Outcome, RunError> {
         let d = device(self.device);
         let mapping = Mapping::parse(self.mapping, Geometry::new(&d)).unwrap();
         let run = Run {
             device: &d,
             mapping: &mapping,
             injection: self.injection,
-            check: true,
+            check,
             dense: self.dense,
             requests: self.requests,
         };
@@ -92,7 +97,7 @@ fn idle_latency(device: &str, before: &[(u64, u64, bool)], line: u64) -> f64 {
     };
     let mut list = before.to_vec();
     list.push((4000, line, false));
-    let outcome = case.run_of(accesses(&list)).unwrap();
+    let outcome = case.run_of(accesses(&list), true).unwrap();
     (outcome.half_ck - 1 - 4000) as f64 / 2.0
 }
 
@@ -228,7 +233,7 @@ fn random_settings_are_legal_and_serve_every_request() {
     for seed in 0..400 {
         let case = random_case(seed);
         let outcome = case
-            .run_of(case.source())
+            .run_of(case.source(), true)
             .unwrap_or_else(|error| panic!("{seed}: {error}"));
         assert_eq!(outcome.requests, case.requests, "{seed}");
         assert_eq!(outcome.reads + outcome.writes, case.requests, "{seed}");
@@ -249,6 +254,75 @@ fn skipping_idle_time_changes_nothing() {
         };
         assert!(case.run() == dense.run(), "{seed}");
     }
+}
+
+/// Runs that repeat themselves: what passes cycle by cycle ends as what is stepped through, also where the end cuts a cycle off.
+#[test]
+fn passing_cycles_at_once_changes_nothing() {
+    let patterns = [
+        (Pattern::SeqRd, 1),
+        (Pattern::SeqWr, 1),
+        (Pattern::Stride, 7),
+        (Pattern::Stride, 32),
+        (Pattern::Mix11, 1),
+        (Pattern::Mix21, 1),
+        (Pattern::StreamsAl, 16),
+        (Pattern::Rand, 8),
+    ];
+    let close = Config {
+        row_policy: RowPolicy::Close(4),
+        scheduler: Scheduler::FrFcfs,
+        rfm: Some(40),
+        ..Config::default()
+    };
+    for (device, mapping) in [
+        ("hbm3-6400", "M1"),
+        ("hbm3e-9132", "M7"),
+        ("hbm3-6400", "M2"),
+    ] {
+        for (pattern, arg) in patterns {
+            for (refresh, config) in [
+                (Refresh::None, Config::default()),
+                (Refresh::None, close),
+                (Refresh::PbBank, Config::default()),
+                (Refresh::Ab, Config::default()),
+            ] {
+                let case = Case {
+                    device,
+                    pattern,
+                    arg,
+                    mapping,
+                    requests: 25_000 + 7 * arg,
+                    config: Config { refresh, ..config },
+                    ..Case::default()
+                };
+                let stepped = Case {
+                    dense: true,
+                    ..case
+                };
+                let name = format!("{device} {mapping} {pattern:?} {arg} {refresh:?}");
+                assert!(case.outcome() == stepped.outcome(), "{name}");
+            }
+        }
+    }
+}
+
+/// A run that no host could step through: each cycle adds the same.
+#[test]
+fn cycles_pass_at_once() {
+    let outcome = |requests| {
+        let case = Case {
+            requests,
+            ..Case::default()
+        };
+        case.outcome()
+    };
+    // All lines of the channel, less its last rows.
+    let [a, b, c] = [1, 8_000, 15_999].map(|rows| outcome(4096 + 2048 * rows));
+    assert_eq!((c.reads, c.latency.len()), (c.requests, c.requests));
+    assert_eq!(c.half_ck - b.half_ck, b.half_ck - a.half_ck);
+    let activates = |o: &Outcome| o.totals.activates;
+    assert_eq!(activates(&c) - activates(&b), activates(&b) - activates(&a));
 }
 
 /// Long gaps between requests: whole rounds of refresh are jumped over, and nothing differs but the commands that the checker saw.
@@ -306,7 +380,7 @@ fn skipping_rounds_of_refresh_changes_nothing() {
         ..Case::default()
     };
     let list = [(0, 0, false), (1 << 59, 0, false)];
-    let outcome = case.run_of(accesses(&list)).unwrap();
+    let outcome = case.run_of(accesses(&list), true).unwrap();
     assert_eq!(outcome.reads, 2);
 }
 
@@ -324,7 +398,7 @@ fn buffered_writes_answer_reads_and_absorb_writes() {
         (2, 6, false),
         (3, 5, false),
     ];
-    let outcome = case.run_of(accesses(&list)).unwrap();
+    let outcome = case.run_of(accesses(&list), true).unwrap();
     assert_eq!(
         outcome.totals.merged, 0,
         "the write went to the device at once"
@@ -337,7 +411,7 @@ fn buffered_writes_answer_reads_and_absorb_writes() {
         (0, 5, true),
     ];
     list.extend([(1, 5, true), (1, 5, false), (2, 5, false)]);
-    let outcome = case.run_of(accesses(&list)).unwrap();
+    let outcome = case.run_of(accesses(&list), true).unwrap();
     assert_eq!((outcome.totals.merged, outcome.totals.forwarded), (1, 2));
     assert_eq!((outcome.reads, outcome.writes), (5, 2));
     assert_eq!(outcome.source_latency.quantile(0.0), 0);

@@ -1,43 +1,47 @@
 //! What a controller issues: the column slot of a rising edge, the row slot of either edge.
 //!
 //! Models: first ready, then oldest, over the banks that could go, from the oldest on. Invariants: a slot that finds nothing says from when to look
-//! again, never too late (a test steps through every half CK and must see the same); no slot looks at requests one by one, only at
+//! again, by pseudo channel, never too late (a test looks at everything in every half CK and must see the same); no slot looks at requests one by one, only at
 //! the first of each bank.
 
 use super::constraints::{Command, Time};
 use super::controller::{Active, Controller, FAR, Issued, RowPolicy, Sink};
 use super::device::CLOSED;
-use super::queue::{Entry, Key, Kind, NONE};
+use super::order::Key;
+use super::queue::{Kind, Request};
 
 impl Controller {
+    #[inline]
     pub(super) fn column_slot<S: Sink>(&mut self, now: Time, sink: &mut S) {
-        if now >= self.active_wake && self.active_access(now, sink) {
-            self.column_wake = now + 1;
-            return;
-        }
-        let mut wake = self.active_wake;
-        if self.maintenance.blocking == 0 {
-            wake = wake.min(match self.favoured() {
+        let hits = self.maintenance.blocking == 0;
+        if !(now >= self.active_wake && self.active_access(now, sink)) && hits {
+            match self.favoured() {
                 Kind::Read => self.hit::<0, S>(now, sink),
                 Kind::Write => self.hit::<1, S>(now, sink),
-            });
+            }
         }
-        self.column_wake = wake;
+        self.column_wake = match hits {
+            true => self
+                .hit_wakes
+                .iter()
+                .fold(self.active_wake, |a, &b| a.min(b)),
+            false => self.active_wake,
+        };
     }
 
     /// Serves the oldest request whose row was opened for it and can be accessed now; or sees from when one can.
     #[inline(never)]
     fn active_access<S: Sink>(&mut self, now: Time, sink: &mut S) -> bool {
-        let (mut best, mut wake) = (None, FAR);
-        for (at, a) in self.active.iter().enumerate() {
-            let mut ready = a.ready;
-            if ready <= now {
-                ready = self.device.ready_at(access(a.kind), a.bank);
+        let (mut best, mut wake, mut ready) = (None, FAR, 0);
+        for (at, a) in self.active.iter_mut().enumerate() {
+            if a.ready <= now {
+                a.ready = self.device.access_ready_at(a.kind, a.bank);
             }
-            if ready > now {
-                wake = wake.min(ready);
+            if a.ready > now {
+                wake = wake.min(a.ready);
             } else {
-                let age = (a.entry.accepted, a.order);
+                ready += 1;
+                let age = (a.request.accepted, a.order);
                 if best.is_none_or(|(oldest, _)| age < oldest) {
                     best = Some((age, at));
                 }
@@ -48,14 +52,15 @@ impl Controller {
             return false;
         };
         let Active {
-            entry, kind, bank, ..
+            request,
+            kind,
+            bank,
+            ..
         } = self.active.swap_remove(at);
         self.device.banks[bank as usize].own.active = None;
-        if self.active.is_empty() {
-            self.active_wake = FAR;
-        }
+        self.active_wake = if ready > 1 { now + 1 } else { wake };
         let row = self.device.open_row(bank);
-        self.access(now, kind, (bank, row), &entry, true, sink);
+        self.access(now, kind, (bank, row), &request, true, sink);
         if !self.maintenance.is_empty() {
             // A precharge may have waited for it.
             self.row_wake = self.row_wake.min(now);
@@ -63,70 +68,66 @@ impl Controller {
         true
     }
 
-    /// Serves the oldest hit of reads (0) or writes (1) that can go now; from when another may.
-    #[inline(never)]
-    fn hit<const K: usize, S: Sink>(&mut self, now: Time, sink: &mut S) -> Time {
-        let kind = [Kind::Read, Kind::Write][K];
-        let (mut best, mut wake) = (Key::LAST, FAR);
+    /// Serves the oldest hit of reads (0) or writes (1) that can go now; sees from when another may.
+    #[inline]
+    fn hit<const K: usize, S: Sink>(&mut self, now: Time, sink: &mut S) {
+        let mut best = Key::LAST;
         let mut place = (0, 0);
-        for (pc, hits) in self.hits.of(kind).iter().enumerate() {
-            if hits.is_empty() {
+        for (pc, (wake, hits)) in self.hit_wakes.iter_mut().zip(&self.hits[K]).enumerate() {
+            if *wake > now {
                 continue;
             }
-            let ready = self.device.pc_column_ready_at::<K>(pc);
-            if ready > now {
-                wake = wake.min(ready);
-                continue;
-            }
-            for (at, &key) in hits.keys().iter().enumerate() {
-                let ready = self.device.column_ready_at::<K>(key.bank());
-                if ready <= now {
+            match self.device.first_ready::<K>(pc, now, hits.banks()) {
+                Ok(at) => {
+                    let key = hits.banks()[at].key;
                     if key < best {
                         (best, place) = (key, (pc, at));
                     }
-                    break;
                 }
-                wake = wake.min(ready);
+                Err(ready) => *wake = ready,
             }
         }
         if best == Key::LAST {
-            return wake;
+            return;
         }
+        let kind = [Kind::Read, Kind::Write][K];
+        let (pc, at) = place;
         let bank = best.bank();
-        let list = *self.list(kind, bank);
         let open = self.device.open_row(bank);
-        let (entry, rest) = self.pop(kind, bank, open, list.hit);
-        match rest {
-            Some(seq) if list.miss == NONE && self.config.row_policy == RowPolicy::Open => {
-                // The rest of the group is all that changes.
-                self.next_hit(kind, place, Key::new(seq, bank));
-                self.totals.row_hits += u64::from(!entry.counted);
-                self.device.access::<K>(bank, now);
-                self.report(now, kind, access(kind), (bank, open), &entry, sink);
-                now + 1
+        let hits = &mut self.hits[K][pc];
+        let lane = hits.bank_mut(at);
+        if self.config.row_policy == RowPolicy::Open
+            && let Some((request, accepted)) = self.queues.take_first(kind, lane.head)
+        {
+            lane.key = best.next();
+            let passed = accepted > lane.limit;
+            hits.younger(at);
+            self.totals.row_hits += u64::from(!request.counted);
+            self.device.access::<K>(bank, now);
+            if passed {
+                self.update_list(kind, bank, now);
             }
-            _ => {
-                self.access(now, kind, (bank, open), &entry, false, sink);
-                match self.hits.is_empty(kind) {
-                    true => FAR,
-                    false => now + 1,
-                }
-            }
+            self.report(now, kind, access(kind), (bank, open), &request, sink);
+        } else {
+            let group = self.list(kind, bank).hit;
+            let request = self.pop(kind, bank, open, group);
+            self.access(now, kind, (bank, open), &request, false, sink);
         }
+        self.hit_wakes[pc] = self.device.pc_column_ready_at::<K>(pc);
     }
 
-    /// Issues the access of an entry that is out of its list.
+    /// Issues the access of a request that is out of its list.
     #[inline(never)]
     fn access<S: Sink>(
         &mut self,
         now: Time,
         kind: Kind,
         (bank, row): (u32, u32),
-        entry: &Entry,
+        request: &Request,
         was_active: bool,
         sink: &mut S,
     ) {
-        if !entry.counted {
+        if !request.counted {
             self.totals.row_hits += 1;
         }
         let mut command = access(kind);
@@ -147,18 +148,18 @@ impl Controller {
         } else {
             self.update_list(kind, bank, now);
         }
-        self.report(now, kind, command, (bank, row), entry, sink);
+        self.report(now, kind, command, (bank, row), request, sink);
     }
 
     /// Tells the sink of an access.
-    #[inline]
+    #[inline(always)]
     fn report<S: Sink>(
         &self,
         now: Time,
         kind: Kind,
         command: Command,
         (bank, row): (u32, u32),
-        entry: &Entry,
+        request: &Request,
         sink: &mut S,
     ) {
         sink.command(Issued {
@@ -166,11 +167,11 @@ impl Controller {
             command,
             bank,
             row,
-            column: entry.column.into(),
+            column: request.column,
         });
         match kind {
-            Kind::Read => sink.read_done(entry.tag, entry.accepted, now + self.read_latency),
-            Kind::Write => sink.write_done(entry.tag, entry.accepted, now),
+            Kind::Read => sink.read_done(request.tag, request.accepted, now + self.read_latency),
+            Kind::Write => sink.write_done(request.tag, request.accepted, now),
         }
     }
 
@@ -187,79 +188,51 @@ impl Controller {
         }
         let kind = self.favoured();
         let mut best = Key::LAST;
-        let mut closes = false;
-        for pc in 0..self.geometry().pcs {
-            let acts = &self.acts.of(kind)[pc as usize];
-            if !acts.is_empty() {
-                let ready = self.device.pc_ready_at(Command::Act, pc);
-                if ready > now || !rising {
-                    wake = wake.min(even(ready.max(now + 1)));
-                } else {
-                    for &key in acts.keys() {
-                        let ready = self.device.bank_ready_at(Command::Act, key.bank());
-                        if ready <= now {
-                            if key < best {
-                                (best, closes) = (key, false);
-                            }
-                            break;
-                        }
-                        wake = wake.min(even(ready));
-                    }
-                }
+        let rows = &self.rows[kind as usize];
+        for (pc, (at, rows)) in self.row_wakes.iter_mut().zip(rows).enumerate() {
+            if *at > now {
+                continue;
             }
-            let pres = &self.pres.of(kind)[pc as usize];
-            if !pres.is_empty() {
-                let ready = self.device.pc_ready_at(Command::Pre, pc);
-                if ready > now {
-                    wake = wake.min(ready);
-                } else {
-                    for &key in pres.keys() {
-                        let ready = self.device.precharge_ready_at(key.bank());
-                        if ready <= now {
-                            if key < best {
-                                (best, closes) = (key, true);
-                            }
-                            break;
-                        }
-                        wake = wake.min(ready);
-                    }
-                }
+            match self.device.first_row(pc as u32, now, rising, rows.banks()) {
+                Ok(at) => best = best.min(rows.banks()[at].key),
+                Err(ready) => *at = ready,
             }
         }
         // What the command itself makes possible lowers it again.
-        self.row_wake = wake;
-        if best == Key::LAST {
-            return;
-        }
-        let bank = best.bank();
-        if closes {
-            let first = self.list(kind, bank).miss;
-            let row = self.queues.group(first).row;
-            if !std::mem::replace(&mut self.queues.head_mut(first).counted, true) {
-                self.totals.row_conflicts += 1;
+        self.row_wake = FAR;
+        if best != Key::LAST {
+            let bank = best.bank();
+            if best.closes() {
+                let first = self.list(kind, bank).miss;
+                let row = self.queues.group(first).row;
+                if !std::mem::replace(&mut self.queues.head_mut(first).counted, true) {
+                    self.totals.row_conflicts += 1;
+                }
+                self.close(now, Command::Pre, bank, row, sink);
+            } else {
+                self.activate(now, kind, bank, sink);
             }
-            self.close(now, Command::Pre, bank, row, sink);
-        } else {
-            self.activate(now, kind, bank, sink);
-        }
-        // Others that could have gone now go as soon as this one lets them.
-        for pc in 0..self.geometry().pcs {
-            let ready = |command| self.device.pc_ready_at(command, pc).max(now + 1);
-            if !self.acts.of(kind)[pc as usize].is_empty() {
-                self.row_wake = self.row_wake.min(even(ready(Command::Act)));
-            }
-            if !self.pres.of(kind)[pc as usize].is_empty() {
-                self.row_wake = self.row_wake.min(ready(Command::Pre));
+            // Others that could have gone now go as soon as this one lets them.
+            let rows = &self.rows[kind as usize];
+            for (pc, (at, rows)) in self.row_wakes.iter_mut().zip(rows).enumerate() {
+                if *at <= now {
+                    let first = self
+                        .device
+                        .first_row(pc as u32, now + 1, !rising, rows.banks());
+                    *at = first.err().unwrap_or(now + 1);
+                }
             }
         }
+        let rows = self.row_wakes.iter().fold(wake, |a, &b| a.min(b));
+        self.row_wake = self.row_wake.min(rows);
     }
 
     fn activate<S: Sink>(&mut self, now: Time, kind: Kind, bank: u32, sink: &mut S) {
         let first = self.list(kind, bank).first;
         let row = self.queues.group(first).row;
-        let (mut entry, _) = self.pop(kind, bank, CLOSED, first);
-        if !entry.counted {
-            entry.counted = true;
+        let mut request = self.pop(kind, bank, CLOSED, first);
+        if !request.counted {
+            request.counted = true;
             self.totals.row_misses += 1;
         }
         self.totals.activates += 1;
@@ -267,13 +240,13 @@ impl Controller {
         self.reopen(bank, row);
         let order = self.activations;
         self.activations += 1;
-        let ready = self.device.bank_ready_at(access(kind), bank);
+        let ready = self.device.own_ready_at(access(kind), bank);
         self.active.push(Active {
-            entry,
-            kind,
+            ready,
             order,
             bank,
-            ready,
+            kind,
+            request,
         });
         self.device.banks[bank as usize].own.active = Some(kind);
         self.active_wake = self.active_wake.min(ready);

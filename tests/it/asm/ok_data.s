@@ -10,3 +10,16 @@
 .endscope
 .tile
   halt
+# ---- expected ----
+# .file "ok_data.s"
+# .loc none
+# .tensor W, hbm, bf16, [2, 2], payload, none, at 0x0
+# .data W, "803f0040 40408040"
+# .tensor odd, hbm, e2m1, [3], payload, none, at 0x200
+# .data odd, "2103"
+# .tensor s.W, hbm, e2m3, [2, 5], control, none, at 0x300, pitch 7
+# .data s.W, "00112233 44556677 8899aabb ccdd"
+#
+# .tile
+#   .loc "ok_data.s", 12
+#   halt

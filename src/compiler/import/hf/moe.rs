@@ -334,10 +334,10 @@ impl Model<'_> {
         let plain = terms.len();
         let mut operands = terms;
         let mut each = |model: &mut Self, y: ValueId, width: u64| -> Result<()> {
-            let y = model.b.reshape(y, &[rows, e.top, width])?;
+            // An expert's rows are a slice of the columns: rows with a pitch.
+            let y = model.b.reshape(y, &[rows, e.top.saturating_mul(width)])?;
             for j in 0..e.top {
-                let one = model.b.slice(y, 1, j, 1, 1)?;
-                operands.push(model.b.reshape(one, &[rows, width])?);
+                operands.push(model.b.slice(y, 1, j * width, 1, width)?);
             }
             Ok(())
         };
