@@ -98,7 +98,7 @@ fn number(dtype: Dtype, code: u32) -> f64 {
 }
 
 /// Evaluates a graph that passes `verify`. `inputs` by name, in any shape with the right number of elements; they are rounded
-/// to the inputs' types first. Results in the order of the outputs.
+/// to the inputs' types first, infinities stay in types that have them. Results in the order of the outputs.
 ///
 /// # Errors
 /// Inputs that are missing or of another size; constants without bytes; an index outside its table; too many elements.
@@ -128,7 +128,14 @@ pub fn evaluate(
         let results = run(&node.op, &operands, &outputs, &node.place)?;
         for (id, mut values) in node.outputs.iter().zip(results) {
             let dtype = graph[*id].dtype;
-            values.iter_mut().for_each(|x| *x = round(dtype, *x));
+            // What is only moved keeps its codes.
+            let moved = matches!(
+                node.op,
+                Op::Layout(_) | Op::Concat { .. } | Op::Gather(_) | Op::TopK(_)
+            );
+            if !moved {
+                values.iter_mut().for_each(|x| *x = round(dtype, *x));
+            }
             known[id.0 as usize] = Some(values);
         }
     }
@@ -154,9 +161,16 @@ fn given(
                     got: values.len() as u64,
                 });
             }
-            Ok(Some(
-                values.iter().map(|x| round(value.dtype, *x)).collect(),
-            ))
+            // Tensors from outside hold infinities where their type has them.
+            let infinite = match codes::element(value.dtype) {
+                Element::Float(f) => f.infinity.is_some(),
+                Element::Integer(..) => false,
+            };
+            let exact = |x: &f64| match x.is_infinite() && infinite {
+                true => *x,
+                false => round(value.dtype, *x),
+            };
+            Ok(Some(values.iter().map(exact).collect()))
         }
         Kind::Constant(data) => {
             let bytes = data.read().map_err(|e| EvalError::Constant {

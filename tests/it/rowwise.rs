@@ -341,6 +341,47 @@ fn functions_at_corners() {
     }
 }
 
+/// Quotients that are rounded or cut are FP32's, also next to ties and whole numbers.
+#[test]
+fn whole_quotients_are_those_of_fp32() {
+    let mini = chip("mini", &[]);
+    let mut program = Rowwise::new(40, 100);
+    let x = program.input("X", Dtype::F32, Spread::Full);
+    let y = program.input("Y", Dtype::F32, Spread::Full);
+    let q = program.binary(Binary::Div, x, y);
+    let round = program.unary(Unary::Round, q);
+    let plain = program.unary(Unary::Cast(Dtype::F32), q);
+    let floor = program.unary(Unary::Floor, plain);
+    program.output("rounded", Dtype::F32, round, Spread::Full);
+    program.output("cut", Dtype::F32, floor, Spread::Full);
+    let (mut machine, inputs) = filled(&program, &compiled(&program, &mini).unwrap(), &mini);
+    let mut pairs: Vec<(f32, f32)> = (inputs[1].iter().enumerate())
+        .map(|(i, y)| {
+            // Halves from -250 on.
+            let halves = (i % 1000) as f32 - 500.0;
+            (y * halves * 0.5, *y)
+        })
+        .collect();
+    let (infinite, nan) = (f32::INFINITY, f32::NAN);
+    let corners = [(1.0, 0.0), (-1.0, 0.0), (0.0, 0.0), (infinite, 2.0)];
+    let more = [(3.0, infinite), (infinite, infinite), (1e30, 1e-30)];
+    let last = [(nan, 1.0), (0.0, -3.0), (-2.5, 5.0 / 255.0)];
+    let corners = corners.into_iter().chain(more).chain(last);
+    pairs.iter_mut().zip(corners).for_each(|(p, c)| *p = c);
+    let (xs, ys): (Vec<f32>, Vec<f32>) = pairs.iter().copied().unzip();
+    machine.set_tensor_f32("X", &xs).unwrap();
+    machine.set_tensor_f32("Y", &ys).unwrap();
+    run_untimed(&mut machine, &UntimedLimits::default()).unwrap();
+    let [rounded, cut] = ["rounded", "cut"].map(|name| machine.tensor_f32(name).unwrap());
+    for (i, (x, y)) in pairs.iter().enumerate() {
+        let q = x / y;
+        for (got, want) in [(rounded[i], q.round_ties_even()), (cut[i], q.floor())] {
+            let same = got == want || got.is_nan() && want.is_nan();
+            assert!(same, "{x} / {y} = {q} became {got}, not {want}");
+        }
+    }
+}
+
 #[test]
 fn the_same_program_gives_the_same_text() {
     let mini = chip("mini", &[]);
