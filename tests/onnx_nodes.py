@@ -44,7 +44,7 @@ if "--sample" in sys.argv:
         shutil.copytree(f"{DATA}/test_{name}", f"tests/onnx/test_{name}", dirs_exist_ok=True)
 else:
     env = dict(os.environ, TILEWRIGHT_ONNX_NODES=os.path.abspath(DATA))
-    # Without `::`, the name of a module in front, `--exact` finds no test.
+    # By its whole path: one name begins with the other.
     test = "onnx::node_tests_of_onnx_pass" + ("_on_chips" if "--chip" in sys.argv else "")
     command = ["cargo", "test", "--test", "it", test, "--", "--nocapture", "--exact"]
     sys.exit(subprocess.run(command, env=env).returncode)
