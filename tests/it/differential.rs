@@ -180,7 +180,8 @@ fn every_instruction_has_a_page_an_arm_and_a_program() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let names = |dir: &str| -> Vec<PathBuf> {
         let entries = std::fs::read_dir(root.join(dir)).unwrap();
-        entries.map(|entry| entry.unwrap().path()).collect()
+        let paths = entries.map(|entry| entry.unwrap().path());
+        paths.filter(|path| path.is_file()).collect()
     };
     // Vector instructions have an arm where they are refused, too: in control code.
     let mut arms: BTreeMap<bool, BTreeSet<String>> = BTreeMap::new();

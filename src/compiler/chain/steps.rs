@@ -169,6 +169,16 @@ impl Work {
 impl std::fmt::Display for Work {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            // Programs that add the parts of products have many operands.
+            Work::Op(Op::Rowwise(p)) => {
+                let types: Vec<&str> = p.outputs.iter().map(|o| o.dtype.name()).collect();
+                let (rows, cols, steps, inputs) = (p.rows, p.cols, p.steps.len(), p.inputs.len());
+                let to = types.join(", ");
+                write!(
+                    f,
+                    "rowwise [{rows}, {cols}], {steps} steps, {inputs} operands -> {to}"
+                )
+            }
             Work::Op(op) => op.fmt(f),
             Work::Layer { op, .. } => write!(f, "linear, {}", Op::Matmul(*op)),
             Work::Copy(op) => write!(f, "copy of {} parts, {}", op.parts.len(), op.dtype),

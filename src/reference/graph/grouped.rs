@@ -49,9 +49,9 @@ fn e8m0(code: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::evaluate;
     use crate::compiler::graph::{Builder, Grouped};
     use crate::isa::Dtype;
+    use crate::reference::graph::evaluate;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
