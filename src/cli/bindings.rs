@@ -39,6 +39,8 @@ impl Named {
         name.clone_into(&mut tensor.name);
         if let Some(shape) = shape {
             shape.clone_into(&mut tensor.shape);
+            // Files hold no gaps.
+            tensor.pitch = None;
         }
         (tensor.elements() == elements).then(|| Named {
             name: name.to_owned(),

@@ -318,7 +318,7 @@ fn fill(
             }
             dtype => inputs::rounded(dtype, value.elements(), stream),
         };
-        let set = machine.set_tensor(&binding.symbol, &bytes);
+        let set = machine.set_tensor_rows(&binding.symbol, &bytes);
         set.map_err(|e| machine_error(&binding.symbol, &e))?;
     }
     Ok(())

@@ -48,7 +48,10 @@ pub fn set(
         context.warn(&format!("--input {name}: a payload, not kept without data"));
         return Ok(());
     }
-    let set = machine.set_tensor(&named.symbol, &bytes);
+    let set = match t.pitch {
+        Some(_) => machine.set_tensor(&named.symbol, &bytes),
+        None => machine.set_tensor_rows(&named.symbol, &bytes),
+    };
     set.map_err(|e| super::simulate::machine_error(&place, &e))
 }
 

@@ -237,6 +237,38 @@ impl Machine {
         self.memory_mut(place).write(offset, bytes).map_err(limit)
     }
 
+    /// Sets the contents of a tensor from bytes without the gaps of a pitch; in every unit if it is in SRAM.
+    pub fn set_tensor_rows(&mut self, name: &str, bytes: &[u8]) -> Result<(), MachineError> {
+        let t = self.stored_tensor(name)?;
+        let (Some(pitch), row) = (t.pitch, t.row_bytes()) else {
+            return self.set_tensor(name, bytes);
+        };
+        let rows = t.elements() / t.row_elements().max(1);
+        let wanted = rows * row;
+        if bytes.len() as u64 != wanted {
+            return Err(MachineError::TensorSize {
+                name: name.to_owned(),
+                what: "bytes without gaps",
+                wanted,
+                got: bytes.len() as u64,
+            });
+        }
+        let units = match t.space {
+            Space::Hbm => 1,
+            Space::Csram => self.chip.clusters as u16,
+            Space::Tsram => self.chip.tiles() as u16,
+        };
+        let offset = t.offset;
+        for unit in 0..units {
+            let place = self.tensor_place(self.stored_tensor(name)?, unit)?;
+            for (at, row) in bytes.chunks((row as usize).max(1)).enumerate() {
+                let at = offset + at as u64 * pitch;
+                self.memory_mut(place).write(at, row).map_err(limit)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Values of a tensor, decoded; of unit 0 if it is in SRAM.
     pub fn tensor_f32(&self, name: &str) -> Result<Vec<f32>, MachineError> {
         let bytes = self.tensor_bytes(name)?;

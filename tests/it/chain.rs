@@ -48,7 +48,7 @@ fn machine(program: &Program, graph: &Graph, chip: &Arc<Chip>) -> Machine {
     for (n, binding) in program.inputs.iter().enumerate() {
         let count = graph[graph.inputs[n]].elements();
         let bytes = codes(binding.dtype, count, n as u64, 1.0);
-        machine.set_tensor(&binding.symbol, &bytes).unwrap();
+        machine.set_tensor_rows(&binding.symbol, &bytes).unwrap();
     }
     machine
 }

@@ -2,7 +2,8 @@
 //!
 //! Models: a view of a value, and an operand of a concatenation, as addresses in the other value: a range of it ([`Part::pitch`] none),
 //! or equal rows at equal distances ([`Pitch`]). Rows with gaps are only for row-wise programs of as many columns, whose transfers
-//! know a pitch; where anyone else makes or reads such a value, it is copied. Leaves out: where the others lie ([`super::place`]).
+//! know a pitch, and for what is given before a run and read by a concatenation only: a cache of several sequences; where anyone else makes or
+//! reads such a value, it is copied. Leaves out: where the others lie ([`super::place`]).
 //! Invariants: no cycle; every element of a part lies inside the other value; what a node makes lies in one place.
 
 use crate::compiler::graph::view::contiguous;
@@ -142,6 +143,10 @@ impl Finder<'_> {
             };
             let fits = match pitch {
                 None => true,
+                // What is given for a run is laid out by whoever sets it.
+                Some(_) if self.graph[maker].kind == Kind::Input => {
+                    self.readers[maker.0 as usize].len() == 1 && maker == *operand
+                }
                 Some(p) => self.written_by_rows(maker, p.cols) && self.read_by_rows(maker, p.cols),
             };
             if fits {

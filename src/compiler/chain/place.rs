@@ -7,7 +7,7 @@
 
 use super::ChainError;
 use super::linear::Layers;
-use super::parts::Parts;
+use super::parts::{Parts, Pitch};
 use super::steps::Step;
 use crate::chip::Chip;
 use crate::compiler::graph::{Graph, Kind, Value, ValueId};
@@ -34,6 +34,8 @@ impl Area {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Placement {
     areas: Vec<Option<Area>>,
+    /// Of the values of the graph.
+    pitches: Vec<Option<Pitch>>,
     symbols: Vec<String>,
     /// Of the cycles that tile 0 notes.
     pub marks: Area,
@@ -48,6 +50,11 @@ impl Placement {
     /// If no step reads or writes it and it is neither input nor output.
     pub fn area(&self, id: ValueId) -> Area {
         self.areas[id.0 as usize].expect("a placed value")
+    }
+
+    /// The gaps between its rows.
+    pub fn pitch(&self, id: ValueId) -> Option<Pitch> {
+        self.pitches[id.0 as usize]
     }
 
     /// Whether it lies anywhere.
@@ -178,7 +185,9 @@ pub fn place(
             bytes: pitched.unwrap_or(graph.values[i].bytes()),
         });
     }
+    let pitches = (0..values).map(|i| parts.root(ValueId(i as u32)).pitch);
     Ok(Placement {
+        pitches: pitches.collect(),
         areas,
         symbols: symbols(graph),
         marks,

@@ -171,15 +171,19 @@ fn declare(
     steps: &[Step],
     marks: u64,
 ) {
-    let mut tensor = |symbol: &str, dtype: &str, shape: &[u64], class: &str, at: u64| {
+    let mut tensor = |symbol: &str, dtype: &str, shape: &[u64], class: &str, at: u64, pitch| {
         let dims: Vec<String> = shape.iter().map(u64::to_string).collect();
         let dims = if dims.is_empty() {
             "1".to_owned()
         } else {
             dims.join(", ")
         };
+        let pitch = match pitch {
+            Some(bytes) => format!(", pitch {bytes}"),
+            None => String::new(),
+        };
         text.directive(&format!(
-            ".tensor {symbol}, hbm, {dtype}, [{dims}], {class}, at {at:#x}"
+            ".tensor {symbol}, hbm, {dtype}, [{dims}], {class}, at {at:#x}{pitch}"
         ));
     };
     // What steers the program is there without data, too.
@@ -201,13 +205,14 @@ fn declare(
                 "payload"
             };
             let at = placement.area(id).offset;
-            tensor(
-                &placement.symbol(id),
-                value.dtype.name(),
-                &value.shape,
-                class,
-                at,
-            );
+            let gaps = placement.pitch(id);
+            let shape = match gaps {
+                Some(p) => vec![value.elements() / p.cols, p.cols],
+                None => value.shape.clone(),
+            };
+            let pitch = gaps.map(|p| value.dtype.bytes_for(p.step));
+            let (symbol, dtype) = (placement.symbol(id), value.dtype.name());
+            tensor(&symbol, dtype, &shape, class, at, pitch);
         }
     }
     if let Some(stream) = &layers.stream {
@@ -215,11 +220,13 @@ fn declare(
             let range = stream.range(n);
             let symbol = placement.layer_symbol(layer.weights, n);
             let at = stream.hbm + range.start;
-            tensor(&symbol, "u8", &[range.end - range.start], "payload", at);
+            let bytes = range.end - range.start;
+            tensor(&symbol, "u8", &[bytes], "payload", at, None);
         }
     }
     let count = 8 * (steps.len() as u64 + 1);
-    tensor(MARKS, "u8", &[count], "control", placement.marks.offset);
+    let at = placement.marks.offset;
+    tensor(MARKS, "u8", &[count], "control", at, None);
     text.directive(&format!(
         ".tensor stage_marks, tsram, u8, [{marks}], control, at 0"
     ));
