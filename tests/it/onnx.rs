@@ -179,14 +179,14 @@ fn on_chip(
     let mut machine = machine.map_err(|e| failed(&e))?;
     for constant in &program.constants {
         let bytes = constant.bytes().map_err(|e| failed(&e))?;
-        let set = machine.set_tensor(&constant.symbol, &bytes);
+        let set = machine.set_tensor_rows(&constant.symbol, &bytes);
         set.map_err(|e| failed(&e))?;
     }
     for input in &program.inputs {
         let Some(values) = inputs.get(&input.name) else {
             return Err(Outcome::Failed(format!("no input `{}`", input.name)));
         };
-        let set = machine.set_tensor(&input.symbol, &codes(input.dtype, values));
+        let set = machine.set_tensor_rows(&input.symbol, &codes(input.dtype, values));
         set.map_err(|e| failed(&e))?;
     }
     // A test is small: one that does not end is found soon.

@@ -116,7 +116,7 @@ pub fn write(
          halt",
         8 * (steps.len() + 1)
     ));
-    notes(&mut text, graph, layers, steps, chip);
+    notes(&mut text, graph, layers, steps, placement, chip);
     Ok(Written {
         text: text.finish(),
         stages,
@@ -233,7 +233,14 @@ fn declare(
 }
 
 /// What `run` shows beside the cycles.
-fn notes(text: &mut Text, graph: &Graph, layers: &Layers, steps: &[Step], chip: &Chip) {
+fn notes(
+    text: &mut Text,
+    graph: &Graph,
+    layers: &Layers,
+    steps: &[Step],
+    placement: &Placement,
+    chip: &Chip,
+) {
     // What must cross HBM: outputs, weights, and of what else is given as much as the steps read of it.
     let mut read: BTreeMap<ValueId, u64> = BTreeMap::new();
     for step in steps {
@@ -246,10 +253,23 @@ fn notes(text: &mut Text, graph: &Graph, layers: &Layers, steps: &[Step], chip: 
             *bytes = bytes.saturating_add(least);
         }
     }
+    // A cache is read as a part of what it grows to.
+    let wider: Vec<Area> = (steps.iter().flat_map(|s| &s.reads))
+        .filter(|r| {
+            let value = graph.values.get(r.value.0 as usize);
+            value.is_some_and(|v| v.kind == Kind::Intermediate)
+        })
+        .map(|r| placement.area(r.value))
+        .collect();
     let crosses = |(i, value): (usize, &Value)| match value.kind {
         Kind::Input | Kind::Constant(_) => {
-            let read = read.get(&ValueId(i as u32)).copied();
-            read.unwrap_or(0).min(value.bytes())
+            let id = ValueId(i as u32);
+            let inside = || wider.iter().any(|area| area.meets(&placement.area(id)));
+            match read.get(&id) {
+                Some(bytes) => value.bytes().min(*bytes),
+                None if placement.is_placed(id) && inside() => value.bytes(),
+                None => 0,
+            }
         }
         Kind::Output => value.bytes(),
         Kind::Intermediate => 0,
