@@ -67,7 +67,7 @@
 //! | whole chip, matmul 8192^3 FP8 without data | 1.85 million events: one per train and hop, not one per cycle |
 //! | one exact HBM channel (`mem`) | 180 million bursts a second of a saturated stream that repeats itself (200,000 bursts; more with more), 8 to 13 million where each is stepped, 4 to 6 million in random blocks of 256 B, 2 million random |
 //! | mesh of detailed routers (`noc`, 4x4) | 2.3 million flits a second |
-//! | whole chip with `hbm.model = "exact"` | 2.6 to 3.3 million bursts a second on one thread, 3.8 to 5 million on two: five to nine times the host time of the closed forms |
+//! | whole chip with `hbm.model = "exact"` | about 5 million bursts a second on one thread, 7 to 11 million on two: five to seven times the host time of the closed forms |
 //!
 //! Simulated work per host second follows trains, so a matmul's time is that of its traffic: an event costs 0.27 us, most of it
 //! the scheduling of a train's 16 requests on HBM channels. Windows between threads are half the crossbar's latency (7 ns), too
