@@ -164,6 +164,20 @@ fn streamed_weights() {
     }
 }
 
+/// A sum of parts that a concatenation wants is made where it lies there.
+#[test]
+fn streamed_products_side_by_side() {
+    let mut b = Builder::new("side by side");
+    let x = b.input("x", Dtype::Bf16, &[1, 2048]).unwrap();
+    let both = [1, 2].map(|seed| {
+        let w = weight(&mut b, &format!("w{seed}"), &[2048, 96], seed);
+        b.matmul(x, w, Dtype::F32).unwrap()
+    });
+    let y = b.concat(&both, 1).unwrap();
+    b.output(y, "y").unwrap();
+    check(&b.finish().unwrap(), "maia-200", 1e-5);
+}
+
 /// More stages than there are semaphores of stages, and memory that is used again.
 #[test]
 fn a_long_chain() {

@@ -5,7 +5,6 @@
 //! sum costs no stage; if anyone else reads it, a step of additions makes it. Leaves out: schedules. Invariant: what is added is rounded to
 //! the product's type before it is used.
 
-use super::ChainError;
 use super::parts::Parts;
 use super::steps::{Read, Step, Work, product};
 use crate::chip::Chip;
@@ -41,11 +40,8 @@ pub struct Layers {
 }
 
 impl Layers {
-    /// Finds the layers and plans their stream for a ring of `ring` bytes. None if a chip has no room for it.
-    ///
-    /// # Errors
-    /// A layer that does not fit the stream.
-    pub fn of(graph: &Graph, parts: &Parts, chip: &Chip, ring: u64) -> Result<Layers, ChainError> {
+    /// Finds the layers and plans their stream for a ring of `ring` bytes; none if a chip has no room for it.
+    pub fn of(graph: &Graph, parts: &Parts, chip: &Chip, ring: u64) -> Layers {
         let candidates: Vec<(usize, Matmul)> = (graph.nodes.iter().enumerate())
             .filter_map(|(n, node)| {
                 let NodeOp::Matmul(_) = node.op else {
@@ -68,11 +64,11 @@ impl Layers {
             .collect();
         let linears: Vec<Linear> = candidates.iter().map(|(_, op)| linear(op)).collect();
         if linears.is_empty() {
-            return Ok(Layers::default());
+            return Layers::default();
         }
         // A chip too small for a ring runs products one by one.
         let Ok(stream) = Stream::new(&linears, chip, ring, 0) else {
-            return Ok(Layers::default());
+            return Layers::default();
         };
         let products = candidates.iter().map(|(n, _)| graph.nodes[*n].outputs[0]);
         let parts_of: BTreeMap<ValueId, u64> = products
@@ -99,7 +95,7 @@ impl Layers {
             });
         }
         layers.stream = Some(stream);
-        Ok(layers)
+        layers
     }
 
     /// The layer of a node.
@@ -181,11 +177,6 @@ impl Layers {
         }
     }
 
-    /// Constants that only the stream holds, with their layers.
-    pub fn weights(&self) -> impl Iterator<Item = (usize, &Layer)> {
-        self.all.iter().enumerate()
-    }
-
     /// The bytes of a layer's weights in the stream.
     pub fn pack(
         &self,
@@ -218,7 +209,9 @@ fn linear(op: &Matmul) -> Linear {
 fn adds(graph: &Graph, parts: &Parts, product: ValueId, parts_of: &BTreeMap<ValueId, u64>) -> bool {
     let passed_on = |id: ValueId| graph[id].kind == Kind::Intermediate;
     let root = |id: &ValueId| parts.root(*id).of;
+    // What lies in a concatenation is wanted there.
     passed_on(product)
+        && !parts.is_part(product)
         && graph.nodes.iter().all(|node| {
             let mut read = node.inputs.iter().map(root);
             if !read.any(|id| id == product) {

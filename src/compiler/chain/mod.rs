@@ -161,7 +161,7 @@ impl Default for Options {
 pub fn compile(graph: &Graph, chip: &Chip, options: &Options) -> Result<Program, ChainError> {
     let parts = Parts::of(graph);
     let ring = chip.tsram.size_bytes * options.ring_percent.min(100) / 100;
-    let layers = Arc::new(Layers::of(graph, &parts, chip, ring)?);
+    let layers = Arc::new(Layers::of(graph, &parts, chip, ring));
     let sites = Sites::new(graph, layers.stream.as_ref(), chip)?;
     let (steps, beside) = steps::steps(graph, &parts, &layers, &sites, chip)?;
     let placement = place::place(graph, &parts, &layers, &steps, &beside, chip)?;

@@ -1,8 +1,8 @@
 //! Where values lie in HBM, and for how long.
 //!
-//! Models: what has memory of its own ([`super::parts`] has the rest). The stream of weights is at address 0. What is given before the run or wanted after it keeps its memory
-//! throughout; the others have it from the step that first writes them to the last that
-//! reads them, and then leave it to others. Leaves out: SRAM. Invariants: two roots whose lives overlap share no byte; roots are
+//! Models: what has memory of its own ([`super::parts`] has the rest). The stream of weights is at address 0. What is given before the
+//! run or wanted after it keeps its memory throughout; the others have it from the step that first writes them to the last that reads
+//! them, and then leave it to others. Leaves out: SRAM. Invariants: two roots whose lives overlap share no byte; roots are
 //! 256-byte aligned; a part lies inside its root.
 
 use super::ChainError;
