@@ -84,7 +84,7 @@
 //! 4. [`sim`], then [`timing`]: `processor`, `dma`, `tensor`, `vector`, `tile`, `cluster`, `global`, `hbm`.
 //! 5. `timing::hbm` and `timing::noc`: the parts that also run alone, each with its own page and reading order.
 //! 6. [`trace`] and [`report`]: where the time went. [`compiler`]: `op`, `plan`, `matmul`, `attention`, `rowwise`, `stream`, then
-//!    `graph` and `import`.
+//!    whole models: `import`, `graph`, `legal`, `stage` and `chain`.
 //!
 //! # Adding an instruction
 //!
