@@ -1,7 +1,6 @@
 //! `compile`: from a graph to a program, with the plan in words.
 
 use super::{CliError, Context, graph, model, work};
-use crate::compiler::legal::Products;
 use crate::report::table::bytes;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -18,7 +17,9 @@ pub struct Args {
     /// Another extent than the model's; repeatable
     #[arg(long, value_name = "NAME=N", value_parser = model::extent)]
     shape: Vec<(String, u64)>,
-    /// Another element type than the model's: bf16 or fp8; of a matmul any that `bench matmul` takes
+    /// Products of a whole model: faithful (as exact as their operands: F32 as three BF16 terms), bf16, or fp8 (those with weights in
+    /// E4M3 with a scale for each row and column, all else BF16) [default: faithful]. Of one attention: bf16 or fp8; of one matmul
+    /// any that `bench matmul` takes [default: the file's]
     #[arg(long)]
     dtype: Option<String>,
     /// Leave the contents of a whole model's constants out of the object: for `run --no-data`
@@ -41,16 +42,11 @@ fn beside(model: &Path) -> PathBuf {
 
 pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     if graph::is_graph(&args.model) {
-        if args.dtype.is_some() {
-            return Err(CliError::usage(
-                "--dtype: a whole model keeps its element types",
-            ));
-        }
         let beside = || (!args.explain).then(|| beside(&args.model));
         let compile = graph::Compile {
             path: &args.model,
             extents: &args.shape,
-            products: Products::default(),
+            products: graph::products(args.dtype.as_deref())?,
             output: args.output.clone().or_else(beside),
             explain: args.explain,
             no_data: args.no_data,

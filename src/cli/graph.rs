@@ -80,6 +80,19 @@ fn no_weights(message: &str) -> CliError {
     CliError::usage(format!("{message}: --no-data times it without them"))
 }
 
+/// What `--dtype` of a whole model means; without it products are as exact as their operands.
+pub fn products(dtype: Option<&str>) -> Result<Products, CliError> {
+    match dtype {
+        None => Ok(Products::default()),
+        Some("faithful") => Ok(Products::Faithful),
+        Some("bf16") => Ok(Products::Bf16),
+        Some("fp8") => Ok(Products::Fp8),
+        Some(other) => Err(CliError::usage(format!(
+            "--dtype: `{other}` is not one of faithful, bf16, fp8, which products of a whole model may be"
+        ))),
+    }
+}
+
 /// Imports a model. `extents`: those that it leaves open.
 pub fn read(path: &Path, extents: &[(String, u64)]) -> Result<Imported, CliError> {
     let imported = match path.is_dir() {

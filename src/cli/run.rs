@@ -5,7 +5,6 @@ use super::simulate::{self, DEFAULT_MAX_CYCLES, Options};
 use super::{CliError, Context, graph, model, objects, outcome, tensors, work};
 use crate::chip::Chip;
 use crate::compiler::chain::Constant;
-use crate::compiler::legal::Products;
 use crate::isa::image::Image;
 use crate::report::Metrics;
 use serde_json::{Map, json};
@@ -28,6 +27,10 @@ pub struct Args {
     /// An extent that a model leaves open; repeatable
     #[arg(long, value_name = "NAME=N", value_parser = model::extent)]
     shape: Vec<(String, u64)>,
+    /// Products of a whole model: faithful (as exact as their operands: F32 as three BF16 terms), bf16, or fp8 (those with weights in
+    /// E4M3 with a scale for each row and column, all else BF16) [default: faithful]. Of a .toml model: its element type
+    #[arg(long)]
+    dtype: Option<String>,
     /// Write codes instead of values
     #[arg(long, requires = "output")]
     raw: bool,
@@ -63,10 +66,12 @@ struct Program {
 /// The program of a file.
 fn program(args: &Args, chip: &Chip) -> Result<Program, CliError> {
     let path: &Path = &args.program;
+    let dtype = args.dtype.as_deref();
     if graph::is_graph(path) {
+        let products = graph::products(dtype)?;
         let imported = graph::read(path, &args.shape)?;
         let source = graph::Source::File(path);
-        let whole = graph::compiled(&imported, chip, Products::default(), source)?;
+        let whole = graph::compiled(&imported, chip, products, source)?;
         return Ok(Program {
             image: whole.program.image,
             constants: whole.program.constants,
@@ -81,13 +86,19 @@ fn program(args: &Args, chip: &Chip) -> Result<Program, CliError> {
         folded: None,
     };
     if path.extension().is_some_and(|e| e == "toml") {
-        let model = model::read(path, &args.shape, None)?;
+        let model = model::read(path, &args.shape, dtype)?;
         let (compiled, compile_s) = model::compiled(&model.op, chip, Some(&model))?;
         return Ok(alone(compiled.image, Some(compile_s)));
     }
     if let Some((name, _)) = args.shape.first() {
         return Err(CliError::usage(format!(
             "--shape {name}: {} is a program, whose shapes are fixed",
+            path.display()
+        )));
+    }
+    if dtype.is_some() {
+        return Err(CliError::usage(format!(
+            "--dtype: {} is a program, whose types are fixed",
             path.display()
         )));
     }

@@ -208,6 +208,8 @@ fn what_a_model_is_given_is_checked_first() {
     exits(0, &args);
     let (_, err) = exits(2, &["run", &elf, "--shape", "rows=5"]);
     assert!(err.contains("--shape rows"), "{err}");
+    let (_, err) = exits(2, &["run", &elf, "--dtype", "bf16"]);
+    assert!(err.contains("whose types are fixed"), "{err}");
 }
 
 #[test]
@@ -302,7 +304,11 @@ fn bad_models_end_with_the_right_code() {
         (&[cut.as_str()][..], 3, "cut.onnx"),
         (&["no-such.onnx"], 2, "no-such.onnx"),
         (&[&model, "--shape", "n=3"], 2, "leaves no extent open"),
-        (&[&model, "--dtype", "bf16"], 2, "--dtype"),
+        (
+            &[&model, "--dtype", "int3"],
+            2,
+            "--dtype: `int3` is not one of faithful, bf16, fp8",
+        ),
         (&[&dir], 2, "--shape tokens=N"),
         (&[&dir, "--shape", "tokens=1"], 3, "`mamba`"),
     ] {
