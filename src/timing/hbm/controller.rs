@@ -488,7 +488,7 @@ impl Controller {
             self.finish(now, sink);
             return;
         }
-        self.rows(now, sink);
+        self.row_commands(now, sink);
     }
 
     /// What comes after the column command of half CK `now`.
@@ -497,11 +497,11 @@ impl Controller {
         if self.maintenance.blocking == 0 {
             self.update_mode(now);
         }
-        self.rows(now, sink);
+        self.row_commands(now, sink);
     }
 
     #[inline]
-    fn rows<S: Sink>(&mut self, now: Time, sink: &mut S) {
+    pub(super) fn row_commands<S: Sink>(&mut self, now: Time, sink: &mut S) {
         if now >= self.row_wake {
             self.row_slot(now, now & 1 == 0, sink);
             if self.maintenance.blocking == 0 && self.wanted_mode() != self.write_mode {

@@ -13,20 +13,29 @@ use super::queue::{Kind, Request};
 impl Controller {
     #[inline]
     pub(super) fn column_slot<S: Sink>(&mut self, now: Time, sink: &mut S) {
-        let hits = self.maintenance.blocking == 0;
-        if !(now >= self.active_wake && self.active_access(now, sink)) && hits {
-            match self.favoured() {
-                Kind::Read => self.hit::<0, S>(now, sink),
-                Kind::Write => self.hit::<1, S>(now, sink),
+        if self.maintenance.blocking > 0 {
+            if now >= self.active_wake {
+                self.active_access(now, sink);
             }
+            self.column_wake = self.active_wake;
+            return;
         }
-        self.column_wake = match hits {
-            true => self
-                .hit_wakes
-                .iter()
-                .fold(self.active_wake, |a, &b| a.min(b)),
-            false => self.active_wake,
-        };
+        match self.favoured() {
+            Kind::Read => self.column_of::<0, S>(now, sink),
+            Kind::Write => self.column_of::<1, S>(now, sink),
+        }
+    }
+
+    /// The column slot with nothing in the way, reads (0) or writes (1) in favour.
+    #[inline]
+    pub(super) fn column_of<const K: usize, S: Sink>(&mut self, now: Time, sink: &mut S) {
+        if now < self.active_wake || !self.active_access(now, sink) {
+            self.hit::<K, S>(now, sink);
+        }
+        self.column_wake = self
+            .hit_wakes
+            .iter()
+            .fold(self.active_wake, |a, &b| a.min(b));
     }
 
     /// Serves the oldest request whose row was opened for it and can be accessed now; or sees from when one can.
