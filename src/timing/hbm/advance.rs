@@ -68,6 +68,18 @@ pub trait Feed: Sink {
     }
 }
 
+/// What may enter, and when.
+struct Gate {
+    /// Whether a port's head can be taken in as soon as it has arrived.
+    can: [bool; PORTS],
+    /// Whether no write that waits has the place of any request of a port's head, as far as it is known.
+    clear: [bool; PORTS],
+    /// The next half CK in which a request may enter.
+    entry: Time,
+    /// Whether one waits for room.
+    waits: bool,
+}
+
 impl Controller {
     /// Does all that happens from half CK `from` to `until`, or until there is nothing left to serve; the half CK of what comes next,
     /// or [`FAR`].
@@ -75,40 +87,42 @@ impl Controller {
     /// `dense` looks at every half CK: a check that skipping changes nothing.
     pub fn advance<F: Feed>(&mut self, from: Time, until: Time, feed: &mut F, dense: bool) -> Time {
         let mut now = from;
-        let mut can = [false; PORTS];
-        for (can, head) in can.iter_mut().zip(feed.heads()) {
+        let mut gate = Gate {
+            can: [false; PORTS],
+            clear: [false; PORTS],
+            entry: from,
+            waits: true,
+        };
+        for (can, head) in gate.can.iter_mut().zip(feed.heads()) {
             *can = self.admits(head);
         }
-        // The next half CK in which a request may enter, and whether one waits for room.
-        let (mut entry, mut waits) = (from, true);
         while now <= until {
-            let enters = entry <= now;
+            let enters = gate.entry <= now;
             if enters {
-                self.let_in(now, feed, &mut can);
+                self.let_in(now, feed, &mut gate);
             }
             self.step(now, feed);
-            if enters || waits || self.is_idle() {
-                (entry, waits) = self.next_entry(now, feed.heads(), &mut can);
+            if enters || gate.waits || self.is_idle() {
+                self.next_entry(now, feed.heads(), &mut gate);
             }
-            if !dense && !waits {
-                let before = now;
-                now = self.columns(now, entry.min(until.saturating_add(1)), feed);
-                if now > before && self.is_idle() {
-                    (entry, waits) = self.next_entry(now, feed.heads(), &mut can);
-                }
+            if !dense && !feed.stops() && self.maintenance.blocking == 0 {
+                now = match self.mode() {
+                    false => self.stretch::<0, F>(now, until, feed, &mut gate),
+                    true => self.stretch::<1, F>(now, until, feed, &mut gate),
+                };
             }
             let idle = self.is_idle();
             if !idle {
                 self.idle_since = FAR;
             } else if !dense {
-                self.skip_rounds(now, entry.min(until + 1));
+                self.skip_rounds(now, gate.entry.min(until + 1));
             }
             now = if dense {
                 now + 1
             } else {
-                self.next_event(now).min(entry)
+                self.next_event(now).min(gate.entry)
             };
-            if idle && entry == FAR || feed.stops() {
+            if idle && gate.entry == FAR || feed.stops() {
                 // Of the first only refresh goes on.
                 break;
             }
@@ -118,61 +132,90 @@ impl Controller {
 
     /// Lets in what may enter now.
     #[inline]
-    fn let_in<F: Feed>(&mut self, now: Time, feed: &mut F, can: &mut [bool; PORTS]) {
+    fn let_in<F: Feed>(&mut self, now: Time, feed: &mut F, gate: &mut Gate) {
         let mut left = PER_HALF_CK;
         while left > 0
-            && let Some(port) = may_enter(now, feed.heads(), *can)
+            && let Some(port) = may_enter(now, feed.heads(), gate.can)
         {
             // A write may let a read in that waits for room: that goes before the write's next.
-            let blocked = !can[0] && feed.heads()[0].arrival <= now;
+            let blocked = !gate.can[0] && feed.heads()[0].arrival <= now;
             let most = if port == 1 && blocked { 1 } else { left };
-            left -= self.enter(now, most, feed, port);
-            for (can, head) in can.iter_mut().zip(feed.heads()) {
-                *can = self.admits(head);
-            }
+            left -= self.enter(now, most, feed, port, gate);
         }
     }
 
-    /// Column commands, from one to the next, as long as nothing else is due and before `due`; the half CK of the last.
-    #[inline]
-    fn columns<S: Sink>(&mut self, mut now: Time, due: Time, sink: &mut S) -> Time {
-        if self.maintenance.blocking > 0 || self.wanted_mode() != self.mode() {
-            return now;
-        }
-        loop {
+    /// After what was done at `now`: all that happens up to `until` while reads (0) or writes (1) stay in favour, nothing is maintained
+    /// and something waits; the half CK of the last of it.
+    fn stretch<const K: usize, F: Feed>(
+        &mut self,
+        mut now: Time,
+        until: Time,
+        feed: &mut F,
+        gate: &mut Gate,
+    ) -> Time {
+        let end = until.saturating_add(1);
+        while self.stays::<K>() {
             // A policy that closes rows may have set its own.
-            let due = due.min(self.row_wake).min(self.maintenance.wake);
-            if self.column_wake >= due || even(self.column_wake.max(now + 1)) >= due {
-                return now;
+            let end = end.min(self.maintenance.wake);
+            let next = self.column_wake.min(self.row_wake).min(gate.entry);
+            if next >= end {
+                break;
             }
-            now = even(self.column_wake.max(now + 1));
-            self.column_slot(now, sink);
-            if self.wanted_mode() != self.mode() || self.row_wake <= now {
-                self.finish(now, sink);
-                return now;
+            // A column goes at a rising edge.
+            let column = even(self.column_wake.min(end)).max(now + 1 + (now + 1 & 1));
+            let row = self.row_wake.max(now + 1);
+            let next = column.min(row).min(gate.entry);
+            if next >= end {
+                break;
+            }
+            now = next;
+            let enters = gate.entry <= now;
+            if enters {
+                self.let_in(now, feed, gate);
+                if !self.stays::<K>() || feed.stops() {
+                    self.step(now, feed);
+                    self.next_entry(now, feed.heads(), gate);
+                    break;
+                }
+            }
+            if now & 1 == 0 && self.column_wake <= now {
+                self.column_of::<K, F>(now, feed);
+                if !self.stays::<K>() {
+                    self.finish(now, feed);
+                    self.next_entry(now, feed.heads(), gate);
+                    break;
+                }
+            }
+            self.row_commands(now, feed);
+            if enters || gate.waits {
+                self.next_entry(now, feed.heads(), gate);
             }
         }
+        now
+    }
+
+    /// Whether something waits and reads (0) or writes (1) are to be in favour, as they are.
+    #[inline]
+    fn stays<const K: usize>(&self) -> bool {
+        debug_assert_eq!(self.mode(), K == 1);
+        self.wanted_mode() == (K == 1) && !self.is_idle() && self.maintenance.blocking == 0
     }
 
     /// The half CK after `now` in which a request may enter, and whether one waits for room.
     #[inline(always)]
-    fn next_entry(
-        &self,
-        now: Time,
-        heads: &[Head; PORTS],
-        can: &mut [bool; PORTS],
-    ) -> (Time, bool) {
-        let (mut entry, mut waits) = (FAR, false);
-        for (can, head) in can.iter_mut().zip(heads) {
+    fn next_entry(&self, now: Time, heads: &[Head; PORTS], gate: &mut Gate) {
+        (gate.entry, gate.waits) = (FAR, false);
+        for (port, head) in heads.iter().enumerate() {
             // What left made room, or was the buffered write that would have taken it; it did not put anything into a buffer.
             let has_room = self.has_room(head.write);
-            *can = has_room || *can && self.absorbs(&head.place);
-            waits |= !has_room && head.arrival < FAR;
-            if *can {
-                entry = entry.min(head.arrival.max(now + 1));
+            let can = has_room
+                || gate.can[port] && !gate.clear[port] && self.absorbs(&head.place);
+            gate.can[port] = can;
+            gate.waits |= !has_room && head.arrival < FAR;
+            if can {
+                gate.entry = gate.entry.min(head.arrival.max(now + 1));
             }
         }
-        (entry, waits)
     }
 
     /// Whether a request can be taken in as soon as it has arrived.
@@ -183,16 +226,26 @@ impl Controller {
 
     /// Lets up to `most` requests of a port's head enter; how many did.
     #[inline(never)]
-    fn enter<F: Feed>(&mut self, now: Time, most: u32, feed: &mut F, port: usize) -> u32 {
+    fn enter<F: Feed>(
+        &mut self,
+        now: Time,
+        most: u32,
+        feed: &mut F,
+        port: usize,
+        gate: &mut Gate,
+    ) -> u32 {
         let head = &feed.heads()[port];
-        let (tag, write, place) = (head.tag, head.write, head.place);
+        let (tag, write, place, run) = (head.tag, head.write, head.place, head.run);
         let len = self.queues.len;
         let (kind, size) = match write {
             false => (Kind::Read, self.config.read_queue),
             true => (Kind::Write, self.config.write_queue),
         };
-        let mut count = head.run.min(most).min(size - len[kind as usize]);
-        if count > 0 && !self.meets_writes(&place, count) {
+        if !gate.clear[port] {
+            gate.clear[port] = !self.meets_writes(&place, run);
+        }
+        let mut count = run.min(most).min(size - len[kind as usize]);
+        if count > 0 && (gate.clear[port] || !self.meets_writes(&place, count)) {
             self.accept_run(now, tag, &place, kind, count);
         } else {
             count = 1;
@@ -200,6 +253,20 @@ impl Controller {
             debug_assert!(taken, "room was checked");
         }
         feed.entered(port, now, count, self.queues.len != len);
+        let heads = feed.heads();
+        let head = &heads[port];
+        gate.clear[port] &= head.run > 0 && head.run + count == run;
+        gate.can[port] =
+            self.has_room(head.write) || !gate.clear[port] && self.absorbs(&head.place);
+        let other = &heads[1 - port];
+        if write && other.place.row == place.row {
+            gate.clear[1 - port] = false;
+        }
+        // A read takes no room of writes and is nothing that a request may be answered from.
+        if write && !gate.clear[1 - port] || write == other.write {
+            gate.can[1 - port] =
+                self.has_room(other.write) || !gate.clear[1 - port] && self.absorbs(&other.place);
+        }
         count
     }
 }

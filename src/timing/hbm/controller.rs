@@ -217,8 +217,18 @@ impl Wish {
     }
 }
 
-/// By kind and pseudo channel, the banks that wish for something, those of the oldest requests first.
-pub(super) type Wishes<T> = [Vec<Order<T>>; 2];
+/// What the banks of a pseudo channel wish for, by kind, those of the oldest requests first.
+#[derive(Clone, Debug)]
+pub(super) struct Side {
+    /// Banks with a hit.
+    pub hits: [Order<Lane>; 2],
+    /// Banks with an activate or a precharge to make.
+    pub rows: [Order<Row>; 2],
+    /// Before when no hit of the kind in favour can go.
+    pub hit_wake: Time,
+    /// The same of row commands.
+    pub row_wake: Time,
+}
 
 /// One channel's controller and device.
 #[derive(Clone, Debug)]
@@ -230,13 +240,8 @@ pub struct Controller {
     /// None of them can be served before.
     pub(super) active_wake: Time,
     pub(super) activations: u64,
-    /// Banks with a hit, and those with an activate or a precharge to make.
-    pub(super) hits: Wishes<Lane>,
-    pub(super) rows: Wishes<Row>,
-    /// By pseudo channel, before when no hit of the kind in favour can go.
-    pub(super) hit_wakes: Vec<Time>,
-    /// The same of row commands.
-    pub(super) row_wakes: Vec<Time>,
+    /// By pseudo channel.
+    pub(super) sides: Vec<Side>,
     write_mode: bool,
     /// Writing starts with more writes than this, and stops with fewer than that.
     high_mark: u32,
@@ -266,10 +271,14 @@ impl Controller {
             active: Vec::new(),
             active_wake: FAR,
             activations: 0,
-            hits: std::array::from_fn(|_| vec![Order::default(); geometry.pcs as usize]),
-            rows: std::array::from_fn(|_| vec![Order::default(); geometry.pcs as usize]),
-            hit_wakes: vec![0; geometry.pcs as usize],
-            row_wakes: vec![0; geometry.pcs as usize],
+            sides: (0..geometry.pcs)
+                .map(|_| Side {
+                    hits: [Order::default(), Order::default()],
+                    rows: [Order::default(), Order::default()],
+                    hit_wake: 0,
+                    row_wake: 0,
+                })
+                .collect(),
             write_mode: false,
             // Of whole numbers, those above x are above its floor, those below x are below its ceiling. Below a mark of zero
             // is none waiting, or writing would never stop.
@@ -436,14 +445,14 @@ impl Controller {
             v.word(u64::from(r.column) << 1 | u64::from(r.counted));
         }
         for kind in [Kind::Read, Kind::Write] {
-            let hits = self.hits[kind as usize].iter_mut();
-            for lane in hits.flat_map(Order::banks_mut) {
+            let sides = self.sides.iter_mut();
+            for lane in sides.flat_map(|side| side.hits[kind as usize].banks_mut()) {
                 v.key(kind, &mut lane.key);
                 v.time(&mut lane.ready);
                 v.moment(&mut lane.limit);
             }
-            let rows = self.rows[kind as usize].iter_mut();
-            for row in rows.flat_map(Order::banks_mut) {
+            let sides = self.sides.iter_mut();
+            for row in sides.flat_map(|side| side.rows[kind as usize].banks_mut()) {
                 v.key(kind, &mut row.key);
                 v.time(&mut row.ready);
             }
@@ -488,7 +497,7 @@ impl Controller {
             self.finish(now, sink);
             return;
         }
-        self.rows(now, sink);
+        self.row_commands(now, sink);
     }
 
     /// What comes after the column command of half CK `now`.
@@ -497,11 +506,11 @@ impl Controller {
         if self.maintenance.blocking == 0 {
             self.update_mode(now);
         }
-        self.rows(now, sink);
+        self.row_commands(now, sink);
     }
 
     #[inline]
-    fn rows<S: Sink>(&mut self, now: Time, sink: &mut S) {
+    pub(super) fn row_commands<S: Sink>(&mut self, now: Time, sink: &mut S) {
         if now >= self.row_wake {
             self.row_slot(now, now & 1 == 0, sink);
             if self.maintenance.blocking == 0 && self.wanted_mode() != self.write_mode {
@@ -533,8 +542,9 @@ impl Controller {
     /// Any hit and any row command may be possible at `now`.
     fn look_anew(&mut self, now: Time) {
         (self.column_wake, self.row_wake) = (now, now);
-        self.hit_wakes.fill(now);
-        self.row_wakes.fill(now);
+        for side in &mut self.sides {
+            (side.hit_wake, side.row_wake) = (now, now);
+        }
     }
 
     /// Whether writes are in favour.
@@ -598,10 +608,13 @@ impl Controller {
             // A request that its row was opened for goes first, and until it can go no other of its kind can.
             if own.active != Some(kind) && list.hit != NONE {
                 let head = self.queues.head_index(list.hit);
+                let (group, sid) = self.device.nodes_of(bank);
                 hit = Some(Lane {
                     key: Key::new(self.queues.head(list.hit).seq, bank),
                     ready: self.device.own_ready_at(access(kind), bank),
                     head,
+                    group,
+                    sid,
                     limit,
                 });
             }
@@ -610,19 +623,20 @@ impl Controller {
         let had_hit = had & bit(Wish::Hit) != 0;
         let pc = self.device.pc_of(bank);
         if had_hit || hit.is_some() {
-            self.hits[kind as usize][pc].set(bank, had_hit, hit);
+            self.sides[pc].hits[kind as usize].set(bank, had_hit, hit);
         }
         if hit.is_some() {
             wished |= bit(Wish::Hit);
             if !had_hit {
                 let ready = self.device.bank_ready_at(access(kind), bank).max(now);
                 self.column_wake = self.column_wake.min(ready);
-                self.hit_wakes[pc] = self.hit_wakes[pc].min(ready);
+                let wake = &mut self.sides[pc].hit_wake;
+                *wake = ready.min(*wake);
             }
         }
         let had_row = had & !bit(Wish::Hit);
         if had_row != 0 || row.is_some() {
-            self.rows[kind as usize][pc].set(bank, had_row != 0, row);
+            self.sides[pc].rows[kind as usize].set(bank, had_row != 0, row);
         }
         if let Some(row) = row {
             let wish = match row.key.closes() {
@@ -633,7 +647,8 @@ impl Controller {
             if had & bit(wish) == 0 {
                 let ready = row.ready.max(now);
                 self.row_wake = self.row_wake.min(ready);
-                self.row_wakes[pc] = self.row_wakes[pc].min(ready);
+                let wake = &mut self.sides[pc].row_wake;
+                *wake = ready.min(*wake);
             }
         }
         let own = &mut self.device.banks[bank as usize].own;

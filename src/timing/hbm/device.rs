@@ -201,6 +201,8 @@ struct ColumnPace {
     group_same: Time,
     group_other: Time,
     bank_close: Time,
+    /// Whether other rules say something too.
+    has_more: bool,
 }
 
 impl ColumnPace {
@@ -247,6 +249,14 @@ const MANY_ROWS: usize = 8;
 /// "Never so far" in a window.
 const NEVER: Time = Time::MAX;
 
+/// Earliest starts in a pseudo channel.
+#[derive(Clone, Copy, Debug, Default)]
+struct PcTimes {
+    starts: Starts,
+    /// By kind: stack ID of the last burst, and from when one of another may follow.
+    other_sid: [(u32, Time); 2],
+}
+
 /// One channel.
 #[derive(Clone, Debug)]
 pub struct Device<T> {
@@ -255,18 +265,15 @@ pub struct Device<T> {
     effects: Arc<[Effect; Command::COUNT]>,
     /// Of reads and of writes.
     columns: Arc<[ColumnPace; 2]>,
-    /// By pseudo channel and kind: stack ID of the last burst, and from when one of another may follow.
-    other_sid: Vec<[(u32, Time); 2]>,
     /// Whether anything stands in `sid`.
     has_sid_times: bool,
     windows: Vec<Window>,
     /// When the row bus and the column bus are free.
     buses: [Time; 2],
     /// Earliest starts by node at the other scopes.
-    pc: Vec<Starts>,
+    pc: Vec<PcTimes>,
     sid: Vec<Starts>,
-    /// By slot, so that those that are asked for together lie together.
-    group: [Vec<Time>; GROUP_SLOTS],
+    group: Vec<[Time; GROUP_SLOTS]>,
     /// The banks, by number.
     pub banks: Vec<Bank<T>>,
     /// Open banks of each pseudo channel.
@@ -280,7 +287,6 @@ impl<T: Clone> Device<T> {
     /// All banks closed, every command legal.
     pub fn new(d: &HbmDevice, own: T) -> Device<T> {
         let geometry = Geometry::new(d);
-        let nodes = |count: u32| vec![[0; 8]; count as usize];
         let (pcs, banks) = (geometry.pcs, geometry.bank_numbers());
         let group_shift = geometry.banks_per_group.trailing_zeros();
         let sid_shift = geometry.banks_per_sid().trailing_zeros();
@@ -337,17 +343,19 @@ impl<T: Clone> Device<T> {
             let times = [e.bus].into_iter().chain(e.pc).chain(e.group).chain(e.bank);
             e.is_nothing = e.rest.is_empty() && times.max() == Some(0);
         }
+        for (pace, command) in columns.iter_mut().zip(COMMANDS) {
+            pace.has_more = !effects[command as usize].is_nothing;
+        }
         Device {
             geometry,
             columns: Arc::new(columns),
-            other_sid: vec![[(0, 0); 2]; pcs as usize],
             has_sid_times: false,
             effects: Arc::new(effects),
             windows,
             buses: [0; 2],
-            pc: nodes(pcs),
-            sid: nodes(banks >> sid_shift),
-            group: std::array::from_fn(|_| vec![0; (banks >> group_shift) as usize]),
+            pc: vec![PcTimes::default(); pcs as usize],
+            sid: vec![[0; 8]; (banks >> sid_shift) as usize],
+            group: vec![[0; GROUP_SLOTS]; (banks >> group_shift) as usize],
             banks: vec![
                 Bank {
                     starts: [0; BANK_SLOTS],
@@ -366,7 +374,8 @@ impl<T: Clone> Device<T> {
     /// Visits all but what the controller knows.
     pub fn visit(&mut self, v: &mut impl Visit) {
         self.buses.iter_mut().for_each(|time| v.time(time));
-        let nodes = self.pc.iter_mut().chain(&mut self.sid);
+        let pcs = self.pc.iter_mut().map(|pc| &mut pc.starts);
+        let nodes = pcs.chain(&mut self.sid);
         nodes.flatten().for_each(|time| v.time(time));
         self.group.iter_mut().flatten().for_each(|t| v.time(t));
         for bank in &mut self.banks {
@@ -376,7 +385,7 @@ impl<T: Clone> Device<T> {
                 v.row(&mut bank.open);
             }
         }
-        for (sid, free) in self.other_sid.iter_mut().flatten() {
+        for (sid, free) in self.pc.iter_mut().flat_map(|pc| &mut pc.other_sid) {
             v.word((*sid).into());
             v.time(free);
         }
@@ -420,7 +429,7 @@ impl<T: Clone> Device<T> {
     /// Earliest start of a command as far as the channel and the pseudo channel say.
     #[inline]
     pub fn pc_ready_at(&self, command: Command, pc: u32) -> Time {
-        self.buses[usize::from(command.is_column())].max(self.pc[pc as usize][slot(command)])
+        self.buses[usize::from(command.is_column())].max(self.pc[pc as usize].starts[slot(command)])
     }
 
     /// Earliest start of a command as far as stack ID, group and bank say.
@@ -436,8 +445,8 @@ impl<T: Clone> Device<T> {
     #[inline]
     fn node_ready_at(&self, slot: usize, bank: u32) -> Time {
         let mut ready = self.banks[bank as usize].starts[slot];
-        if let Some(group) = self.group.get(slot) {
-            ready = ready.max(group[(bank >> self.group_shift) as usize]);
+        if slot < GROUP_SLOTS {
+            ready = ready.max(self.group[(bank >> self.group_shift) as usize][slot]);
         }
         match self.has_sid_times {
             true => ready.max(self.sid[(bank >> self.sid_shift) as usize][slot]),
@@ -449,7 +458,7 @@ impl<T: Clone> Device<T> {
     #[inline]
     pub fn column_ready_at<const K: usize>(&self, bank: u32) -> Time {
         let ready = self.node_ready_at(COLUMNS[K], bank);
-        let (last, free) = self.other_sid[(bank >> self.pc_shift) as usize][K];
+        let (last, free) = self.pc[(bank >> self.pc_shift) as usize].other_sid[K];
         match last == bank >> self.sid_shift {
             true => ready,
             false => ready.max(free),
@@ -459,12 +468,12 @@ impl<T: Clone> Device<T> {
     /// Earliest start of a read or a write of a bank.
     #[inline]
     pub fn access_ready_at(&self, kind: Kind, bank: u32) -> Time {
-        let pc = self.pc_of(bank);
+        let pc = &self.pc[self.pc_of(bank)];
         let slot = COLUMNS[kind as usize];
-        let group = self.group[slot][(bank >> self.group_shift) as usize];
+        let group = self.group[(bank >> self.group_shift) as usize][slot];
         let own = self.banks[bank as usize].starts[slot];
-        let mut ready = self.buses[1].max(self.pc[pc][slot]).max(group).max(own);
-        let (last, free) = self.other_sid[pc][kind as usize];
+        let mut ready = self.buses[1].max(pc.starts[slot]).max(group).max(own);
+        let (last, free) = pc.other_sid[kind as usize];
         let sid = bank >> self.sid_shift;
         if sid != last {
             ready = ready.max(free);
@@ -475,30 +484,35 @@ impl<T: Clone> Device<T> {
         ready
     }
 
+    /// Bank group and stack ID of a bank, by their numbers in the channel.
+    #[inline]
+    pub fn nodes_of(&self, bank: u32) -> (u16, u16) {
+        ((bank >> self.group_shift) as u16, (bank >> self.sid_shift) as u16)
+    }
+
     /// The place of the first of some hits, all of banks of one pseudo channel, that can be read (0) or written (1) now; or from when one
     /// can.
-    #[inline]
+    #[inline(always)]
     pub fn first_ready<const K: usize>(
         &self,
         pc: usize,
         now: Time,
         hits: &[Lane],
     ) -> Result<usize, Time> {
-        let ready = self.pc_column_ready_at::<K>(pc);
+        let pc = &self.pc[pc];
+        let ready = self.buses[1].max(pc.starts[COLUMNS[K]]);
         if ready > now {
             return Err(ready);
         }
         let mut wake = Time::MAX;
-        let groups = &self.group[COLUMNS[K]][..];
-        let (last, free) = self.other_sid[pc][K];
+        let (last, free) = pc.other_sid[K];
         for (at, lane) in hits.iter().enumerate() {
-            let bank = lane.key.bank();
-            let mut ready = lane.ready.max(groups[(bank >> self.group_shift) as usize]);
-            if bank >> self.sid_shift != last {
+            let mut ready = lane.ready.max(self.group[usize::from(lane.group)][COLUMNS[K]]);
+            if u32::from(lane.sid) != last {
                 ready = ready.max(free);
             }
             if self.has_sid_times {
-                ready = ready.max(self.sid[(bank >> self.sid_shift) as usize][COLUMNS[K]]);
+                ready = ready.max(self.sid[usize::from(lane.sid)][COLUMNS[K]]);
             }
             if ready <= now {
                 return Ok(at);
@@ -523,7 +537,7 @@ impl<T: Clone> Device<T> {
     /// Earliest start of a read (0) or a write (1) as far as the channel and the pseudo channel say.
     #[inline]
     pub fn pc_column_ready_at<const K: usize>(&self, pc: usize) -> Time {
-        self.buses[1].max(self.pc[pc][COLUMNS[K]])
+        self.buses[1].max(self.pc[pc].starts[COLUMNS[K]])
     }
 
     /// The place of the first of some row commands, all of banks of one pseudo channel, that can go now, on a rising edge or not; or from
@@ -548,7 +562,7 @@ impl<T: Clone> Device<T> {
                 }
             } else {
                 let mut ready = opens.max(row.ready);
-                ready = ready.max(self.group[act][(bank >> self.group_shift) as usize]);
+                ready = ready.max(self.group[(bank >> self.group_shift) as usize][act]);
                 if self.has_sid_times {
                     ready = ready.max(self.sid[(bank >> self.sid_shift) as usize][act]);
                 }
@@ -619,14 +633,12 @@ impl<T: Clone> Device<T> {
             &mut self.buses[usize::from(command.is_column())],
             now + effect.bus,
         );
-        for (time, distance) in self.pc[pc as usize].iter_mut().zip(effect.pc) {
+        for (time, distance) in self.pc[pc as usize].starts.iter_mut().zip(effect.pc) {
             later(time, now + distance);
         }
         let group = (bank >> self.group_shift) as usize;
-        for (times, distance) in self.group.iter_mut().zip(effect.group) {
-            if distance > 0 {
-                later(&mut times[group], now + distance);
-            }
+        for (time, distance) in self.group[group].iter_mut().zip(effect.group) {
+            later(time, now + distance);
         }
         let starts = &mut self.banks[bank as usize].starts;
         for (time, distance) in starts.iter_mut().zip(effect.bank) {
@@ -672,8 +684,8 @@ impl<T: Clone> Device<T> {
                 let column = usize::from(after == COLUMNS[0] || after == COLUMNS[1]);
                 later(&mut self.buses[column], at);
             }
-            Scope::PseudoChannel => later(&mut self.pc[node][after], at),
-            Scope::BankGroup => later(&mut self.group[after][node], at),
+            Scope::PseudoChannel => later(&mut self.pc[node].starts[after], at),
+            Scope::BankGroup => later(&mut self.group[node][after], at),
             Scope::Bank => later(&mut self.banks[node].starts[after], at),
             Scope::Sid => {
                 self.has_sid_times = true;
@@ -701,7 +713,7 @@ impl<T: Clone> Device<T> {
             self.ready_at(COMMANDS[K], bank).saturating_sub(now)
         );
         self.push_column::<K>(bank, now);
-        if !self.effects[COMMANDS[K] as usize].is_nothing {
+        if self.columns[K].has_more {
             self.push_rest(COMMANDS[K], bank, now);
         }
     }
@@ -715,15 +727,15 @@ impl<T: Clone> Device<T> {
         // The command is legal, so what held back its like is over.
         self.buses[1] = now + pace.bus;
         let pc = &mut self.pc[at_pc];
-        pc[same] = now + pace.pc_same;
-        later(&mut pc[other], now + pace.pc_other);
-        later(&mut pc[slot(Command::PreAll)], now + pace.pc_close);
-        let group = (bank >> self.group_shift) as usize;
-        self.group[same][group] = now + pace.group_same;
-        later(&mut self.group[other][group], now + pace.group_other);
+        pc.starts[same] = now + pace.pc_same;
+        later(&mut pc.starts[other], now + pace.pc_other);
+        later(&mut pc.starts[slot(Command::PreAll)], now + pace.pc_close);
+        pc.other_sid[K] = (bank >> self.sid_shift, now + pace.other_sid);
+        let group = &mut self.group[(bank >> self.group_shift) as usize];
+        group[same] = now + pace.group_same;
+        later(&mut group[other], now + pace.group_other);
         let close = &mut self.banks[bank as usize].starts[slot(Command::Pre)];
         later(close, now + pace.bank_close);
-        self.other_sid[at_pc][K] = (bank >> self.sid_shift, now + pace.other_sid);
     }
 }
 

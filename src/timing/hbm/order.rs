@@ -35,6 +35,9 @@ pub struct Lane {
     pub ready: Time,
     /// Its entry.
     pub head: u32,
+    /// Bank group and stack ID of the bank, by their numbers in the channel.
+    pub group: u16,
+    pub sid: u16,
     /// Once the oldest hit was accepted after this, the bank wishes for something else too.
     pub limit: Time,
 }

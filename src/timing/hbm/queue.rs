@@ -36,10 +36,10 @@ pub struct Entry {
     pub tag: u64,
     /// By how much later each other was accepted than the one before it: a byte each, that of the second lowest.
     delays: u64,
+    /// When the last was accepted.
+    last: Time,
     /// The next younger of the group.
     next: u32,
-    /// Sum of the delays.
-    span: u16,
     /// Of the first.
     pub column: u16,
     count: u8,
@@ -54,7 +54,7 @@ impl Entry {
     /// Takes in as many of `count` requests of consecutive columns, accepted at once, as continue these; how many.
     #[inline]
     fn extend(&mut self, seq: u64, column: u32, count: u32, tag: u64, accepted: Time) -> u32 {
-        let delay = accepted - self.accepted - Time::from(self.span);
+        let delay = accepted - self.last;
         let follows = self.tag == tag
             && self.seq + u64::from(self.count) == seq
             && u32::from(self.column) + u32::from(self.count) == column
@@ -66,7 +66,7 @@ impl Entry {
         let count = count.min(u32::from(Entry::MOST - self.count));
         // Those after the first of them have no delay.
         self.delays |= delay << (8 * (self.count - 1));
-        self.span += delay as u16;
+        self.last = accepted;
         self.count += count as u8;
         count
     }
@@ -87,7 +87,6 @@ impl Entry {
     fn shrink(&mut self) {
         let delay = self.delays & 0xff;
         self.delays >>= 8;
-        self.span -= delay as u16;
         self.accepted += delay;
         self.seq += 1;
         self.column += 1;
@@ -281,7 +280,7 @@ impl Queues {
                 tag,
                 delays: 0,
                 next: END,
-                span: 0,
+                last: accepted,
                 column: column as u16,
                 count: count as u8,
                 counted: false,
@@ -420,7 +419,8 @@ impl Queues {
                 let e = &mut self.entries[entry as usize];
                 v.seq(kind, &mut e.seq);
                 v.moment(&mut e.accepted);
-                for word in [e.tag, e.delays, e.span.into(), e.column.into()] {
+                v.moment(&mut e.last);
+                for word in [e.tag, e.delays, e.column.into()] {
                     v.word(word);
                 }
                 v.word(u64::from(e.count) << 1 | u64::from(e.counted));

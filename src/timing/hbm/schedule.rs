@@ -13,20 +13,29 @@ use super::queue::{Kind, Request};
 impl Controller {
     #[inline]
     pub(super) fn column_slot<S: Sink>(&mut self, now: Time, sink: &mut S) {
-        let hits = self.maintenance.blocking == 0;
-        if !(now >= self.active_wake && self.active_access(now, sink)) && hits {
-            match self.favoured() {
-                Kind::Read => self.hit::<0, S>(now, sink),
-                Kind::Write => self.hit::<1, S>(now, sink),
+        if self.maintenance.blocking > 0 {
+            if now >= self.active_wake {
+                self.active_access(now, sink);
             }
+            self.column_wake = self.active_wake;
+            return;
         }
-        self.column_wake = match hits {
-            true => self
-                .hit_wakes
-                .iter()
-                .fold(self.active_wake, |a, &b| a.min(b)),
-            false => self.active_wake,
-        };
+        match self.favoured() {
+            Kind::Read => self.column_of::<0, S>(now, sink),
+            Kind::Write => self.column_of::<1, S>(now, sink),
+        }
+    }
+
+    /// The column slot with nothing in the way, reads (0) or writes (1) in favour.
+    #[inline]
+    pub(super) fn column_of<const K: usize, S: Sink>(&mut self, now: Time, sink: &mut S) {
+        if now < self.active_wake || !self.active_access(now, sink) {
+            self.hit::<K, S>(now, sink);
+        }
+        self.column_wake = self
+            .sides
+            .iter()
+            .fold(self.active_wake, |wake, side| wake.min(side.hit_wake));
     }
 
     /// Serves the oldest request whose row was opened for it and can be accessed now; or sees from when one can.
@@ -73,18 +82,19 @@ impl Controller {
     fn hit<const K: usize, S: Sink>(&mut self, now: Time, sink: &mut S) {
         let mut best = Key::LAST;
         let mut place = (0, 0);
-        for (pc, (wake, hits)) in self.hit_wakes.iter_mut().zip(&self.hits[K]).enumerate() {
-            if *wake > now {
+        for (pc, side) in self.sides.iter_mut().enumerate() {
+            if side.hit_wake > now {
                 continue;
             }
-            match self.device.first_ready::<K>(pc, now, hits.banks()) {
+            let hits = side.hits[K].banks();
+            match self.device.first_ready::<K>(pc, now, hits) {
                 Ok(at) => {
-                    let key = hits.banks()[at].key;
+                    let key = hits[at].key;
                     if key < best {
                         (best, place) = (key, (pc, at));
                     }
                 }
-                Err(ready) => *wake = ready,
+                Err(ready) => side.hit_wake = ready,
             }
         }
         if best == Key::LAST {
@@ -94,7 +104,7 @@ impl Controller {
         let (pc, at) = place;
         let bank = best.bank();
         let open = self.device.open_row(bank);
-        let hits = &mut self.hits[K][pc];
+        let hits = &mut self.sides[pc].hits[K];
         let lane = hits.bank_mut(at);
         if self.config.row_policy == RowPolicy::Open
             && let Some((request, accepted)) = self.queues.take_first(kind, lane.head)
@@ -113,7 +123,7 @@ impl Controller {
             let request = self.pop(kind, bank, open, group);
             self.access(now, kind, (bank, open), &request, false, sink);
         }
-        self.hit_wakes[pc] = self.device.pc_column_ready_at::<K>(pc);
+        self.sides[pc].hit_wake = self.device.pc_column_ready_at::<K>(pc);
     }
 
     /// Issues the access of a request that is out of its list.
@@ -188,14 +198,14 @@ impl Controller {
         }
         let kind = self.favoured();
         let mut best = Key::LAST;
-        let rows = &self.rows[kind as usize];
-        for (pc, (at, rows)) in self.row_wakes.iter_mut().zip(rows).enumerate() {
-            if *at > now {
+        for (pc, side) in self.sides.iter_mut().enumerate() {
+            if side.row_wake > now {
                 continue;
             }
-            match self.device.first_row(pc as u32, now, rising, rows.banks()) {
-                Ok(at) => best = best.min(rows.banks()[at].key),
-                Err(ready) => *at = ready,
+            let rows = side.rows[kind as usize].banks();
+            match self.device.first_row(pc as u32, now, rising, rows) {
+                Ok(at) => best = best.min(rows[at].key),
+                Err(ready) => side.row_wake = ready,
             }
         }
         // What the command itself makes possible lowers it again.
@@ -213,17 +223,18 @@ impl Controller {
                 self.activate(now, kind, bank, sink);
             }
             // Others that could have gone now go as soon as this one lets them.
-            let rows = &self.rows[kind as usize];
-            for (pc, (at, rows)) in self.row_wakes.iter_mut().zip(rows).enumerate() {
-                if *at <= now {
-                    let first = self
-                        .device
-                        .first_row(pc as u32, now + 1, !rising, rows.banks());
-                    *at = first.err().unwrap_or(now + 1);
+            for (pc, side) in self.sides.iter_mut().enumerate() {
+                if side.row_wake <= now {
+                    let rows = side.rows[kind as usize].banks();
+                    let first = self.device.first_row(pc as u32, now + 1, !rising, rows);
+                    side.row_wake = first.err().unwrap_or(now + 1);
                 }
             }
         }
-        let rows = self.row_wakes.iter().fold(wake, |a, &b| a.min(b));
+        let rows = self
+            .sides
+            .iter()
+            .fold(wake, |wake, side| wake.min(side.row_wake));
         self.row_wake = self.row_wake.min(rows);
     }
 
