@@ -11,6 +11,7 @@
 
 pub mod attention;
 pub mod chain;
+pub mod check;
 pub mod emit;
 pub mod epilogue;
 pub mod formats;

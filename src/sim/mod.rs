@@ -20,6 +20,7 @@
 //!   a panic that names component and time.
 mod barrier;
 mod engine;
+pub mod order;
 mod outbox;
 mod queue;
 mod server;

@@ -11,10 +11,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("reference", &["isa", "compiler"]),
     ("asm", &["isa", "num"]),
     ("chip", &["isa", "num"]),
-    ("machine", &["num", "isa", "chip"]),
+    ("machine", &["num", "isa", "chip", "sim"]),
     ("trace", &["isa", "sim"]),
     ("timing", &["machine", "chip", "sim", "trace", "isa", "num"]),
-    ("compiler", &["isa", "asm", "chip", "num"]),
+    ("compiler", &["isa", "asm", "chip", "num", "sim"]),
     ("report", &["trace", "chip", "asm", "isa", "num", "sim"]),
     (
         "testing",

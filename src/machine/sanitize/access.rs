@@ -3,18 +3,18 @@
 //! Models: which bytes of which memories an operation touches, checked against what it knows. Leaves out: what it knows
 //! ([`super::observe`]) and what is said of problems ([`super::problems`]). Invariant: reads are entered before writes.
 
-use super::clock::Clock;
 use super::footprint;
 use super::kernel;
 use super::observe::{Arrival, Sanitizer, Who};
 use super::report::{Kind, MAX_REPORTS};
-use super::shadow::{Access, Knows, Problem, Shadow};
 use crate::isa::image::{Class, Init};
 use crate::machine::exec::transfer;
 use crate::machine::load::Machine;
 use crate::machine::op::{Launch, MacroOp, Place, Queue, Transfer, UnitId};
 use crate::machine::state::BLOCK;
 use crate::machine::trap::RunError;
+use crate::sim::order::clock::Clock;
+use crate::sim::order::shadow::{Access, Knows, Problem, Shadow};
 use std::ops::Range;
 use std::sync::Arc;
 

@@ -1,13 +1,13 @@
 //! The sanitizer: whether a program orders what it does, in every run and not only in this one.
 //!
 //! Models: happens-before. What a processor does is in program order; an operation starts after its push, after the start of
-//! the operation before it in its queue, and after the signals that its waits need ([`tokens`]); it is over before
+//! the operation before it in its queue, and after the signals that its waits need (`sim::order`); it is over before
 //! its signals, operations of a queue retire in order, and those of the tensor unit and of the vector processor take
 //! effect one after another. `signal.dest` tells that the bytes of one transfer are at one destination, and no more. Nothing
 //! else orders: transfers of a channel overlap, and when things happen in a run proves nothing. Two accesses to the same
 //! bytes, one a write, must be ordered; bytes that are read must have been written; all bytes belong to a tensor,
 //! and contiguous ones to one tensor (but for vector kernels).
-//! ([`clock`], [`shadow`], [`footprint`], [`kernel`]; [`observe`] puts them together, [`report`] is what they found.)
+//! (`sim::order`, [`footprint`], [`kernel`]; [`observe`] puts them together, [`report`] is what they found.)
 //!
 //! Accumulators need no order beyond their queue, but what is read of them must have been written. A semaphore overflow is
 //! the machine's trap, reported with both operations. A semaphore is balanced at exit if it holds no more tokens than its
@@ -24,22 +24,19 @@
 //! in which the run took them. What is unknown counts as unordered, never as ordered, but for the above.
 
 mod access;
-pub mod clock;
 pub mod footprint;
 pub mod kernel;
 pub mod observe;
 mod problems;
 pub mod report;
-pub mod shadow;
-pub mod tokens;
 
 pub use report::{Findings, Kind, Report};
 
 use super::load::Machine;
 use super::trap::{RunError, TrapKind};
 use super::untimed::{UntimedLimits, UntimedSummary, run_observed};
+use crate::sim::order::tokens::Denials;
 use observe::Sanitizer;
-use tokens::Denials;
 
 /// Runs of the program at most: each one but the last found an order doubtful that the one before assumed.
 const MAX_RUNS: usize = 8;

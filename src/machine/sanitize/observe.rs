@@ -5,12 +5,9 @@
 //! starts; what starts later in its queue knows at least as much.
 
 use super::SanitizeOptions;
-use super::clock::{Clock, Event, Shared};
 use super::footprint;
 use super::kernel::Touched;
 use super::report::{Findings, Kind};
-use super::shadow::{Access, Shadow};
-use super::tokens::{Denials, Tokens};
 use crate::chip::Chip;
 use crate::isa::MmMode;
 use crate::isa::image::Image;
@@ -19,6 +16,9 @@ use crate::machine::op::{Launch, MacroOp, OpKind, Place, Post, Queue, Signal, Un
 use crate::machine::state::BLOCK;
 use crate::machine::trap::RunError;
 use crate::machine::untimed::Observer;
+use crate::sim::order::clock::{Clock, Event, Shared};
+use crate::sim::order::shadow::{Access, Shadow};
+use crate::sim::order::tokens::{Denials, Tokens};
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::ops::Range;

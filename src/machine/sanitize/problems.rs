@@ -5,10 +5,10 @@
 
 use super::observe::{Key, Sanitizer, Who, flags};
 use super::report::{Bytes, Kind, MAX_REPORTS, Operation, Report, SemaphoreState, counted};
-use super::shadow::{Access, Problem};
 use crate::machine::load::Machine;
 use crate::machine::op::{Place, UnitId};
 use crate::machine::trap::Trap;
+use crate::sim::order::shadow::{Access, Problem};
 use std::ops::Range;
 
 /// The program an instruction of a unit is in.
