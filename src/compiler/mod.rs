@@ -6,7 +6,8 @@
 //!
 //! Reading order: [`op`] (operations, bounds), [`formats`] (operands of a product), [`limits`] (what chips must have), [`tiling`] and
 //! [`plan`] (the search), [`matmul`], [`attention`], [`stream`] (the schedules), [`rowwise`] (vector programs), [`movement`] (stages that
-//! move data), [`linear`] (few rows by weights that stream), [`emit`]; then whole models: [`import`], [`graph`], [`legal`] (their
+//! move data), [`linear`] (few rows by weights that stream),
+//! [`grouped`] (rows by the matrices of their experts), [`emit`]; then whole models: [`import`], [`graph`], [`legal`] (their
 //! rewriting), [`stage`] and [`chain`] (one program).
 
 pub mod attention;
@@ -16,6 +17,7 @@ pub mod emit;
 pub mod epilogue;
 pub mod formats;
 pub mod graph;
+pub mod grouped;
 pub mod import;
 pub mod legal;
 pub mod limits;

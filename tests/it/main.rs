@@ -9,6 +9,7 @@ mod differential;
 mod differential_kernels;
 mod differential_num;
 mod families;
+mod grouped;
 mod hf;
 mod layers;
 mod legal;

@@ -16,7 +16,7 @@ use tilewright::machine::{
 };
 use tilewright::timing::{self, TimedOptions};
 
-fn chip(name: &str, set: &[&str]) -> Arc<Chip> {
+pub fn chip(name: &str, set: &[&str]) -> Arc<Chip> {
     let mut chip = Chip::preset(name).unwrap();
     chip.set_all(set).unwrap();
     Arc::new(chip)
@@ -24,7 +24,7 @@ fn chip(name: &str, set: &[&str]) -> Arc<Chip> {
 
 /// A site in the middle of a chip: half of its TSRAM, two of its channels, 100 of its semaphores; tensors of these bytes follow each
 /// other with gaps.
-fn site(chip: &Chip, tensors: &[u64]) -> Site {
+pub fn site(chip: &Chip, tensors: &[u64]) -> Site {
     let mut part = chip.clone();
     part.tsram.size_bytes = chip.tsram.size_bytes / 2;
     part.dma.channels = 2;
@@ -46,7 +46,7 @@ fn site(chip: &Chip, tensors: &[u64]) -> Site {
 }
 
 /// A program of one stage: its text, then `halt`.
-fn program(stage: &Stage) -> Arc<Image> {
+pub fn program(stage: &Stage) -> Arc<Image> {
     let text = format!("{}\n.tile\n    halt\n", stage.text);
     let none = |_: &str| Err(std::io::Error::other("a stage includes nothing"));
     let image = assemble_text("stage.s", &text, &none);
@@ -54,7 +54,7 @@ fn program(stage: &Stage) -> Arc<Image> {
 }
 
 /// Runs a stage on these inputs and gives the bytes of these outputs; `whole` also in time, without data and under the sanitizer.
-fn run(
+pub fn run(
     chip: &Arc<Chip>,
     stage: &Stage,
     inputs: &[(&str, &[u8])],
@@ -116,7 +116,7 @@ fn balanced(machine: &Machine) {
 }
 
 /// Cycles of a stage without data but this control data, and the bytes of HBM per second that it moved over the chip's peak.
-fn measured(chip: &Arc<Chip>, stage: &Stage, control: &[(&str, &[u8])]) -> (u64, f64) {
+pub fn measured(chip: &Arc<Chip>, stage: &Stage, control: &[(&str, &[u8])]) -> (u64, f64) {
     let options = LoadOptions {
         data: false,
         ..LoadOptions::default()

@@ -38,7 +38,7 @@ pub struct Pieces {
 
 impl Pieces {
     /// The pieces of about a train's length that waste least.
-    fn new(bytes: u64, chip: &Chip) -> Pieces {
+    pub fn new(bytes: u64, chip: &Chip) -> Pieces {
         let request = u64::from(chip.dma.request_bytes).max(1);
         let train = u64::from(chip.dma.train_bytes).max(request);
         let most = bytes.div_ceil((train / 2).max(request)).max(1);
