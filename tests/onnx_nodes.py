@@ -1,7 +1,9 @@
 """ONNX's own tests of its operators, all of them, through the importer and the rewriting of graphs.
 
 Fetches the wheel `onnx` 1.19.1 with pip into target/onnx-nodes and runs the test `node_tests_of_onnx_pass` over its data; prints
-passed / run for each operation, what is refused and why, and how many nodes the importer evaluated on the host. `--chip` compiles
+passed / run for each operation and for each class of inputs (fp32, 16 bits, int8, fp8, ..), what is refused and why, and how many
+nodes the importer evaluated on the host; it fails if of the operations that models are made of, with inputs of types that the chip
+computes with, less than 95 % pass. `--chip` compiles
 them to programs and runs these on the chip `mini`, or on `maia-200` where that has no room, with ONNX's own tolerance.
 `--sample` copies the directories that stand in tests/onnx.
 Run from the root of the crate: python3 tests/onnx_nodes.py [--chip]

@@ -24,11 +24,16 @@ const CONTROL: [(&str, &str); 3] = [
 /// Bytes of data in a line.
 const DATA_ROW: usize = 128;
 
-/// A name as the language reads it.
-fn name(name: &str) -> String {
+/// Whether a symbol may be called so without quotes: a name that means no register, placeholder or label of the language's own.
+pub fn is_plain(name: &str) -> bool {
     let reserved =
         register(name).is_some() || matches!(name, "zero" | "ra" | "_") || name.starts_with(".L");
-    match is_name(name) && !reserved {
+    is_name(name) && !reserved
+}
+
+/// A name as the language reads it.
+fn name(name: &str) -> String {
+    match is_plain(name) {
         true => name.to_owned(),
         false => quote(name),
     }

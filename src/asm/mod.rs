@@ -86,7 +86,7 @@ mod symbols;
 
 pub use diag::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS};
 pub use directive::DIRECTIVES;
-pub use disasm::{data_lines, disassemble, listing};
+pub use disasm::{data_lines, disassemble, is_plain, listing};
 pub use inst::PSEUDO;
 pub(crate) use lexer::quote;
 pub use object::ObjectError;

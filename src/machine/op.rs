@@ -172,8 +172,8 @@ pub struct Transfer {
 pub struct Piece {
     /// Byte offset in the source memory.
     pub src: u64,
-    /// Bytes between elements at the source; 0: packed.
-    pub src_step: u64,
+    /// Bytes between elements at the source; none: packed. 0 reads one element again and again.
+    pub src_step: Option<u64>,
     /// Byte offset in the destination memory.
     pub dst: u64,
     /// Elements.
@@ -347,14 +347,14 @@ impl Iterator for Pieces<'_> {
                 let dst = outer as i64 * dims[0].dst_stride + inner as i64 * dims[1].dst_stride;
                 Piece {
                     src: t.src.offset.wrapping_add_signed(src) + t.sdt.bytes_for(within),
-                    src_step: 0,
+                    src_step: None,
                     dst: t.dst.offset.wrapping_add_signed(dst) + t.ddt.bytes_for(within),
                     elements,
                 }
             }
             Walk::Transpose { dst_ld, src_ld, .. } => Piece {
                 src: t.src.offset + within * src_ld + t.sdt.bytes_for(row),
-                src_step: *src_ld,
+                src_step: Some(*src_ld),
                 dst: t.dst.offset + row * dst_ld + t.ddt.bytes_for(within),
                 elements,
             },

@@ -276,9 +276,17 @@ fn run(
                     order.reverse();
                 }
                 // A stable sort: of equals the first stays first.
+                // Zeros are equal whatever their sign, and NaN is above all numbers.
+                let key = |at: usize| {
+                    if row[at].is_nan() {
+                        f64::NAN
+                    } else {
+                        row[at] + 0.0
+                    }
+                };
                 order.sort_by(|a, b| match top.largest {
-                    true => row[*b].total_cmp(&row[*a]),
-                    false => row[*a].total_cmp(&row[*b]),
+                    true => key(*b).total_cmp(&key(*a)),
+                    false => key(*a).total_cmp(&key(*b)),
                 });
                 for at in &order[..top.k as usize] {
                     values.push(row[*at]);

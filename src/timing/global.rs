@@ -169,15 +169,14 @@ impl Global {
         };
         for piece in t.pieces(train.start, train.len) {
             // A transposing read touches single elements: each is a piece of its own here.
-            let strided = direction == Direction::Read && piece.src_step != 0;
-            let (count, bytes) = if strided {
-                (piece.elements, size.bytes_for(1))
-            } else {
-                (1, size.bytes_for(piece.elements))
+            let step = piece.src_step.filter(|_| direction == Direction::Read);
+            let (count, bytes) = match step {
+                Some(_) => (piece.elements, size.bytes_for(1)),
+                None => (1, size.bytes_for(piece.elements)),
             };
             for i in 0..count {
                 let base = if direction == Direction::Read {
-                    piece.src + i * piece.src_step
+                    piece.src + i * step.unwrap_or(0)
                 } else {
                     piece.dst
                 };

@@ -242,3 +242,88 @@ fn attention_with_a_cache() {
         }
     }
 }
+
+/// Names of a graph that mean something in the assembler, or that programs of chains give themselves.
+#[test]
+fn any_name_of_a_value_makes_a_program() {
+    let names = [
+        "r1",
+        "s0",
+        "v31",
+        "p7",
+        "zero",
+        "ra",
+        "_",
+        "x",
+        "Y",
+        "me",
+        "buf",
+        "end",
+        "stride",
+        "data",
+        "table",
+        "ROW",
+        "linear_weights",
+        "linear_ring",
+        "linear_start.me",
+        "linear_fill_0",
+        "stage_marks",
+        "stage_done",
+        "stage_end",
+        "marks",
+        "all_done",
+        "stage0.x",
+        "stage0",
+        "w.layer0",
+        "li",
+        "addr",
+        "1st",
+        "",
+        ".L1",
+        "a b",
+        "\u{e9}\u{2603}",
+        "li",
+        "li",
+    ];
+    let mut b = Builder::new("names");
+    let w = weight(&mut b, "w", &[64, 64], 1);
+    let mut sum = None;
+    for name in names {
+        let input = b.input(name, Dtype::Bf16, &[2, 64]);
+        // Inputs have different names, as files have.
+        let input = input
+            .or_else(|_| b.input(&format!("{name}2"), Dtype::Bf16, &[2, 64]))
+            .unwrap_or_else(|_| b.input(&format!("{name}3"), Dtype::Bf16, &[2, 64]).unwrap());
+        sum = Some(match sum {
+            None => input,
+            Some(sum) => b
+                .elementwise(&[sum, input], Dtype::Bf16, |r, x| {
+                    r.binary(Binary::Add, x[0], x[1])
+                })
+                .unwrap(),
+        });
+    }
+    let product = b.matmul(sum.unwrap(), w, Dtype::F32).unwrap();
+    b.output(product, "linear_weights").unwrap();
+    let graph = b.finish().unwrap();
+    let chip = Chip::preset("maia-200").unwrap();
+    let options = legal::Options {
+        chip: Some(chip.clone()),
+        ..legal::Options::default()
+    };
+    let graph = legal::legalise(&graph, &options).unwrap();
+    let program = chain::compile(&graph, &chip, &chain::Options::default()).unwrap();
+    let symbols: std::collections::BTreeSet<&str> = program
+        .image
+        .tensors
+        .iter()
+        .map(|t| t.name.as_str())
+        .collect();
+    assert_eq!(symbols.len(), program.image.tensors.len());
+    assert!(symbols.contains("x") && symbols.contains("Y") && !symbols.contains("zero"));
+    // What is printed is read again.
+    let text = tilewright::asm::disassemble(&program.image);
+    let none = |_: &str| Err(std::io::Error::other("no includes"));
+    tilewright::asm::assemble_text("again.s", &text, &none)
+        .unwrap_or_else(|e| panic!("{e:?}\n{text}"));
+}

@@ -197,9 +197,24 @@ pub fn place(
 
 /// Names of the assembler for values of a graph: what is no letter, digit, `_` or `.` becomes `_`; names that would then be
 /// taken, or those of registers, get the value's number in front.
+/// Whether a name is one that a program of a chain gives itself, or may: tensors and labels beside the graph's, scopes of stages, whose
+/// names begin with theirs, and the weights of a layer, whose name ends so.
+fn is_own(name: &str) -> bool {
+    let first = name.split('.').next().unwrap_or_default();
+    let ours = ["linear_", "stage_", "all_done"]
+        .iter()
+        .any(|p| first.starts_with(p))
+        || first == super::MARKS;
+    let numbered = |text: &str, word: &str| {
+        let rest = text.strip_prefix(word);
+        rest.is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let last = name.rsplit('.').next().unwrap_or_default();
+    ours || numbered(first, "stage") || (last != name && numbered(last, "layer"))
+}
+
 fn symbols(graph: &Graph) -> Vec<String> {
     let mut taken = BTreeSet::new();
-    taken.insert(super::MARKS.to_owned());
     let name = |(i, value): (usize, &Value)| {
         let fine = |c: char| match c {
             'a'..='z' | 'A'..='Z' | '0'..='9' | '_' | '.' => c,
@@ -207,10 +222,8 @@ fn symbols(graph: &Graph) -> Vec<String> {
         };
         let plain: String = value.name.chars().map(fine).collect();
         let letter = plain.starts_with(|c: char| c.is_ascii_alphabetic());
-        // Short names may be registers, `zero` or `ra` in the assembler.
-        let fits =
-            letter && plain.len() > 4 || matches!(value.name.as_str(), "x" | "y" | "Y" | "X");
         let mut symbol = plain.clone();
+        let fits = letter && crate::asm::is_plain(&plain) && !is_own(&plain);
         if !fits || !taken.insert(symbol.clone()) {
             symbol = format!("t{i}_{plain}");
             taken.insert(symbol.clone());

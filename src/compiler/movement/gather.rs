@@ -1,8 +1,8 @@
 //! Rows by index: embeddings, and any other gather of whole slices.
 //!
 //! Models: out[o, n, ..] = data[o, index[n], ..] over outer slices o, with the `gather` clause of the DMA: an item of work is a block of
-//! indices for one outer slice and one chunk of a row; its indices come to SRAM one item ahead. Leaves out: indices outside of the axis:
-//! they read other bytes of HBM, or trap past its end. Invariants: tables of indices are control data, in a place of their own ([`TABLE_BYTES`]),
+//! indices for one outer slice and one chunk of a row; its indices come to SRAM one item ahead. The processor looks at each before it
+//! pushes what reads by it: one outside of the axis ends the program with [`OUTSIDE`]. Invariants: tables of indices are control data, in a place of their own ([`TABLE_BYTES`]),
 //! so that a run without data has them; the place is never written otherwise.
 
 use super::ring::Ring;
@@ -17,6 +17,8 @@ use crate::num::Dtype;
 const TABLES: u64 = 4;
 /// Most indices of a table.
 const INDICES: u64 = 256;
+/// The code of the trap for an index that the axis does not have.
+pub const OUTSIDE: u16 = 1;
 /// Bytes of the tables.
 pub const TABLE_BYTES: u64 = TABLES * INDICES * 4;
 
@@ -31,7 +33,7 @@ pub struct Gather {
     pub indices: u64,
     /// Of the axes behind it.
     pub inner: u64,
-    /// Indices may count from the end: the processor then makes them positive, at some ten cycles each.
+    /// Indices may count from the end: the processor then makes them positive.
     pub negative: bool,
 }
 
@@ -247,7 +249,10 @@ fn emit(op: &Gather, table: u64, s: &Sizes, ring: Ring, frame: &mut Frame) {
     );
     indices(text, op, "item", load);
     text.block(&format!(
-        "next_item:
+        "j next_item
+         outside:
+         trap {OUTSIDE} # an index that the axis does not have
+         next_item:
          addi tab, tnext, 0
          addi tnext, tnext, 1
          andi tnext, tnext, {}
@@ -294,23 +299,28 @@ fn emit(op: &Gather, table: u64, s: &Sizes, ring: Ring, frame: &mut Frame) {
         indices = op.indices,
         slice = op.extent * s.row,
     ));
+    text.block(&format!(
+        "li outer, {}
+         addi at, ptr, 0
+         addi count, left, 0
+         look:
+         lw t, 0(at)",
+        op.extent
+    ));
     if op.negative {
-        text.block(&format!(
-            "li outer, {}            # from the end: index < 0 ? index + extent : index
-             addi at, ptr, 0
-             addi count, left, 0
-             positive:
-             lw t, 0(at)
-             srai x, t, 63
+        text.block(
+            "srai x, t, 63           # from the end: index < 0 ? index + extent : index
              and x, x, outer
              add t, t, x
-             sw t, 0(at)
-             addi at, at, 4
-             addi count, count, -1
-             bnez count, positive",
-            op.extent
-        ));
+             sw t, 0(at)",
+        );
     }
+    text.block(
+        "bgeu t, outer, outside
+         addi at, at, 4
+         addi count, count, -1
+         bnez count, look",
+    );
     text.block(
         "piece:
          li t, ROWS

@@ -366,6 +366,21 @@ impl Code<'_> {
         vec![("rows".to_owned(), unit)]
     }
 
+    /// Runs a kernel on the slot at hand when so many loads have filled it and the stores, if there are any, have left it.
+    fn launch(&self, text: &mut Text, name: &str, moved: (usize, usize), arguments: u64) {
+        let (loads, stores) = moved;
+        let slots = |kind| format!("{}(c.slot)", self.semaphore(kind));
+        if loads > 0 {
+            text.inst(&format!("wait {}, {loads}", slots(IN_FULL)));
+            text.inst(&format!("signal {}, 1", slots(IN_FREE)));
+        }
+        if stores > 0 {
+            text.inst(&format!("wait {}, 1", slots(OUT_FREE)));
+            text.inst(&format!("signal {}, 1", slots(OUT_FULL)));
+        }
+        text.inst(&format!("vrun k.{name}, a.slot, {arguments}"));
+    }
+
     fn strips(&self, text: &mut Text) {
         let l = self.layout;
         let loads: Vec<Moved<'_>> = self.inputs().filter(|i| l.in_slot(i.spread)).collect();
@@ -391,19 +406,8 @@ impl Code<'_> {
         }
         text.comment("The kernel");
         let kernels = self.kernels(text);
-        let launch = |text: &mut Text, name: &str| {
-            if !loads.is_empty() {
-                text.inst(&format!(
-                    "wait {}(c.slot), {}",
-                    self.semaphore(IN_FULL),
-                    loads.len()
-                ));
-                text.inst(&format!("signal {}(c.slot), 1", self.semaphore(IN_FREE)));
-            }
-            text.inst(&format!("wait {}(c.slot), 1", self.semaphore(OUT_FREE)));
-            text.inst(&format!("signal {}(c.slot), 1", self.semaphore(OUT_FULL)));
-            text.inst(&format!("vrun k.{name}, a.slot, 6"));
-        };
+        let moved = (loads.len(), stores.len());
+        let launch = |text: &mut Text, name: &str| self.launch(text, name, moved, 6);
         by_count(text, &kernels, launch);
         text.comment("Stores");
         for (n, o) in stores.iter().enumerate() {
@@ -564,21 +568,8 @@ impl Code<'_> {
             }
             self.transfer(text, i, true, "c.base", &clauses, self.channels().0);
         }
-        let launch = |text: &mut Text, name: &str| {
-            if !loads.is_empty() {
-                text.inst(&format!(
-                    "wait {}(c.slot), {}",
-                    self.semaphore(IN_FULL),
-                    loads.len()
-                ));
-                text.inst(&format!("signal {}(c.slot), 1", self.semaphore(IN_FREE)));
-            }
-            if !stores.is_empty() {
-                text.inst(&format!("wait {}(c.slot), 1", self.semaphore(OUT_FREE)));
-                text.inst(&format!("signal {}(c.slot), 1", self.semaphore(OUT_FULL)));
-            }
-            text.inst(&format!("vrun k.{name}, a.slot, 4"));
-        };
+        let moved = (loads.len(), stores.len());
+        let launch = |text: &mut Text, name: &str| self.launch(text, name, moved, 4);
         let kernels = variants(&format!("pass_{p}"), l.cols, l.last_cols, l.chunks);
         by_count(text, &kernels, launch);
         for (n, o) in stores.iter().enumerate() {

@@ -43,18 +43,19 @@ pub fn read(t: &Transfer, start: u64, len: u64, src: &Memory) -> Result<Option<M
         let bytes = t.ddt.bytes_for(piece.elements) as usize;
         let out = &mut codes[done..done + bytes];
         done += bytes;
-        let packed = t.sdt == t.ddt && piece.src_step == 0;
+        let packed = t.sdt == t.ddt && piece.src_step.is_none();
         if packed {
             src.read(piece.src, out)?;
             continue;
         }
         let raw = convert.raw(t.sdt.bytes_for(piece.elements) as usize);
-        if piece.src_step == 0 {
-            src.read(piece.src, raw)?;
-        } else {
-            let size = t.sdt.bytes_for(1) as usize;
-            for (element, to) in raw.chunks_exact_mut(size).enumerate() {
-                src.read(piece.src + element as u64 * piece.src_step, to)?;
+        match piece.src_step {
+            None => src.read(piece.src, raw)?,
+            Some(step) => {
+                let size = t.sdt.bytes_for(1) as usize;
+                for (element, to) in raw.chunks_exact_mut(size).enumerate() {
+                    src.read(piece.src + element as u64 * step, to)?;
+                }
             }
         }
         if t.sdt == t.ddt {
@@ -216,8 +217,8 @@ impl Convert {
 
 fn stored(t: &Transfer, start: u64, len: u64, src: &Memory) -> bool {
     t.pieces(start, len).all(|piece| match piece.src_step {
-        0 => src.stores(piece.src, t.sdt.bytes_for(piece.elements)),
-        step => {
+        None => src.stores(piece.src, t.sdt.bytes_for(piece.elements)),
+        Some(step) => {
             let size = t.sdt.bytes_for(1);
             (0..piece.elements).all(|e| src.stores(piece.src + e * step, size))
         }

@@ -275,7 +275,9 @@ pub fn transposed() -> Draw<Program> {
         .prop_map(
             |((sdt, ddt), (rows, cols, dpad, spad), (dst, src), bytes, flaw)| {
                 let dld = rows * width(ddt).div_ceil(8) + dpad;
-                let sld = cols * width(sdt).div_ceil(8) + spad;
+                // Also every row the first.
+                let packed = cols * width(sdt).div_ceil(8);
+                let sld = if spad == 0 { 0 } else { packed + spad - 1 };
                 let mut registers: BTreeMap<u8, u64> =
                     (1..).zip([dst, src, rows, cols, dld, sld]).collect();
                 let mut control = Vec::new();

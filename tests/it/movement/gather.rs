@@ -214,3 +214,45 @@ fn graph_shapes() {
     assert_eq!(sizes, (3, 5, 4, 14, true));
     check(&op, &chip("mini", &[]), false);
 }
+
+/// An index that the axis does not have ends the program, and reads nothing.
+#[test]
+fn indices_outside_of_the_axis_trap() {
+    let mini = chip("mini", &[]);
+    for (negative, index, fine) in [
+        (true, -5, true),
+        (true, 4, true),
+        (true, -6, false),
+        (true, 5, false),
+        (true, i32::MIN, false),
+        (false, 4, true),
+        (false, 5, false),
+        (false, -1, false),
+        (false, i32::MAX, false),
+    ] {
+        let op = Gather {
+            dtype: Dtype::Bf16,
+            outer: 2,
+            extent: 5,
+            indices: 3,
+            inner: 8,
+            negative,
+        };
+        let stage = gather(&op, table(&mini), &site(&mini, &sizes(&op))).unwrap();
+        let image = program(&stage);
+        let mut machine = Machine::load(mini.clone(), image, &LoadOptions::default()).unwrap();
+        machine
+            .set_tensor("data", &noise(1, sizes(&op)[0]))
+            .unwrap();
+        let indices = [0, index, 1].map(i32::to_le_bytes).concat();
+        machine.set_tensor("indices", &indices).unwrap();
+        let result = run_untimed(&mut machine, &UntimedLimits::default());
+        match fine {
+            true => drop(result.unwrap_or_else(|e| panic!("{index}: {e}"))),
+            false => {
+                let error = result.unwrap_err().to_string();
+                assert!(error.contains("trap 1"), "{index}: {error}");
+            }
+        }
+    }
+}

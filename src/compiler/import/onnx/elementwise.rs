@@ -535,10 +535,27 @@ fn cast_node(call: &Call<'_>, context: &mut Context) -> Result<Val> {
             Err(e) => return context.unsupported(e),
         },
     };
-    if call.int("saturate", 1) == 0 && matches!(to, Elem::Float8e4m3fn | Elem::Float8e5m2) {
-        return context.unsupported("a cast that does not saturate");
+    if call.int("saturate", 1) != 0 {
+        return cast(&x, to, context);
     }
-    cast(&x, to, context)
+    match to {
+        // The chip's conversions end at the largest number: infinities are not to be had.
+        Elem::Float8e5m2 => context.unsupported("a cast to float8e5m2 that does not saturate"),
+        Elem::Float8e4m3fn if !x.elem.is_int() => {
+            let id = context.chip(&x)?;
+            let made = context
+                .builder
+                .elementwise(&[id], to.dtype(), |rows, steps| {
+                    // Half a step above the largest, 448, which is even: ties go there.
+                    let (most, nan) = (rows.constant(464.0), rows.constant(f32::NAN));
+                    let size = rows.unary(Unary::Abs, steps[0]);
+                    let over = rows.binary(Binary::Compare(Compare::Gt), size, most);
+                    rows.step(Step::Ternary(Ternary::Select, over, nan, steps[0]))
+                })?;
+            Ok(context.val(made, to))
+        }
+        _ => cast(&x, to, context),
+    }
 }
 
 fn clip(call: &Call<'_>, context: &mut Context) -> Result<Val> {

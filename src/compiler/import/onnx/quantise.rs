@@ -1,4 +1,4 @@
-//! QuantizeLinear and DequantizeLinear of ONNX.
+//! QuantizeLinear, DequantizeLinear and DynamicQuantizeLinear of ONNX.
 //!
 //! Models: scales and zero points for a tensor, an axis, or blocks along an axis; integers and FP8. On the chip both are row-wise
 //! programs. Leaves out: QuantizeLinear to FP8 without saturation; 4-bit floats (rows of them have no whole bytes).
@@ -6,7 +6,7 @@
 use super::context::{Call, Context, Val};
 use super::tensor::Elem;
 use crate::compiler::import::ImportError;
-use crate::compiler::rowwise::{Binary, Unary};
+use crate::compiler::rowwise::{Binary, Reduce, Spread, Unary};
 use crate::num::Dtype;
 
 type Result<T> = std::result::Result<T, ImportError>;
@@ -15,6 +15,7 @@ type Result<T> = std::result::Result<T, ImportError>;
 pub fn translate(call: &Call<'_>, context: &mut Context) -> Result<Option<Vec<Val>>> {
     match call.node.op_type.as_str() {
         "QuantizeLinear" => quantise(call, context).map(|v| Some(vec![v])),
+        "DynamicQuantizeLinear" => dynamic(call, context).map(Some),
         "DequantizeLinear" => dequantise(call, context).map(|v| Some(vec![v])),
         _ => Ok(None),
     }
@@ -117,4 +118,51 @@ fn quantise(call: &Call<'_>, context: &mut Context) -> Result<Val> {
         rows.binary(Binary::Min, y, high)
     })?;
     Ok(context.val(id, elem))
+}
+
+/// y, its scale and its zero point: UINT8 with the range of x and 0, found at run time.
+fn dynamic(call: &Call<'_>, context: &mut Context) -> Result<Vec<Val>> {
+    let x = call.input(context, 0)?;
+    let id = context.chip(&x)?;
+    let (byte, float) = (Elem::Uint8, Elem::Float);
+    let made = context.builder.rows(Some(0), &[id], |rows, x| {
+        let (zero, top) = (rows.constant(0.0), rows.constant(255.0));
+        let high = rows.reduce(Reduce::Max, x[0]);
+        let high = rows.binary(Binary::Max, high, zero);
+        let low = rows.reduce(Reduce::Min, x[0]);
+        let low = rows.binary(Binary::Min, low, zero);
+        let range = rows.binary(Binary::Sub, high, low);
+        // Quotients are FP32's, as in `quantise`.
+        let mut quotient = |a, b| {
+            let near = rows.binary(Binary::Div, a, b);
+            rows.unary(Unary::Cast(Dtype::F32), near)
+        };
+        let scale = quotient(range, top);
+        let moved = quotient(low, scale);
+        let y = quotient(x[0], scale);
+        let moved = rows.unary(Unary::Neg, moved);
+        let point = rows.unary(Unary::Round, moved);
+        let point = rows.binary(Binary::Max, point, zero);
+        let point = rows.binary(Binary::Min, point, top);
+        let y = rows.unary(Unary::Round, y);
+        let y = rows.binary(Binary::Add, y, point);
+        let y = rows.binary(Binary::Max, y, zero);
+        let y = rows.binary(Binary::Min, y, top);
+        vec![
+            (y, byte.dtype(), Spread::Full),
+            (scale, float.dtype(), Spread::PerRow),
+            (point, byte.dtype(), Spread::PerRow),
+        ]
+    })?;
+    let mut results = Vec::with_capacity(3);
+    for (id, elem) in made.into_iter().zip([byte, float, byte]) {
+        let val = context.val(id, elem);
+        let shape = if results.is_empty() {
+            &x.shape[..]
+        } else {
+            &[]
+        };
+        results.push(context.reshape(&val, shape)?);
+    }
+    Ok(results)
 }

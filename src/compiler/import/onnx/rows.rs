@@ -1,12 +1,12 @@
 //! Operations of ONNX over rows: reductions, softmax, norms, and the choice of elements.
 //!
-//! Models: Reduce* (but products), Softmax, LogSoftmax, Hardmax left out, LayerNormalization, RMSNormalization,
+//! Models: Reduce*, Softmax, LogSoftmax, Hardmax left out, LayerNormalization, RMSNormalization,
 //! SimplifiedLayerNormalization and its form with a residual, TopK, ArgMax, ArgMin. Axes that are not the last are moved there.
 //! Invariant: what is normalised or reduced is the columns of one row-wise program.
 
 use super::context::{Call, Context, Val, Where, dtype};
 use super::tensor::{Elem, Numbers};
-use crate::compiler::graph::{TopK, elements};
+use crate::compiler::graph::{TopK, ValueId, elements};
 use crate::compiler::import::ImportError;
 use crate::compiler::rowwise::{Binary, Reduce, Rowwise, Spread, StepId, Unary};
 use std::rc::Rc;
@@ -110,6 +110,62 @@ fn reduction(op: &str, rows: &mut Rowwise, x: StepId) -> StepId {
     }
 }
 
+/// What a reduction of no elements gives, everywhere.
+fn of_nothing(op: &str, x: &Val, shape: &[u64], context: &mut Context) -> Result<Val> {
+    let (low, high) = (f64::NEG_INFINITY, f64::INFINITY);
+    let value = match op {
+        "ReduceMax" | "ReduceLogSum" | "ReduceLogSumExp" => low,
+        "ReduceMin" => high,
+        "ReduceProd" => 1.0,
+        "ReduceMean" => f64::NAN,
+        _ => 0.0,
+    };
+    if x.elem.is_int() && !value.is_finite() {
+        return context.unsupported("no integers have neither a mean nor a first or last");
+    }
+    let one = Val {
+        elem: x.elem,
+        shape: vec![],
+        place: Where::Host(Rc::new(match x.elem.is_int() {
+            true => Numbers::Int(vec![value as i64]),
+            false => Numbers::Float(vec![value]),
+        })),
+    };
+    context.expand(&one, shape)
+}
+
+/// The product of the axes from `split` on: halves of each row by each other, again and again. The chip's reductions know no
+/// products.
+fn product(x: &Val, split: usize, context: &mut Context) -> Result<Val> {
+    let mut shape = x.shape[..split].to_vec();
+    let mut left = elements(&x.shape[split..]);
+    shape.push(left);
+    let flat = context.reshape(x, &shape)?;
+    let mut id = context.chip(&flat)?;
+    // Rounded once, at the end.
+    let (between, last) = match x.elem.is_int() {
+        true => (dtype(x), dtype(x)),
+        false => (Elem::Float.dtype(), dtype(x)),
+    };
+    let all = left.next_power_of_two();
+    if all > left {
+        let mut border = vec![(0, 0); shape.len()];
+        border[split] = (0, all - left);
+        id = context.builder.pad(id, &border, 1.0)?;
+        left = all;
+    }
+    while left > 1 {
+        left /= 2;
+        let halves = [0, left].map(|at| context.builder.slice(id, split, at, 1, left));
+        let [a, b] = halves;
+        let to = if left == 1 { last } else { between };
+        id = context.builder.elementwise(&[a?, b?], to, |rows, x| {
+            rows.binary(Binary::Mul, x[0], x[1])
+        })?;
+    }
+    Ok(context.val(id, x.elem))
+}
+
 fn reduce(call: &Call<'_>, context: &mut Context) -> Result<Val> {
     let op = call.node.op_type.as_str();
     let x = call.input(context, 0)?;
@@ -151,8 +207,12 @@ fn reduce(call: &Call<'_>, context: &mut Context) -> Result<Val> {
             return Ok(Val { elem, shape, place });
         }
     }
+    if x.elements() == 0 && elements(&shape) > 0 {
+        return of_nothing(op, &x, &shape, context);
+    }
     if op == "ReduceProd" {
-        return context.unsupported("products over rows on the chip");
+        let result = product(&moved, split, context)?;
+        return context.reshape(&result, &shape);
     }
     let id = context.chip(&moved)?;
     let made = context.builder.rows(Some(split), &[id], |rows, steps| {
@@ -285,6 +345,15 @@ fn norm(call: &Call<'_>, context: &mut Context) -> Result<Vec<Val>> {
     Ok(results)
 }
 
+/// A value that the chip puts in order: integers are FP32 there, as in all that it computes with them.
+fn as_numbers(x: &Val, context: &mut Context) -> Result<ValueId> {
+    let id = context.chip(x)?;
+    match x.elem.is_int() {
+        true => Ok(context.builder.cast(id, Elem::Float.dtype())?),
+        false => Ok(id),
+    }
+}
+
 fn top_k(call: &Call<'_>, context: &mut Context) -> Result<Vec<Val>> {
     let x = call.input(context, 0)?;
     let axis = context.axis(call.int("axis", -1), x.shape.len())?;
@@ -306,8 +375,11 @@ fn top_k(call: &Call<'_>, context: &mut Context) -> Result<Vec<Val>> {
         last_of_equals: false,
     };
     let (moved, order) = last(&x, &[axis], context)?;
-    let id = context.chip(&moved)?;
-    let [values, places] = context.builder.top_k(id, op)?;
+    let id = as_numbers(&moved, context)?;
+    let [mut values, places] = context.builder.top_k(id, op)?;
+    if context.builder.dtype(values) != dtype(&x) {
+        values = context.builder.cast(values, dtype(&x))?;
+    }
     let (values, places) = (
         context.val(values, x.elem),
         context.val(places, Elem::Int64),
@@ -327,7 +399,7 @@ fn arg(call: &Call<'_>, context: &mut Context) -> Result<Val> {
         last_of_equals: call.int("select_last_index", 0) != 0,
     };
     let (moved, _) = last(&x, &[axis], context)?;
-    let id = context.chip(&moved)?;
+    let id = as_numbers(&moved, context)?;
     let [_, places] = context.builder.top_k(id, op)?;
     let places = context.val(places, Elem::Int64);
     let mut shape = x.shape.clone();
