@@ -24,14 +24,14 @@ pub const STAT_MX: u64 = 3 * VECTOR_BYTES;
 /// Bytes of the statistics of a set of rows.
 pub const STAT_BYTES: u64 = 4 * VECTOR_BYTES;
 
-/// Rows of a pass of the exponential loops: [`fused`](emit) takes multiples of it.
+/// Rows of a pass of the exponential loops.
 pub const PASS: u64 = 16;
 /// Where running maxima start: low enough for any score, high enough that [`MASKED`] stays far below.
 pub const FLOOR: f32 = -1e30;
 /// A masked raw score. Scaled it is far below [`FLOOR`], so its exponential is zero in every row.
 pub const MASKED: f32 = -3e38;
 /// Least divisor: a row that saw no key has sum and output zero.
-const TINY: f32 = 1e-30;
+pub(super) const TINY: f32 = 1e-30;
 
 /// What the kernels are generated for.
 #[derive(Clone, Copy, Debug)]
@@ -54,8 +54,8 @@ pub struct Shape {
     pub queries: u64,
 }
 
-/// Emits all kernels that a schedule launches; `merge` and `scale` only serve split sequences.
-pub fn emit(text: &mut Text, shape: &Shape, split: bool) {
+/// Emits all kernels that decode launches.
+pub fn emit(text: &mut Text, shape: &Shape) {
     let s = *shape;
     init(text);
     lanes(text, &s);
@@ -64,17 +64,12 @@ pub fn emit(text: &mut Text, shape: &Shape, split: bool) {
     begin(text, &s);
     rescale(text, &s);
     exp_rows(text, &s);
-    if !split {
-        fused(text, &s);
-    }
     update_first(text, &s);
     update(text, &s);
-    if split {
-        merge(text, &s);
-    }
+    merge(text, &s);
 }
 
-fn head(text: &mut Text, name: &str, doc: &str, args: &[&str]) {
+pub(super) fn head(text: &mut Text, name: &str, doc: &str, args: &[&str]) {
     text.blank();
     text.comment(doc);
     for (index, arg) in args.iter().enumerate() {
@@ -84,24 +79,24 @@ fn head(text: &mut Text, name: &str, doc: &str, args: &[&str]) {
 }
 
 /// p1 = the first lanes of both widths.
-fn lane_predicate(text: &mut Text, lanes: &str, predicate: &str) {
+pub(super) fn lane_predicate(text: &mut Text, lanes: &str, predicate: &str) {
     text.inst(&format!("vwhile.bf16 {predicate}, {lanes}"));
 }
 
-fn constant(text: &mut Text, vector: &str, value: f32) {
+pub(super) fn constant(text: &mut Text, vector: &str, value: f32) {
     text.inst(&format!("sli s15, float({value:e})"));
     text.inst(&format!("vbc.f32 {vector}, s15"));
 }
 
 /// s`passes` = rows / unroll, s`rest` = rows modulo unroll. `unroll` is a power of two.
-fn split_rows(text: &mut Text, rows: &str, passes: &str, rest: &str, unroll: u64) {
+pub(super) fn split_rows(text: &mut Text, rows: &str, passes: &str, rest: &str, unroll: u64) {
     text.inst(&format!("sshri {passes}, {rows}, {}", unroll.ilog2()));
     text.inst(&format!("smuli {rest}, {passes}, -{unroll}"));
     text.inst(&format!("sadd {rest}, {rest}, {rows}"));
 }
 
 /// Opens a loop over the rows that no pass covers; returns its end label.
-fn rest_loop(text: &mut Text, rest: &str) -> String {
+pub(super) fn rest_loop(text: &mut Text, rest: &str) -> String {
     let end = text.fresh("rest");
     text.comment("rows that fill no pass, one by one");
     text.inst(&format!("loop {rest}, {end}"));
@@ -128,7 +123,7 @@ fn init(text: &mut Text) {
 
 /// vd = floor(va / by) for integer lanes below 2^16: (x + 0.5) / by is at least 0.5 / by away from any integer, so that the
 /// rounded product is on the right side, and subtracting 0.5 makes round-to-nearest a floor.
-fn divide_lanes(text: &mut Text, vd: &str, va: &str, by: u64) {
+pub(super) fn divide_lanes(text: &mut Text, vd: &str, va: &str, by: u64) {
     constant(text, "v30", 0.5);
     constant(text, "v31", 1.0 / by as f32);
     text.inst(&format!("vcvt.f32.i32 {vd}, {va}, 0, 0"));
@@ -421,54 +416,6 @@ fn exp_rows(text: &mut Text, s: &Shape) {
     text.inst(&format!("saddi s5, s5, {}", s.p_row));
     text.label(&end);
     exp_end(text);
-    text.inst("vret");
-}
-
-fn fused(text: &mut Text, s: &Shape) {
-    head(
-        text,
-        "fused",
-        "The exponential over one step's scores and the maximum over the next step's, row by row together: two loads, \
-         four\narithmetic instructions, one exponential and one store per pair of rows, two cycles.",
-        &[
-            "first row of S",
-            "rows / 16",
-            "statistics",
-            "lanes",
-            "first row of P",
-            "first row of the next S",
-            "its statistics",
-            "its lanes",
-        ],
-    );
-    lane_predicate(text, "s4", "p1");
-    lane_predicate(text, "s8", "p2");
-    exp_begin(text, s);
-    max_begin(text, "s7", "p2");
-    let mut steps = exp_steps(s);
-    steps.extend(max_steps(17, 4, 2, "s6", "p2", 1));
-    let rows = Rows {
-        interval: 2,
-        unroll: PASS as usize,
-        pointers: vec![
-            Pointer {
-                register: "s1",
-                step: s.s_row,
-            },
-            Pointer {
-                register: "s5",
-                step: s.p_row,
-            },
-            Pointer {
-                register: "s6",
-                step: s.s_row,
-            },
-        ],
-        steps,
-    };
-    rows.emit(text, "s2", "s9");
-    exp_end(text);
-    max_end(text, "s7", "p2");
     text.inst("vret");
 }
 

@@ -95,6 +95,11 @@ impl Geometry {
         }
     }
 
+    /// Elements of a row of V and of O.
+    pub fn value_dim(&self) -> u64 {
+        self.op.head_dim
+    }
+
     /// First byte of HBM behind the operation's tensors.
     pub fn hbm_end(&self) -> u64 {
         let tensors = Op::Attention(self.op).tensors();
@@ -299,15 +304,12 @@ pub fn stage_as(op: &Attention, site: &Site, chosen: &Schedule) -> Result<Stage,
                 reason: "its partial results have no place in HBM".to_owned(),
             })?;
             decode::emit(&mut text, t, &g, site, scratch)?;
-            kernels::emit(&mut text, &shape(t.s_row(&g), t.p_row(&g), op.q_len), true);
+            kernels::emit(&mut text, &shape(t.s_row(&g), t.p_row(&g), op.q_len));
         }
         Schedule::Prefill(t) => {
             prefill::emit(&mut text, t, &g, site)?;
-            kernels::emit(
-                &mut text,
-                &shape(t.s_row(), t.p_row(&g), t.set_queries),
-                false,
-            );
+            let shape = shape(t.s_row(), t.p_row(&g), t.set_queries);
+            prefill::emit_kernels(&mut text, &t.kernels(&g, chip, shape));
         }
     }
     Ok(Stage {

@@ -24,7 +24,7 @@ pub struct Step {
     pub cycle: usize,
     /// The pointer that it uses, by index in [`Rows::pointers`].
     pub pointer: Option<usize>,
-    /// The instruction, given the row within the pass and the byte offset from the pointer.
+    /// The instruction, given the row within the pass and the byte offset from the pointer; empty where a row has none.
     pub text: Box<dyn Fn(usize, i64) -> String>,
 }
 
@@ -127,7 +127,10 @@ impl Rows {
                         let passes = stage as i64 + i64::from(cycle > advance(p));
                         row as i64 * stride - passes * stride * self.unroll as i64
                     });
-                    text.inst(&(step.text)(row, offset));
+                    let line = (step.text)(row, offset);
+                    if !line.is_empty() {
+                        text.inst(&line);
+                    }
                 }
             }
             for (index, p) in self.pointers.iter().enumerate() {

@@ -4,7 +4,6 @@
 //! Invariant: an operation is pushed after all operations that it waits for.
 
 use super::Tiling;
-use crate::compiler::attention::kernels::STAT_L;
 use crate::compiler::attention::{AHEAD, RING};
 use crate::compiler::attention::{Channels, Geometry, bump};
 use crate::compiler::emit::Text;
@@ -15,10 +14,9 @@ fn free(t: &Tiling) -> Vec<(String, u64)> {
     let fixed = [
         ("q_free", 2),
         ("k_free", t.k_slots()),
-        ("v_free", t.k_slots()),
         ("s_free", t.s_slots()),
+        ("m_free", t.m_slots),
         ("p_free", 2),
-        ("part_free", 1),
         ("out_free", 1),
     ];
     let fixed = fixed.into_iter().map(|(sem, n)| (sem.to_owned(), n));
@@ -27,7 +25,7 @@ fn free(t: &Tiling) -> Vec<(String, u64)> {
         .collect()
 }
 
-pub(super) fn start(text: &mut Text, t: &Tiling, site: &Site) {
+pub(super) fn start(text: &mut Text, t: &Tiling, causal: bool, site: &Site) {
     text.block("li st, addr(state)");
     text.comment("Rings of descriptors: each names its successor.");
     text.block(&format!(
@@ -70,56 +68,85 @@ pub(super) fn start(text: &mut Text, t: &Tiling, site: &Site) {
         "v_blocks",
         "k_row_next",
         "v_row_next",
-        "g_round",
         "g_live",
         "g_slot",
         "g_parity",
+        "started",
     ] {
         text.inst(&format!("sd r0, {v}(st)"));
+    }
+    if causal {
+        text.inst("sd r0, g_round(st)");
+    } else {
+        text.comment("This tile's sets of all: equal parts, in order.");
+        text.block(
+            "rdsr t0, tile
+            li t1, tiles
+            li t2, all_sets
+            mul t3, t0, t2
+            divu t3, t3, t1
+            sd t3, g_next(st)
+            addi t0, t0, 1
+            mul t3, t0, t2
+            divu t3, t3, t1
+            sd t3, g_end(st)",
+        );
     }
     text.block(
         "li t0, addr(k_ring)
         sd t0, k_to(st)
         li t0, addr(v_ring)
         sd t0, v_to(st)
-        li t0, addr(alpha)
-        sd t0, g_alpha(st)
+        li t0, addr(m_ring)
+        sd t0, m_to(st)
         # all buffers are free
         rdsr t0, tile",
     );
     for (sem, n) in free(t) {
         text.inst(&format!("sem.post t0, {sem}, {n}"));
     }
+    text.comment("The first loads go out before the rest is made ready.");
     text.block(&format!(
-        "li a0, addr(stats)
+        "jal ra, generate
+        jal ra, loads
+        li a0, addr(stats)
         li a1, {}
-        li a2, addr(ones)
-        vrun init, a0, 3
-        li a0, addr(lane_query)",
+        li a2, addr(m_ring)",
         2 * t.sets
     ));
     if site.chained {
         text.inst("signal ended, 1");
     }
+    let last = match causal {
+        true => "vrun mask_table, a0, 1",
+        false => "vrun init, a0, 3",
+    };
+    if causal {
+        text.block(
+            "vrun init, a0, 3
+            li a0, addr(mask)",
+        );
+    }
     text.block(&format!(
-        "vrun lanes, a0, 1
+        "signal o_done, 1 # borrowed: the kernels of the start are done
+        {last}
         addi y, x, entry
         addi ss, y, 0
         li xs, addr(s_ring)
-        addi ys, xs, 0
         addi sr, xs, 0
         li xp, addr(p_ring)
+        li ym, addr(m_ring)
         li sc, 0
         li sk, 0
         li pv, 0
-        li lead, 0
         li upd, 0
         # describe the first steps
-        li lead, {AHEAD}
+        li lead, {}
         ahead:
         jal ra, generate
         addi lead, lead, -1
-        bne lead, r0, ahead"
+        bne lead, r0, ahead",
+        AHEAD - 1
     ));
 }
 
@@ -137,17 +164,21 @@ pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) 
         beq t0, r0, finish
         li xc, 0
         beq nx, r0, slot
-        # its maximum is known now
+        # its maximum is known now, and the sum of the step before
         ld a0, e_stat(x)
-        ld a1, e_lanes(x)
-        ld a2, e_alpha(x)
+        addi a1, a0, 0 # after no step any will do
+        beq upd, r0, no_sum
+        ld a1, e_stat(upd)
+        no_sum:
+        li a2, addr(inverse_l)
         ld t0, e_flags(x)
         andi t0, t0, 1
         bne t0, r0, first_scores
-        vrun rescale, a0, 3
+        li a3, addr(alpha)
+        vrun rescale, a0, 4
         jal r0, slot
         first_scores:
-        vrun begin, a0, 2",
+        vrun begin, a0, 3",
     );
     text.blank();
     text.comment("A slot: a chunk of x and a chunk of y. First the loads, then products up to two chunks ahead of the maximum.");
@@ -171,30 +202,18 @@ pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) 
         beq t1, r0, no_next
         addi lead, lead, -1
         wait s_full, 1
-        # causal mask, where the chunk reaches it
-        ld a1, e_mask(y)
-        max a1, a1, xc
-        add t2, xc, t1
-        bge a1, t2, no_next
-        ld a2, e_key(y)
-        add a2, a2, a1
-        sub a0, a1, xc
-        muli a0, a0, s_row
-        add a0, a0, ys
-        sub a1, t2, a1
-        ld a3, e_lanes(y)
-        li a4, addr(lane_query)
-        vrun mask, a0, 5
         no_next:
         min t2, t0, t1
         andi t2, t2, -16 # rows that both have: fused
         sub a1, t1, t2
         beq a1, r0, no_max
-        muli a0, t2, s_row
-        add a0, a0, ys
+        muli a0, t2, m_row
+        add a0, a0, ym
         ld a2, e_stat(y)
-        ld a3, e_lanes(y)
-        vrun max_rows, a0, 4
+        bne t2, r0, max_part
+        signal m_free, 1
+        max_part:
+        vrun max_rows, a0, 3
         no_max:
         beq t0, r0, no_exp
         sub t3, t0, t2 # rows of x alone
@@ -202,18 +221,81 @@ pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) 
         ld a2, e_stat(x)
         ld a3, e_lanes(x)
         addi a4, xp, 0
+        sd r0, o_fused(st)",
+    );
+    text.comment(
+        "O to scale beside it: of x by alpha in its first slot; by 1 / l of the step before, if it was its set's last, in the\n\
+         second, when its last product is done.",
+    );
+    let whole = 2 * g.value_dim();
+    text.block(&format!(
+        "li t5, 0
+        bne xc, r0, later_slot
+        ld t4, e_flags(x)
+        andi t4, t4, 1
+        bne t4, r0, no_scale
+        addi t5, x, 0
+        li t0, addr(alpha)
+        jal r0, scale_here
+        later_slot:
+        li t4, chunk
+        bne xc, t4, no_scale
+        beq upd, r0, no_scale
+        slti t4, t2, {whole}
+        bne t4, r0, no_scale # alone, behind the exponential",
+    ));
+    if t.narrow {
+        text.inst("jal r0, no_scale");
+    }
+    text.block(
+        "addi t5, upd, 0
+        li t0, addr(inverse_l)
+        sd t5, o_fused(st)
+        scale_here:
+        ld a7, e_o(t5)
+        ld t1, e_lanes(t5)
+        ld t4, e_set(t5)
+        wait o_full(t4), 1",
+    );
+    if !t.narrow {
+        text.block(&format!(
+            "slti t4, t2, {whole}
+            beq t4, r0, no_scale"
+        ));
+    }
+    text.block(
+        "vrun scale, a7, 3
+        li t5, 0
+        no_scale:
         wait p_free, 1
         beq t2, r0, no_fused
         shri a1, t2, 4
-        addi a5, ys, 0
-        ld a6, e_stat(y)
-        ld a7, e_lanes(y)
-        bne t3, r0, fused_part
+        addi a5, ym, 0
+        ld a6, e_stat(y)",
+    );
+    if !t.narrow {
+        text.inst("signal m_free, 1");
+    }
+    text.block(
+        "bne t3, r0, fused_part
         signal s_free, 1
         signal p_full, 1
         fused_part:
-        vrun fused, a0, 8
-        beq t3, r0, exp_done
+        beq t5, r0, fused_only
+        vrun fused_scale, a0, 10
+        jal r0, fused_done
+        fused_only:
+        vrun fused, a0, 7
+        fused_done:",
+    );
+    if t.narrow {
+        text.block(
+            "signal m_free, 1
+            vrun nothing, a0, 0",
+        );
+    }
+    text.block(
+        "beq t3, r0, exp_done
         muli t4, t2, s_row
         add a0, a0, t4
         muli t4, t2, p_row
@@ -224,14 +306,21 @@ pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) 
         signal p_full, 1
         vrun exp_rows, a0, 5
         exp_done:
-        beq upd, r0, no_update
-        jal ra, take_product # of the step before: its last product ran beside this slot
-        no_update:
+        beq upd, r0, no_output
+        ld t4, o_fused(st)
+        bne t4, r0, no_output
+        bne xc, r0, output
+        slti t4, nx, chunk + 1
+        beq t4, r0, no_output # a second slot comes
+        output:
+        jal ra, scale_output
+        jal ra, put_output
+        no_output:
         li t2, chunk
         sub t0, nx, xc
         min t0, t0, t2",
     );
-    text.comment("O'^T = V^T P^T, summed over the step's chunks in the accumulators.");
+    text.comment("O'^T = O^T + V^T P^T, summed over the step's chunks in the accumulators.");
     text.block(&format!(
         "ld t4, e_flags(x)
         ld t2, e_slot(x)
@@ -241,34 +330,47 @@ pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) 
         blt t2, t3, v_in_ring
         sub t2, t2, t3
         v_in_ring:
-        muli t2, t2, k_slot
+        muli t2, t2, v_slot
         li a1, addr(v_ring)
         add a1, a1, t2
+        li a0, 0
+        addi a2, xp, 0
+        li t2, value_dim
+        ld t3, e_lanes(x)
         wait p_full, 1
+        bne xc, r0, no_preload
+        andi t5, t4, 1
+        bne t5, r0, no_preload
+        ld a3, e_o(x)
+        li a4, s_row
+        mm.load a0, a3, t2, t3, a4
+        no_preload:
         signal p_free, 1
         bne xc, r0, not_first_chunk
-        andi t2, t4, 8
-        beq t2, r0, not_first_chunk
+        andi t5, t4, 8
+        beq t5, r0, not_first_chunk
         li pv, 0 # a new block
         not_first_chunk:
         blt xc, pv, v_there
         wait v_full, 1
         addi pv, xc, chunk
         v_there:
-        andi t2, t4, 4
-        beq t2, r0, v_stays
+        andi t5, t4, 4
+        beq t5, r0, v_stays
         signal v_free, 1
-        ld t2, v_room(st)
-        addi t2, t2, 1
-        sd t2, v_room(st)
+        ld t5, v_room(st)
+        addi t5, t5, 1
+        sd t5, v_room(st)
         v_stays:
-        li a0, 0
-        addi a2, xp, 0
-        li t2, head_dim
-        ld t3, e_lanes(x)
-        li t4, row
+        ld t5, o_fused(st)
+        beq t5, r0, no_o_done
+        signal o_done, 1
+        no_o_done:
+        andi a3, t4, 1
+        li t4, v_row
         li t5, p_row
         bne xc, r0, add_part
+        beq a3, r0, add_part
         mm.new.{dtype}.{dtype}.km.kn a0, a1, a2, t2, t3, t0, t4, t5
         jal r0, part_pushed
         add_part:
@@ -276,43 +378,66 @@ pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) 
         part_pushed:
         add t4, xc, t0
         blt t4, nx, part_goes_on
-        li a1, addr(o_part)
+        ld a1, e_o(x)
         li t4, s_row
-        wait part_free, 1
-        signal part_full, 1
+        ld t5, e_set(x)
+        beq a3, r0, o_there
+        wait o_free(t5), 1
+        o_there:
+        signal o_full(t5), 1
         mm.store.f32 a0, a1, t2, t3, t4
-        part_goes_on:"
+        part_goes_on:
+        ld t4, o_fused(st)
+        beq t4, r0, no_put
+        jal ra, put_output
+        no_put:"
     ));
     bump(text, "xs", "t4", "s_slot", "s_ring");
     bump(text, "xp", "t4", "p_slot", "p_ring");
     text.label("no_exp");
     text.inst("bge xc, ny, y_stays");
-    bump(text, "ys", "t4", "s_slot", "s_ring");
+    bump(text, "ym", "t4", "m_slot", "m_ring");
     text.block(
         "y_stays:
         addi xc, xc, chunk
         max t0, nx, ny
         blt xc, t0, slot
         beq nx, r0, no_step
+        li upd, 0
+        ld t0, e_flags(x)
+        andi t0, t0, 2
+        beq t0, r0, no_step
         addi upd, x, 0
         no_step:
         addi x, y, 0
         ld y, e_next(y)
         jal r0, step
         finish:
-        beq upd, r0, finished
-        jal ra, take_product",
+        beq upd, r0, nothing_done
+        ld a1, e_stat(upd)
+        li a2, addr(inverse_l)
+        vrun inverse, a0, 3
+        jal ra, scale_output
+        jal ra, put_output",
     );
     let ended = ("ended".to_owned(), 1);
-    site.drain(text, std::slice::from_ref(&ended));
+    let values = ("v_free".to_owned(), t.k_slots());
+    site.drain(text, &[ended.clone(), ended.clone(), values]);
+    if site.chained {
+        text.inst("jal r0, finished");
+    } else {
+        text.inst(site.leave());
+    }
+    text.label("nothing_done");
+    // The kernels of the start signal: of a tile without work they are all there is.
+    let start = ("o_done".to_owned(), 1);
+    site.drain(text, &[start, ended]);
     text.label("finished");
-    // The first kernels signal it too: of a tile without work they are all there is.
-    let held: Vec<_> = [ended].into_iter().chain(free(t)).collect();
-    site.drain(text, &held);
+    site.drain(text, &free(t));
     text.inst(site.leave());
 }
 
-/// `scores`: S^T of the next chunk of step `ss`, in pieces; the store of a piece follows the product of the next.
+/// `scores`: S^T of the next chunk of step `ss`, in pieces; the stores of a piece follow the product of the next.
 pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
     let dtype = g.op.dtype;
     let log_chunk = t.chunk.ilog2();
@@ -320,7 +445,7 @@ pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
     text.comment("S^T = K Q^T for the next chunk, piece by piece; a piece is stored behind the product of the next.");
     text.block(&format!(
         "scores:
-        ld t5, e_flags(ss)
+        ld t4, e_flags(ss)
         ld t0, e_n(ss)
         sub t0, t0, sc
         li t1, chunk
@@ -339,13 +464,31 @@ pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
         ld a4, e_lanes(ss)
         li a5, head_dim
         li a6, row
-        li a7, s_row
-        bne sc, r0, same_block
-        andi t1, t5, 16
+        li a7, s_row"
+    ));
+    if g.op.causal {
+        text.comment("Rows at the chunk's end that the mask may touch, and the key behind it.");
+        text.block(
+            "add t1, sc, t0
+            ld t2, e_mask(ss)
+            sub t2, t1, t2
+            sd t2, mask_rows(st)
+            ld t2, e_key(ss)
+            add t1, t1, t2
+            sd t1, mask_key(st)",
+        );
+    }
+    text.block(
+        "bne sc, r0, same_block
+        andi t1, t4, 16
         beq t1, r0, same_unit
+        ld t1, started(st)
+        bne t1, r0, same_run
+        sem.wait o_done, 1 # the kernels of the start
+        same_run:
         wait q_full, 1
         same_unit:
-        andi t1, t5, 8
+        andi t1, t4, 8
         beq t1, r0, same_block
         li sk, 0
         same_block:
@@ -355,19 +498,42 @@ pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
         k_there:
         li a0, s_acc
         addi t3, sr, 0
+        ld t5, m_to(st)
         li t2, 0
         piece_loop:
         li a3, piece
         min a3, a3, t0
-        sub t0, t0, a3
-        bne t0, r0, k_stays
-        andi t4, t5, 4
+        sub t0, t0, a3",
+    );
+    if g.op.causal {
+        text.block(
+            "ld t4, mask_rows(st)
+            bge t0, t4, no_mask
+            ld t4, mask_key(st)
+            sub t4, t4, t0
+            sub t4, t4, a3
+            li a7, set_queries # from this key on all is masked
+            min t4, t4, a7
+            li a7, s_row
+            mul t4, t4, a7
+            li a7, addr(mask) + mask_origin
+            add t4, t4, a7
+            li a7, s_row
+            mm.load a0, t4, a3, a4, a7
+            no_mask:",
+        );
+    }
+    text.block(
+        "bne t0, r0, k_stays
+        ld t4, e_flags(ss)
+        andi t4, t4, 4
         beq t4, r0, k_stays
         signal k_free, 1 # the last set is done with this chunk
         ld t4, k_room(st)
         addi t4, t4, 1
         sd t4, k_room(st)
-        andi t4, t5, 32
+        ld t4, e_flags(ss)
+        andi t4, t4, 32
         beq t4, r0, k_stays
         ld t4, e_n(ss)
         sub t4, t4, sc
@@ -377,12 +543,31 @@ pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
         ld t4, q_room(st)
         addi t4, t4, 1
         sd t4, q_room(st)
-        k_stays:
-        mm.new.{dtype}.{dtype}.mk.nk a0, a1, a2, a3, a4, a5, a6, a6
+        k_stays:",
+    );
+    if g.op.causal {
+        text.block(&format!(
+            "ld t4, mask_rows(st)
+            bge t0, t4, from_zero
+            mm.acc.{dtype}.{dtype}.mk.nk a0, a1, a2, a3, a4, a5, a6, a6
+            jal r0, piece_made
+            from_zero:"
+        ));
+    }
+    text.block(&format!(
+        "mm.new.{dtype}.{dtype}.mk.nk a0, a1, a2, a3, a4, a5, a6, a6
+        piece_made:
         beq t2, r0, no_store
         bne t3, sr, s_there
-        wait s_free, 1
+        wait m_free, 1
         s_there:
+        li t4, m_row
+        mm.store.bf16 t1, t5, t2, a4, t4
+        muli t4, t2, m_row
+        add t5, t5, t4
+        bne t3, sr, s_next
+        wait s_free, 1
+        s_next:
         mm.store.f32 t1, t3, t2, a4, a7
         li t4, piece * s_row
         add t3, t3, t4
@@ -397,16 +582,30 @@ pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
         li a0, s_acc
         acc_in_range:
         bne t0, r0, piece_loop
+        bne t3, sr, last_rounded
+        wait m_free, 1
+        last_rounded:
+        li t4, m_row
+        mm.store.bf16 t1, t5, t2, a4, t4
         bne t3, sr, last_store
         wait s_free, 1
         last_store:
+        ld t4, started(st)
+        bne t4, r0, v_may_come
+        li t4, 1
+        sd t4, started(st)
+        signal v_free, k_slots # V follows the first K
+        v_may_come:
         signal s_full, 1
         mm.store.f32 t1, t3, t2, a4, a7
         addi lead, lead, 1"
     ));
     bump(text, "sr", "t4", "s_slot", "s_ring");
+    text.inst("ld t5, m_to(st)");
+    bump(text, "t5", "t4", "m_slot", "m_ring");
     text.block(
-        "addi sc, sc, chunk
+        "sd t5, m_to(st)
+        addi sc, sc, chunk
         ld t0, e_n(ss)
         blt sc, t0, scores_end
         ld ss, e_next(ss)
@@ -416,40 +615,32 @@ pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
     );
 }
 
-/// `take_product`: O of step `upd`, and its way to HBM after the last block.
-pub(super) fn push_update(text: &mut Text, g: &Geometry, site: &Site) {
+/// `scale_output`: the last O of the set of step `upd`; `put_output`: its way to HBM, transposed to rows.
+pub(super) fn push_output(text: &mut Text, g: &Geometry, site: &Site) {
     let out = Channels::of(site).out;
-    let dim = g.op.head_dim;
+    let dim = g.value_dim();
     text.blank();
-    text.comment("O^T of step upd takes in its product; after the last block O goes out, transposed to rows.");
+    text.comment("O^T of the set of step upd by 1 / l.");
+    text.block(
+        "scale_output:
+        ld a0, e_o(upd)
+        li a1, addr(inverse_l)
+        ld a2, e_lanes(upd)
+        ld t1, e_set(upd)
+        wait o_full(t1), 1
+        signal o_done, 1
+        vrun scale, a0, 3
+        jalr r0, 0(ra)",
+    );
+    text.blank();
+    text.comment("Its rows go out.");
     text.block(&format!(
-        "take_product:
-        ld t0, e_flags(upd)
-        li a0, addr(o_part)
-        li a1, head_dim
+        "put_output:
         ld a2, e_o(upd)
         ld a3, e_lanes(upd)
-        ld a5, e_alpha(upd)
         ld t1, e_set(upd)
-        li a4, addr(ones)
-        wait part_full, 1
-        signal part_free, 1
-        andi t2, t0, 2
-        beq t2, r0, not_final
-        ld a4, e_stat(upd)
-        addi a4, a4, {STAT_L}
-        signal o_done, 1
-        not_final:
-        andi t3, t0, 1
-        bne t3, r0, first_update
-        vrun update, a0, 6
-        jal r0, updated
-        first_update:
-        wait o_free(t1), 1
-        vrun update_first, a0, 5
-        updated:
-        beq t2, r0, update_end
         li a0, addr(out)
+        li a1, value_dim
         li t2, {}
         li t3, s_row
         wait o_done, 1
@@ -478,7 +669,6 @@ pub(super) fn push_update(text: &mut Text, g: &Geometry, site: &Site) {
     text.block(&format!(
         "dim t0, t1, t2
         dma.bf16.bf16 {out}, a1, a0, t3
-        update_end:
         li upd, 0
         jalr r0, 0(ra)"
     ));
@@ -492,7 +682,10 @@ pub(super) fn loads(text: &mut Text, g: &Geometry, channels: Channels) {
     text.blank();
     text.comment("Pushes every load whose room some operation already pushed gives back.");
     text.label("loads");
-    for (p, channel) in [("k", channels.k), ("v", channels.v)] {
+    for (p, channel, row, elements) in [
+        ("k", channels.k, "row", "head_dim"),
+        ("v", channels.v, "v_row", "value_dim"),
+    ] {
         let out = format!("{p}_loads_end");
         text.block(&format!(
             "{p}_loads:
@@ -533,19 +726,19 @@ pub(super) fn loads(text: &mut Text, g: &Geometry, channels: Channels) {
             sub a4, t3, a1
             li t4, chunk
             min a4, a4, t4
-            li t5, kv_row
+            li t5, kv_heads * {row}
             mul a3, a1, t5
             ld t0, b_{p}(a0)
             add a3, a3, t0
             ld a2, {p}_to(st)
-            li t4, row
+            li t4, {row}
             wait {p}_free, 1
             signal {p}_full, 1
             dim a4, t4, t5
-            li t4, head_dim
+            li t4, {elements}
             dma.{dtype}.{dtype} {channel}, a2, a3, t4"
         ));
-        bump(text, "a2", "t4", "k_slot", &format!("{p}_ring"));
+        bump(text, "a2", "t4", &format!("{p}_slot"), &format!("{p}_ring"));
         text.block(&format!(
             "sd a2, {p}_to(st)
             addi a1, a1, chunk

@@ -4,7 +4,7 @@
 //! number of steps ahead that the ring holds.
 
 use super::Tiling;
-use crate::compiler::attention::kernels::{STAT_BYTES, VECTOR_BYTES};
+use super::kernels::STAT_BYTES;
 use crate::compiler::emit::Text;
 
 /// Keys that the set ending before query `register` needs: what its last query sees, in whole passes, at least one pass.
@@ -33,37 +33,62 @@ pub(super) fn generate(text: &mut Text, t: &Tiling, causal: bool) {
     text.block(
         "generate:
         ld t0, g_live(st)
-        bne t0, r0, gen_step
-        # the next unit: rounds run over the tiles forth and back
-        ld t0, g_round(st)
-        li a0, tiles
-        mul a1, t0, a0
-        rdsr a3, tile
-        andi a2, t0, 1
-        beq a2, r0, gen_forth
-        sub a3, a0, a3
-        addi a3, a3, -1
-        gen_forth:
-        add a1, a1, a3
-        li a0, units
-        bge a1, a0, gen_none
-        addi t0, t0, 1
-        sd t0, g_round(st)
-        li a0, unit_heads
-        remu a3, a1, a0
-        divu a2, a1, a0
-        li a0, query_blocks - 1
-        sub a2, a0, a2 # block of queries: the last, which sees most, first
-        li a0, heads_per_batch
+        bne t0, r0, gen_step",
+    );
+    if causal {
+        text.block(
+            "# the next unit: rounds run over the tiles forth and back
+            ld t0, g_round(st)
+            li a0, tiles
+            mul a1, t0, a0
+            rdsr a3, tile
+            andi a2, t0, 1
+            beq a2, r0, gen_forth
+            sub a3, a0, a3
+            addi a3, a3, -1
+            gen_forth:
+            add a1, a1, a3
+            li a0, units
+            bge a1, a0, gen_none
+            addi t0, t0, 1
+            sd t0, g_round(st)
+            li a0, unit_heads
+            remu a3, a1, a0
+            divu a2, a1, a0
+            li a0, query_blocks - 1
+            sub a2, a0, a2 # block of queries: the last, which sees most, first
+            muli t1, a2, unit_queries
+            li t3, unit_queries",
+        );
+    } else {
+        text.block(
+            "# the next unit: sets of the same heads, as many as fit
+            ld a1, g_next(st)
+            ld t0, g_end(st)
+            bge a1, t0, gen_none
+            li a0, sets_per_heads
+            divu a3, a1, a0 # batch and heads
+            remu a2, a1, a0 # the first set
+            sub t0, t0, a1
+            sub a0, a0, a2
+            min t0, t0, a0
+            li a0, sets
+            min t0, t0, a0
+            add a1, a1, t0
+            sd a1, g_next(st)
+            muli t1, a2, set_queries
+            muli t3, t0, set_queries",
+        );
+    }
+    text.block(
+        "li a0, heads_per_batch
         divu a4, a3, a0 # batch
         remu a5, a3, a0
         li a0, sets_per_kv
         divu a6, a5, a0 # K/V head
-        muli t1, a2, unit_queries
         sd t1, u_q0(st)
         li t2, q_len
         sub t2, t2, t1
-        li t3, unit_queries
         min t2, t2, t3
         sd t2, u_queries(st)
         addi t3, t2, set_queries - 1
@@ -81,7 +106,7 @@ pub(super) fn generate(text: &mut Text, t: &Tiling, causal: bool) {
         li a0, addr(Q)
         add t5, t5, a0
         sd t5, u_q(st)
-        muli t5, t4, 2 * head_dim
+        muli t5, t4, 2 * value_dim
         li a0, addr(O)
         add t5, t5, a0
         sd t5, u_o(st)
@@ -90,12 +115,13 @@ pub(super) fn generate(text: &mut Text, t: &Tiling, causal: bool) {
         mul t4, t4, a4
         muli t4, t4, kv_heads
         add t4, t4, a6
-        muli t4, t4, row
+        muli t5, t4, row
         li a0, addr(K)
-        add t5, t4, a0
+        add t5, t5, a0
         sd t5, u_k(st)
+        muli t5, t4, v_row
         li a0, addr(V)
-        add t5, t4, a0
+        add t5, t5, a0
         sd t5, u_v(st)
         add t1, t1, t2",
     );
@@ -174,18 +200,13 @@ pub(super) fn generate(text: &mut Text, t: &Tiling, causal: bool) {
         li t4, addr(stats)
         add t3, t3, t4
         sd t3, e_stat(a5)
-        ld t3, g_alpha(st)
-        sd t3, e_alpha(a5)
-        li t4, addr(alpha) * 2 + {VECTOR_BYTES}
-        sub t3, t4, t3 # the two take turns
-        sd t3, g_alpha(st)
         muli t3, a0, o_set
         li t4, addr(o_buf)
         add t3, t3, t4
         sd t3, e_o(a5)
         sub t3, t0, a2
         muli t3, t3, heads
-        muli t3, t3, 2 * head_dim
+        muli t3, t3, 2 * value_dim
         ld t4, u_o(st)
         add t3, t3, t4
         sd t3, e_out(a5)",
@@ -199,11 +220,6 @@ pub(super) fn generate(text: &mut Text, t: &Tiling, causal: bool) {
             sd t4, e_key(a5)
             addi t3, t3, 1
             sub t3, t3, a1
-            sd t3, e_mask(a5)",
-        );
-    } else {
-        text.block(
-            "li t3, kv_len # nothing is masked
             sd t3, e_mask(a5)",
         );
     }
@@ -232,11 +248,13 @@ pub(super) fn generate(text: &mut Text, t: &Tiling, causal: bool) {
         li t5, block
         min t3, t3, t5
         sd t3, b_n(t4)
-        li t3, kv_row
+        li t3, kv_heads * row
         mul t3, t3, a1
         ld t5, u_k(st)
         add t5, t5, t3
         sd t5, b_k(t4)
+        li t3, kv_heads * v_row
+        mul t3, t3, a1
         ld t5, u_v(st)
         add t5, t5, t3
         sd t5, b_v(t4)

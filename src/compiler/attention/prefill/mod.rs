@@ -16,8 +16,11 @@
 
 mod code;
 mod describe;
+mod kernels;
 
-use super::kernels::{STAT_BYTES, VECTOR_BYTES};
+pub use self::kernels::emit as emit_kernels;
+use self::kernels::{M_ROW, Prefill, STAT_BYTES};
+use super::kernels::{PASS, Shape, VECTOR_BYTES};
 use super::{
     Channels, ENTRY, Geometry, KERNEL_NEEDS, LANES, RING, VARIABLES, declare, empty, equ, no_room,
 };
@@ -28,9 +31,9 @@ use crate::compiler::limits::Needs;
 use crate::compiler::stage::Site;
 
 /// The semaphore of a stage's end.
-const ENDED: u64 = 15;
-/// The semaphore of the first set's output; those of the other sets follow.
-const O_FREE: u64 = 16;
+const ENDED: u64 = 14;
+/// The semaphore of the first set's output; those of the other sets follow, then those of their products.
+const O_FREE: u64 = 15;
 
 /// Sizes of a schedule.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,6 +54,10 @@ pub struct Tiling {
     pub acc: [u64; 2],
     /// Pieces of S^T in the accumulator RAM at once.
     pub regions: u64,
+    /// Chunks of rounded scores.
+    pub m_slots: u64,
+    /// An operation gives fewer signals than the fused kernels want.
+    pub narrow: bool,
     /// Predicted cycles.
     pub cycles: u64,
 }
@@ -88,10 +95,33 @@ impl Tiling {
         g.op.batch * (g.op.heads / self.heads) * blocks
     }
 
+    fn m_bytes(&self) -> u64 {
+        self.m_slots * self.chunk * M_ROW
+    }
+
+    /// The mask's table, if there is one: the key of its first row, counted from the first query's own, and its rows. A
+    /// piece that the mask touches starts at the earliest so that its last key is masked for the first query; keys are
+    /// counted in whole passes past the last query's own.
+    fn table(&self, g: &Geometry) -> Option<(i64, u64)> {
+        let rows = (self.piece + self.set_queries + PASS).next_multiple_of(PASS);
+        g.op.causal.then_some((1 - self.piece as i64, rows))
+    }
+
+    /// The kernels of this tiling.
+    pub fn kernels(&self, g: &Geometry, chip: &Chip, shape: Shape) -> Prefill {
+        Prefill {
+            shape,
+            value_dim: g.value_dim(),
+            pair: (u64::from(chip.tvp.lanes_16) / LANES).clamp(1, 2),
+            m_bytes: self.m_bytes(),
+            table: self.table(g),
+        }
+    }
+
     /// What the program needs besides memory: one more semaphore per set of rows, and counters of the slots of a ring.
     fn needs(&self) -> Needs {
         Needs {
-            semaphores: O_FREE + self.sets,
+            semaphores: O_FREE + 2 * self.sets,
             counter: self.s_slots().max(self.sets),
             ..KERNEL_NEEDS
         }
@@ -99,20 +129,22 @@ impl Tiling {
 
     /// Places the buffers in an empty layout.
     fn layout(&self, g: &Geometry, mut l: TsramLayout) -> Result<TsramLayout, CompileError> {
-        let row = g.op.head_dim * g.element;
+        let (row, v_row) = (g.op.head_dim * g.element, g.value_dim() * g.element);
         l.place("state", VARIABLES + (2 * RING + 1) * ENTRY)?;
         l.place("stats", 2 * self.sets * STAT_BYTES)?;
-        l.place("ones", VECTOR_BYTES)?;
-        l.place("alpha", 2 * VECTOR_BYTES)?;
-        l.place("lane_query", VECTOR_BYTES)?;
+        l.place("alpha", VECTOR_BYTES)?;
+        l.place("inverse_l", VECTOR_BYTES)?;
+        if let Some((_, rows)) = self.table(g) {
+            l.place("mask", rows * self.s_row())?;
+        }
         l.place("q_buf", 2 * self.sets * self.lanes() * row)?;
         l.place("k_ring", self.k_slots() * self.chunk * row)?;
-        l.place("v_ring", self.k_slots() * self.chunk * row)?;
+        l.place("v_ring", self.k_slots() * self.chunk * v_row)?;
         l.place("s_ring", self.s_slots() * self.chunk * self.s_row())?;
+        l.place("m_ring", self.m_bytes())?;
         l.place("p_ring", 2 * self.chunk * self.p_row(g))?;
-        l.place("o_part", g.op.head_dim * self.s_row())?;
-        l.place("o_buf", self.sets * g.op.head_dim * self.s_row())?;
-        l.place("out", self.lanes() * g.op.head_dim * 2)?;
+        l.place("o_buf", self.sets * g.value_dim() * self.s_row())?;
+        l.place("out", self.lanes() * g.value_dim() * 2)?;
         Ok(l)
     }
 }
@@ -143,7 +175,7 @@ pub fn plan(g: &Geometry, chip: &Chip) -> Result<Tiling, String> {
                 break;
             }
             for chunk in [32, 64, 128, 256, 512] {
-                for chunks in [1, 2, 3, 4, 6, 8, 12, 16] {
+                for chunks in [1, 2, 3, 4, 5, 6, 8, 12, 16] {
                     if chunk * chunks >= 2 * g.op.kv_len.next_multiple_of(chunk).max(chunk) {
                         break;
                     }
@@ -156,11 +188,13 @@ pub fn plan(g: &Geometry, chip: &Chip) -> Result<Tiling, String> {
                         piece: 0,
                         acc: [0, 0],
                         regions: 0,
+                        m_slots: 3,
+                        narrow: chip.semaphores.per_op < 3,
                         cycles: 0,
                     };
                     let columns = t.lanes().div_ceil(32);
                     let blocks = u64::from(chip.ttu.accumulator_blocks);
-                    t.acc[0] = (g.op.head_dim / 32) * columns;
+                    t.acc[0] = (g.value_dim() / 32) * columns;
                     let left = blocks.saturating_sub(t.acc[0]);
                     // Two pieces at least, so that one is stored while the next is computed.
                     t.piece = (32 * (left / 2 / columns.max(1)).min(4)).min(chunk);
@@ -170,7 +204,10 @@ pub fn plan(g: &Geometry, chip: &Chip) -> Result<Tiling, String> {
                     t.acc[1] = t.piece.div_ceil(32) * columns;
                     t.regions = (left / t.acc[1]).min(4);
                     if t.layout(g, TsramLayout::new(chip)).is_err() {
-                        continue;
+                        t.m_slots = 2;
+                        if t.layout(g, TsramLayout::new(chip)).is_err() {
+                            continue;
+                        }
                     }
                     if let Some(missing) = t.needs().missing(chip) {
                         refused.get_or_insert(missing);
@@ -187,43 +224,75 @@ pub fn plan(g: &Geometry, chip: &Chip) -> Result<Tiling, String> {
     best.ok_or_else(|| refused.unwrap_or_else(|| no_room(chip)))
 }
 
-/// Cycles without queueing: the slowest of vector, tensor and HBM work of the average unit, times the most units of a tile.
+/// Cycles without queueing: the slowest of vector, tensor and HBM work of the tile with the most of it.
 fn predict(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
     let op = &g.op;
     let dtype = op.dtype;
-    // Mean keys that a set sees, with the diagonal's rounding.
-    let keys = if op.causal {
-        let scores = op.scores_per_head() as f64;
-        scores / op.q_len as f64 + (t.set_queries as f64 / 2.0 + 8.0)
-    } else {
-        op.kv_len as f64
-    }
-    .clamp(1.0, op.kv_len as f64);
-    let sets = (op.q_len as f64 / t.set_queries as f64).min(t.sets as f64);
-    let slots = (keys / t.chunk as f64).ceil();
-    let steps = (keys / (t.chunk * t.chunks) as f64).ceil();
-    let dim = op.head_dim as f64;
-    // Two cycles a row, and the filling and draining of every launch.
-    let vector = 2.0 * keys + 70.0 * slots + steps * (2.0 * dim + 120.0);
+    let tiles = u64::from(chip.tiles());
     let lanes = t.lanes();
     let s_steps = cost::mm_steps(chip, dtype, dtype, t.chunk, lanes, op.head_dim);
-    let pv_steps = cost::mm_steps(chip, dtype, dtype, op.head_dim, lanes, t.chunk);
-    let tensor = (s_steps + pv_steps) as f64 * keys / t.chunk as f64 + 40.0 * slots;
-    let control = 330.0 * slots + 250.0 * steps;
-    let row_bytes = (op.head_dim * g.element).max(u64::from(chip.dma.request_bytes)) as f64;
-    let rate = cost::hbm_peak_bytes_per_s(chip) as f64 * 0.8
-        / (chip.clock_hz as f64 * f64::from(chip.tiles()));
-    let hbm = 2.0 * keys * row_bytes / rate;
-    let unit = (sets * vector.max(tensor).max(control)).max(hbm) + 2500.0 / t.sets as f64;
-    let units = t.units(g) as f64;
-    let tiles = f64::from(chip.tiles());
-    // Causal units shrink towards the end of the order, so that rounds even out.
-    let rounds = if op.causal && op.q_len > 4 * t.sets * t.set_queries {
-        (units / tiles).max(1.0) + 0.1
-    } else {
-        (units / tiles).ceil()
+    let pv_steps = cost::mm_steps(chip, dtype, dtype, g.value_dim(), lanes, t.chunk);
+    let row_bytes = (op.head_dim.min(g.value_dim()) * g.element)
+        .max(u64::from(chip.dma.request_bytes)) as f64;
+    let rate = cost::hbm_peak_bytes_per_s(chip) as f64 * 0.8 / (chip.clock_hz as f64 * tiles as f64);
+    // A set of rows over so many keys, and a unit of sets.
+    let set = |keys: u64| {
+        let slots = keys.div_ceil(t.chunk) as f64;
+        let steps = keys.div_ceil(t.chunk * t.chunks) as f64;
+        let keys = keys as f64;
+        // Two cycles a row, the filling and draining of every launch, and once the end of O.
+        let vector = 2.0 * keys + 55.0 * slots + 110.0 * steps + 200.0;
+        let tensor = (s_steps + pv_steps) as f64 * keys / t.chunk as f64 + 40.0 * slots;
+        let control = 330.0 * slots + 250.0 * steps;
+        // With one set a step's O is awaited before the next step's exponential.
+        let waits = if t.sets == 1 { 500.0 * (steps - 1.0) } else { 0.0 };
+        vector.max(tensor).max(control) + waits
     };
-    (rounds * unit + 3000.0) as u64
+    let unit = |first: u64, sets: u64| {
+        let seen = |s: u64| keys_of(t, g, first + s);
+        let work: f64 = (0..sets).map(|s| set(seen(s))).sum();
+        work.max(2.0 * seen(sets - 1) as f64 * row_bytes / rate)
+    };
+    let per_heads = op.q_len.div_ceil(t.set_queries);
+    let lines = op.batch * (op.heads / t.heads);
+    let most = if !op.causal {
+        let sets = (lines * per_heads).div_ceil(tiles);
+        let whole = (sets / t.sets) as f64 * unit(0, t.sets.min(per_heads));
+        whole + (sets % t.sets).min(1) as f64 * unit(0, (sets % t.sets).max(1))
+    } else {
+        // Units go round forth and back, the longest first.
+        let mut loads = vec![0.0f64; tiles as usize];
+        let blocks = op.q_len.div_ceil(t.sets * t.set_queries);
+        let mut index = 0u64;
+        for block in (0..blocks).rev() {
+            let first = block * t.sets;
+            let work = unit(first, t.sets.min(per_heads - first));
+            // Whole double rounds give every tile the same.
+            let even = lines / (2 * tiles) * 2;
+            for l in &mut loads {
+                *l += even as f64 * work;
+            }
+            for _ in 0..lines - even * tiles {
+                let (round, at) = (index / tiles, index % tiles);
+                let tile = if round % 2 == 0 { at } else { tiles - 1 - at };
+                loads[tile as usize] += work;
+                index += 1;
+            }
+        }
+        loads.into_iter().fold(0.0, f64::max)
+    };
+    (most + 3000.0) as u64
+}
+
+/// Keys that a set of queries walks, whole passes.
+fn keys_of(t: &Tiling, g: &Geometry, set: u64) -> u64 {
+    let op = &g.op;
+    if !op.causal {
+        return op.kv_len;
+    }
+    let end = ((set + 1) * t.set_queries).min(op.q_len);
+    let seen = (op.kv_len + end).saturating_sub(op.q_len);
+    seen.next_multiple_of(PASS).clamp(PASS, op.kv_len.max(PASS)).min(op.kv_len)
 }
 
 /// Facts for the plan.
@@ -231,7 +300,11 @@ pub fn explain(t: &Tiling, g: &Geometry, chip: &Chip) -> Vec<(&'static str, Stri
     vec![
         (
             "schedule",
-            "prefill: units of (batch, K/V head, block of queries), longest first".into(),
+            match g.op.causal {
+                true => "prefill: units of (batch, K/V head, block of queries), longest first",
+                false => "prefill: equal parts of all sets of rows, in units of (batch, K/V head)",
+            }
+            .into(),
         ),
         (
             "units",
@@ -288,7 +361,7 @@ pub fn emit(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) -> Result<()
         ("x", "step of the exponential"),
         ("y", "step of the maximum: the next"),
         ("xs", "chunk of S for the exponential"),
-        ("ys", "chunk of S for the maximum"),
+        ("ym", "chunk of rounded S for the maximum"),
         ("xp", "chunk of P"),
         ("xc", "first row of the chunk in its step"),
         ("nx", "rows of step x"),
@@ -299,12 +372,12 @@ pub fn emit(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) -> Result<()
         ("sk", "rows of the block whose K was waited for"),
         ("pv", "rows of the block whose V was waited for"),
         ("lead", "chunks of S pushed beyond the maximum"),
-        ("upd", "step whose O update is due, or 0"),
+        ("upd", "last step of a set whose O is due, or 0"),
     ]);
-    code::start(text, t, site);
+    code::start(text, t, op.causal, site);
     code::main_loop(text, t, g, site);
     code::push_scores(text, t, g);
-    code::push_update(text, g, site);
+    code::push_output(text, g, site);
     code::loads(text, g, channels);
     describe::generate(text, t, op.causal);
     site.end(text);
@@ -313,7 +386,7 @@ pub fn emit(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) -> Result<()
 
 fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
     let (op, chip) = (&g.op, &site.chip);
-    let row = op.head_dim * g.element;
+    let (row, v_row) = (op.head_dim * g.element, g.value_dim() * g.element);
     let unit_queries = t.sets * t.set_queries;
     let virtual_heads = op.heads / t.heads;
     text.comment("Semaphores: data there (full), room there (free).");
@@ -326,10 +399,9 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
         "v_free",
         "s_full",
         "s_free",
+        "m_free",
         "p_full",
         "p_free",
-        "part_full",
-        "part_free",
         "o_done",
         "out_full",
         "out_free",
@@ -345,9 +417,11 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
         );
     }
     text.equ("o_free", site.semaphore + O_FREE, "one per set of rows");
+    text.equ("o_full", site.semaphore + O_FREE + t.sets, "one per set of rows");
     text.comment("Sizes.");
     for (name, value, comment) in [
         ("head_dim", op.head_dim, ""),
+        ("value_dim", g.value_dim(), "elements of a row of V and O"),
         ("tiles", u64::from(chip.tiles()), ""),
         ("units", t.units(g), ""),
         (
@@ -372,6 +446,17 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
         ("kv_heads", op.kv_heads, ""),
         ("set_heads", t.heads, "query heads of a set of rows"),
         ("set_queries", t.set_queries, "queries of a set of rows"),
+        ("sets", t.sets, "sets of a unit"),
+        (
+            "sets_per_heads",
+            op.q_len.div_ceil(t.set_queries),
+            "sets of the same heads",
+        ),
+        (
+            "all_sets",
+            op.batch * virtual_heads * op.q_len.div_ceil(t.set_queries),
+            "",
+        ),
         ("unit_queries", unit_queries, "queries of a unit"),
         ("chunk", t.chunk, "keys"),
         ("block", t.chunk * t.chunks, "keys between rescales"),
@@ -383,19 +468,26 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
         ),
         ("s_acc_step", t.acc[1], "accumulator blocks of a piece"),
         ("s_acc_end", t.acc[0] + t.regions * t.acc[1], ""),
-        ("row", row, "bytes of a row of Q, K or V in SRAM"),
-        ("kv_row", op.kv_heads * row, "bytes from key to key in HBM"),
+        ("row", row, "bytes of a row of Q or K in SRAM"),
+        ("v_row", v_row, "bytes of a row of V"),
+        ("m_row", M_ROW, "bytes of a row of rounded S"),
         ("s_row", t.s_row(), "bytes of a row of S and of O"),
         ("p_row", t.p_row(g), "bytes of a row of P"),
         ("k_slots", t.k_slots(), "chunks of K, and of V"),
         ("k_slot", t.chunk * row, "bytes"),
+        ("v_slot", t.chunk * v_row, ""),
+        ("m_slot", t.chunk * M_ROW, ""),
         ("s_slot", t.chunk * t.s_row(), ""),
         ("p_slot", t.chunk * t.p_row(g), ""),
         ("q_set", t.lanes() * row, "bytes of Q of a set"),
         ("q_unit", t.sets * t.lanes() * row, "bytes of Q of a unit"),
-        ("o_set", op.head_dim * t.s_row(), "bytes of O^T of a set"),
+        ("o_set", g.value_dim() * t.s_row(), "bytes of O^T of a set"),
     ] {
         text.equ(name, value, comment);
+    }
+    if let Some((first, _)) = t.table(g) {
+        let origin = first.unsigned_abs() * t.s_row();
+        text.equ("mask_origin", origin, "of the mask's row of key 0");
     }
     let signed = op.kv_len as i64 - op.q_len as i64;
     text.directive(&format!(".equ first_seen, {signed}"));
@@ -420,7 +512,6 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
         ("g_open", "the block is described"),
         ("g_slot", "its first ring slot"),
         ("g_parity", "buffers of the unit: 0 or 1"),
-        ("g_alpha", "alpha of the next step"),
         ("g_step", "descriptor to write"),
         ("g_block", "descriptor to write"),
         ("u_q0", "first query of the unit"),
@@ -431,6 +522,13 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
         ("u_o", "its O in HBM"),
         ("u_k", "its K in HBM"),
         ("u_v", "its V in HBM"),
+        ("m_to", "where the next rounded S goes"),
+        ("g_next", "next set of this tile"),
+        ("g_end", "behind its last"),
+        ("mask_rows", "rows of the chunk from the first masked"),
+        ("mask_key", "key behind the chunk, as e_key"),
+        ("o_fused", "step whose O the fused kernel finishes, or 0"),
+        ("started", "V has been let go"),
     ];
     equ(text, &variables, 0);
     text.comment("A step: a set of rows within a block of keys.");
@@ -447,7 +545,6 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
             ("e_q", "Q in SRAM"),
             ("e_slot", "ring slot of the block"),
             ("e_stat", "statistics"),
-            ("e_alpha", "alpha"),
             ("e_o", "O^T"),
             ("e_set", "number of the set"),
             ("e_mask", "first masked row"),

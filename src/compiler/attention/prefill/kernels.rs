@@ -1,0 +1,565 @@
+//! The vector kernels of prefill. Lanes are query rows, vectors run over keys or over the elements of a head.
+//!
+//! Models: online softmax of S^T[key][row] with no reduction across lanes. The load port is as scarce as the exponential, so the
+//! tensor unit stores S^T twice: in FP32 for the exponential, and in BF16, two rows to a vector, for the maximum alone; what
+//! that leaves of the port scales O^T while exponentials go on. A maximum of rounded scores is made an upper bound by adding
+//! 2^-8 of its size, so no P passes the largest. Per set of rows a block of statistics stays in TSRAM ([`STAT_BYTES`]): the
+//! running maximum in units of log2, bias - maximum, two partial sums of P, and two partial maxima of the scores to come.
+//! Leaves out: when kernels run and where operands lie (the schedule). Invariants: lanes past the given number are neither
+//! stored nor reach another lane; no kernel makes a NaN from finite scores, because maxima start at [`FLOOR`], not at minus
+//! infinity, and masked scores are [`MASKED`].
+
+use super::super::kernels::{
+    FLOOR, MASKED, PASS, Shape, TINY, VECTOR_BYTES, constant, divide_lanes, head, lane_predicate,
+    rest_loop, split_rows,
+};
+use super::super::schedule::{Pointer, Rows, Step, access, compute};
+use crate::compiler::emit::Text;
+
+/// Offset of the running maximum.
+const STAT_M: u64 = 0;
+/// Offset of bias - maximum.
+const STAT_NEGM: u64 = VECTOR_BYTES;
+/// Offset of two partial sums.
+const STAT_L: u64 = 2 * VECTOR_BYTES;
+/// Offset of two partial maxima, BF16.
+const STAT_MX: u64 = 4 * VECTOR_BYTES;
+/// Bytes of the statistics of a set of rows.
+pub const STAT_BYTES: u64 = 6 * VECTOR_BYTES;
+/// Bytes from row to row of the rounded scores: one of 128 lanes.
+pub const M_ROW: u64 = VECTOR_BYTES / 2;
+/// Cycles until a result may be used: of a load or an arithmetic instruction, of a special one.
+const ARITHMETIC: usize = 4;
+const SPECIAL: usize = 8;
+
+/// What the kernels are generated for.
+#[derive(Clone, Copy, Debug)]
+pub struct Prefill {
+    /// Type, scale, strides and lanes.
+    pub shape: Shape,
+    /// Elements of a head of V and O.
+    pub value_dim: u64,
+    /// Rows of rounded scores that a vector takes: two, or one where the chip's vectors are shorter.
+    pub pair: u64,
+    /// Bytes of the ring of rounded scores.
+    pub m_bytes: u64,
+    /// The mask's table: key of its first row, counted from the first query's own, and rows; causal only.
+    pub table: Option<(i64, u64)>,
+}
+
+/// Emits all kernels.
+pub fn emit(text: &mut Text, k: &Prefill) {
+    init(text, k);
+    if let Some((first, rows)) = k.table {
+        mask_table(text, k, first, rows);
+    }
+    max_rows(text, k);
+    begin(text, k);
+    rescale(text, k);
+    inverse(text);
+    exp_rows(text, k);
+    fused(text, k, false);
+    fused(text, k, true);
+    scale(text, k);
+    nothing(text);
+}
+
+fn nothing(text: &mut Text) {
+    head(
+        text,
+        "nothing",
+        "Carries a signal that an operation has no room for.",
+        &[],
+    );
+    text.inst("vret");
+}
+
+fn init(text: &mut Text, k: &Prefill) {
+    head(
+        text,
+        "init",
+        "Statistics at their start, and zeros where lanes that no query has will be read.",
+        &[
+            "first statistics",
+            "sets of statistics",
+            "rounded scores",
+        ],
+    );
+    constant(text, "v1", 0.0);
+    text.inst(&format!("sli s15, float({MASKED:e})"));
+    text.inst("vbc.f32 v2, s15");
+    max_predicate(text, k);
+    round(text, k, "v3", "v2");
+    let end = text.fresh("sets");
+    text.inst(&format!("loop s2, {end}"));
+    for (offset, v) in [
+        (STAT_M, 1),
+        (STAT_NEGM, 1),
+        (STAT_L, 1),
+        (STAT_L + VECTOR_BYTES, 1),
+        (STAT_MX, 3),
+        (STAT_MX + VECTOR_BYTES, 3),
+    ] {
+        text.inst(&match v {
+            3 => format!("vst.bf16 v3, {offset}(s1) ?p3"),
+            _ => format!("vst.f32 v{v}, {offset}(s1)"),
+        });
+    }
+    text.inst(&format!("saddi s1, s1, {STAT_BYTES}"));
+    text.label(&end);
+    let end = text.fresh("zeros");
+    text.inst(&format!("sli s4, {}", k.m_bytes / VECTOR_BYTES));
+    text.inst(&format!("loop s4, {end}"));
+    text.inst("vst.f32 v1, 0(s3)");
+    text.inst(&format!("saddi s3, s3, {VECTOR_BYTES}"));
+    text.label(&end);
+    text.inst("vret");
+}
+
+fn mask_table(text: &mut Text, k: &Prefill, first: i64, rows: u64) {
+    let s = &k.shape;
+    head(
+        text,
+        "mask_table",
+        "Causal mask, as what a product of scores starts from: 0 where key <= query, counted from the first query of a set.",
+        &["the table"],
+    );
+    text.inst("viota v1, s0");
+    divide_lanes(text, "v2", "v1", s.group);
+    divide_lanes(text, "v3", "v2", s.queries);
+    text.inst(&format!("sli s2, {}", s.queries));
+    text.inst("vbc.i32 v4, s2");
+    text.inst("vmul.i32 v3, v3, v4");
+    text.inst("vsub.i32 v28, v2, v3");
+    text.inst("vxor v31, v31, v31");
+    constant(text, "v29", MASKED);
+    text.inst("sli s9, 8");
+    text.inst("vbc.i32 v30, s9");
+    text.inst(&format!("sli s3, {first}"));
+    text.comment("keys of eight rows");
+    for k in 0..8 {
+        text.inst(&format!("vbc.i32 v{}, s3", 9 + k));
+        text.inst("saddi s3, s3, 1");
+    }
+    text.inst(&format!("sli s4, {}", s.s_row / 4));
+    lane_predicate(text, "s4", "p1");
+    let table = Rows {
+        interval: 1,
+        unroll: PASS as usize,
+        pointers: vec![Pointer {
+            register: "s1",
+            step: s.s_row,
+        }],
+        steps: vec![
+            // Predicates repeat every four rows: this read comes before the compare of the same cycle.
+            compute(ARITHMETIC, |r| {
+                format!("vsel.f32 v{}, p{}, v31, v29", 1 + r % 8, 2 + r % 4)
+            }),
+            compute(0, |r| {
+                format!("vcmp.le.i32 p{}, v{}, v28", 2 + r % 4, 9 + r % 8)
+            }),
+            compute(1, |r| format!("vadd.i32 v{0}, v{0}, v30", 9 + r % 8)),
+            access(2 * ARITHMETIC, 0, |r, at| {
+                format!("vst.f32 v{}, {at}(s1) ?p1", 1 + r % 8)
+            }),
+        ],
+    };
+    text.inst(&format!("sli s6, {}", rows / PASS));
+    table.emit(text, "s6", "s8");
+    text.inst("vret");
+}
+
+/// p3 = the lanes of a vector of rounded scores.
+fn max_predicate(text: &mut Text, k: &Prefill) {
+    text.inst(&format!("sli s14, {}", M_ROW / 2 * k.pair));
+    text.inst("vwhile.bf16 p3, s14");
+}
+
+/// vd = va in BF16, in the lanes of a vector of rounded scores.
+fn round(text: &mut Text, k: &Prefill, vd: &str, va: &str) {
+    for group in 0..k.pair {
+        text.inst(&format!("vcvt.bf16.f32 {vd}, {va}, {group}, 0"));
+    }
+}
+
+/// Steps of the maximum: accumulators v25 and v26, scores in v17, v18, v23, v24.
+fn max_steps(k: &Prefill, pointer: usize, name: &'static str, cycle: usize) -> [Step; 2] {
+    let pair = k.pair as usize;
+    let score = move |r: usize| [17, 18, 23, 24][r / pair % 4];
+    [
+        compute(cycle + ARITHMETIC, move |r| {
+            if !r.is_multiple_of(pair) {
+                return String::new();
+            }
+            let acc = 25 + r / pair % 2;
+            format!("vmax.bf16 v{acc}, v{acc}, v{} ?p3", score(r))
+        }),
+        access(cycle, pointer, move |r, at| {
+            if !r.is_multiple_of(pair) {
+                return String::new();
+            }
+            format!("vld.bf16 v{}, {at}({name}) ?p3", score(r))
+        }),
+    ]
+}
+
+fn max_ends(text: &mut Text, stat: &str, inst: &str) {
+    for (acc, offset) in [(25, STAT_MX), (26, STAT_MX + VECTOR_BYTES)] {
+        text.inst(&format!("{inst}.bf16 v{acc}, {offset}({stat}) ?p3"));
+    }
+}
+
+fn max_rows(text: &mut Text, k: &Prefill) {
+    head(
+        text,
+        "max_rows",
+        "Maximum over rows of rounded scores.",
+        &["first row", "rows", "statistics"],
+    );
+    max_predicate(text, k);
+    split_rows(text, "s2", "s6", "s7", PASS);
+    max_ends(text, "s3", "vld");
+    let rows = Rows {
+        interval: 1,
+        unroll: PASS as usize,
+        pointers: vec![Pointer {
+            register: "s1",
+            step: M_ROW,
+        }],
+        steps: max_steps(k, 0, "s1", 0).into(),
+    };
+    rows.emit(text, "s6", "s8");
+    text.inst(&format!("sli s14, {}", M_ROW / 2));
+    text.inst("vwhile.bf16 p4, s14");
+    let end = rest_loop(text, "s7");
+    text.inst("vld.bf16 v17, 0(s1) ?p4");
+    text.inst(&format!("saddi s1, s1, {M_ROW}"));
+    text.inst("vmax.bf16 v25, v25, v17 ?p4");
+    text.label(&end);
+    max_ends(text, "s3", "vst");
+    text.inst("vret");
+}
+
+/// v3 = an upper bound of the scores' maximum in units of log2; partial maxima back at their start.
+fn take_maximum(text: &mut Text, k: &Prefill) {
+    max_predicate(text, k);
+    max_ends(text, "s1", "vld");
+    constant(text, "v9", MASKED);
+    round(text, k, "v10", "v9");
+    constant(text, "v11", k.shape.scale);
+    constant(text, "v12", 0.00390625);
+    text.inst("vmax.bf16 v25, v25, v26");
+    for offset in [STAT_MX, STAT_MX + VECTOR_BYTES] {
+        text.inst(&format!("vst.bf16 v10, {offset}(s1) ?p3"));
+    }
+    text.inst("vcvt.f32.bf16 v3, v25, 0, 0");
+    if k.pair == 2 {
+        text.inst("vcvt.f32.bf16 v4, v25, 0, 1");
+        text.inst("vmax.f32 v3, v3, v4");
+    }
+    text.inst("vabs.f32 v4, v3");
+    text.inst("vfma.f32 v3, v4, v12, v3");
+    text.inst("vmul.f32 v3, v3, v11");
+}
+
+/// Stores the maximum in v3 and bias - maximum.
+fn put_maximum(text: &mut Text, k: &Prefill) {
+    constant(text, "v4", k.shape.bias as f32);
+    text.inst(&format!("vst.f32 v3, {STAT_M}(s1)"));
+    text.inst("vsub.f32 v4, v4, v3");
+    text.inst(&format!("vst.f32 v4, {STAT_NEGM}(s1)"));
+}
+
+/// 1 / sum of the statistics at s2, to s3, in two parts so that other work can stand between them.
+fn inverse_begin(text: &mut Text) {
+    text.inst(&format!("vld.f32 v20, {STAT_L}(s2)"));
+    text.inst(&format!("vld.f32 v21, {}(s2)", STAT_L + VECTOR_BYTES));
+    constant(text, "v22", TINY);
+    text.inst("vadd.f32 v20, v20, v21");
+}
+
+fn inverse_end(text: &mut Text) {
+    text.inst("vmax.f32 v20, v20, v22");
+    text.inst("vrcp.f32 v20, v20");
+    text.inst("vst.f32 v20, 0(s3)");
+}
+
+fn begin(text: &mut Text, k: &Prefill) {
+    head(
+        text,
+        "begin",
+        "First scores of a set of rows: m = max(mx scale, floor), l = 0. Beside it 1 / l of the set before.",
+        &["statistics", "statistics of the set before", "its 1 / l"],
+    );
+    inverse_begin(text);
+    take_maximum(text, k);
+    text.inst("vxor v6, v6, v6");
+    constant(text, "v7", FLOOR);
+    text.inst(&format!("vst.f32 v6, {STAT_L}(s1)"));
+    text.inst(&format!("vst.f32 v6, {}(s1)", STAT_L + VECTOR_BYTES));
+    text.inst("vmax.f32 v3, v3, v7");
+    inverse_end(text);
+    put_maximum(text, k);
+    text.inst("vret");
+}
+
+fn rescale(text: &mut Text, k: &Prefill) {
+    head(
+        text,
+        "rescale",
+        "Next scores of a set of rows: m' = max(m, mx scale), alpha = 2^(m - m'), l = l alpha. Beside it 1 / l of the set before.",
+        &[
+            "statistics",
+            "statistics of the set before",
+            "its 1 / l",
+            "alpha",
+        ],
+    );
+    inverse_begin(text);
+    take_maximum(text, k);
+    text.inst(&format!("vld.f32 v6, {STAT_M}(s1)"));
+    text.inst(&format!("vld.f32 v7, {STAT_L}(s1)"));
+    text.inst(&format!("vld.f32 v8, {}(s1)", STAT_L + VECTOR_BYTES));
+    text.inst("vmax.f32 v3, v6, v3");
+    text.inst("vsub.f32 v6, v6, v3");
+    text.inst("vexp2.f32 v6, v6");
+    inverse_end(text);
+    put_maximum(text, k);
+    text.inst("vmul.f32 v7, v7, v6");
+    text.inst("vmul.f32 v8, v8, v6");
+    text.inst("vst.f32 v6, 0(s4)");
+    text.inst(&format!("vst.f32 v7, {STAT_L}(s1)"));
+    text.inst(&format!("vst.f32 v8, {}(s1)", STAT_L + VECTOR_BYTES));
+    text.inst("vret");
+}
+
+fn inverse(text: &mut Text) {
+    head(
+        text,
+        "inverse",
+        "1 / l of the last set.",
+        &["", "statistics", "1 / l"],
+    );
+    inverse_begin(text);
+    inverse_end(text);
+    text.inst("vret");
+}
+
+/// Steps of the exponential: S in v1..v4, the exponent and its power in v5..v12, P in v13..v16, sums in v21 and v22, negm in
+/// v29, scale in v30. S is pointer 0, P pointer 1.
+fn exp_steps(k: &Prefill) -> Vec<Step> {
+    let dtype = k.shape.dtype;
+    let power = 2 * ARITHMETIC;
+    let done = power + SPECIAL;
+    vec![
+        access(0, 0, |r, at| {
+            format!("vld.f32 v{}, {at}(s1) ?p1", 1 + r % 4)
+        }),
+        compute(ARITHMETIC, |r| {
+            format!("vfma.f32 v{}, v{}, v30, v29", 5 + r % 8, 1 + r % 4)
+        }),
+        compute(power, |r| format!("vexp2.f32 v{0}, v{0}", 5 + r % 8)),
+        compute(done, |r| {
+            format!("vadd.f32 v{0}, v{0}, v{1}", 21 + r % 2, 5 + r % 8)
+        }),
+        compute(done, move |r| {
+            format!("vcvt.{dtype}.f32 v{}, v{}, 0, 0", 13 + r % 4, 5 + r % 8)
+        }),
+        access(done + ARITHMETIC, 1, move |r, at| {
+            format!("vst.{dtype} v{}, {at}(s5) ?p1", 13 + r % 4)
+        }),
+    ]
+}
+
+fn exp_begin(text: &mut Text, k: &Prefill) {
+    text.inst(&format!("sli s15, float({:e})", k.shape.scale));
+    text.inst(&format!("vld.f32 v29, {STAT_NEGM}(s3)"));
+    lane_predicate(text, "s4", "p1");
+    text.inst("vbc.f32 v30, s15");
+    text.inst(&format!("vld.f32 v21, {STAT_L}(s3)"));
+}
+
+fn exp_middle(text: &mut Text) {
+    text.inst(&format!("vld.f32 v22, {}(s3)", STAT_L + VECTOR_BYTES));
+}
+
+fn exp_end(text: &mut Text) {
+    text.inst(&format!("vst.f32 v21, {STAT_L}(s3)"));
+    text.inst(&format!("vst.f32 v22, {}(s3)", STAT_L + VECTOR_BYTES));
+}
+
+fn exp_pointers(k: &Prefill) -> Vec<Pointer> {
+    vec![
+        Pointer {
+            register: "s1",
+            step: k.shape.s_row,
+        },
+        Pointer {
+            register: "s5",
+            step: k.shape.p_row,
+        },
+    ]
+}
+
+fn exp_rows(text: &mut Text, k: &Prefill) {
+    let s = &k.shape;
+    head(
+        text,
+        "exp_rows",
+        "P = 2^(S scale + negm) in the operand type, l += P before rounding.",
+        &[
+            "first row of S",
+            "rows",
+            "statistics",
+            "lanes",
+            "first row of P",
+        ],
+    );
+    exp_begin(text, k);
+    exp_middle(text);
+    split_rows(text, "s2", "s6", "s7", PASS);
+    let rows = Rows {
+        interval: 2,
+        unroll: PASS as usize,
+        pointers: exp_pointers(k),
+        steps: exp_steps(k),
+    };
+    rows.emit(text, "s6", "s8");
+    let end = rest_loop(text, "s7");
+    let dtype = s.dtype;
+    text.inst("vld.f32 v1, 0(s1) ?p1");
+    text.inst(&format!("saddi s1, s1, {}", s.s_row));
+    text.inst("vfma.f32 v5, v1, v30, v29");
+    text.inst("vexp2.f32 v5, v5");
+    text.inst("vadd.f32 v21, v21, v5");
+    text.inst(&format!("vcvt.{dtype}.f32 v13, v5, 0, 0"));
+    text.inst(&format!("vst.{dtype} v13, 0(s5) ?p1"));
+    text.inst(&format!("saddi s5, s5, {}", s.p_row));
+    text.label(&end);
+    exp_end(text);
+    text.inst("vret");
+}
+
+/// Steps of O = O factor, a row to two of S: O in v19, v20, v27, v31, the factor in v28.
+fn scale_steps(pointer: usize, name: &'static str, predicate: &'static str) -> [Step; 3] {
+    let row = |r: usize| [19, 20, 27, 31][r / 2 % 4];
+    let even = |r: usize, text: String| {
+        if r.is_multiple_of(2) {
+            text
+        } else {
+            String::new()
+        }
+    };
+    [
+        access(3 + 2 * ARITHMETIC, pointer, move |r, at| {
+            even(r, format!("vst.f32 v{}, {at}({name}) ?{predicate}", row(r)))
+        }),
+        compute(3 + ARITHMETIC, move |r| {
+            even(r, format!("vmul.f32 v{0}, v{0}, v28", row(r)))
+        }),
+        access(3, pointer, move |r, at| {
+            even(r, format!("vld.f32 v{}, {at}({name}) ?{predicate}", row(r)))
+        }),
+    ]
+}
+
+fn fused(text: &mut Text, k: &Prefill, scaling: bool) {
+    let s = &k.shape;
+    let (name, doc) = match scaling {
+        false => (
+            "fused",
+            "The exponential over one step's scores and the maximum over the next step's: in four cycles two rows of each.",
+        ),
+        true => (
+            "fused_scale",
+            "The same, and rows of O^T times a factor, one in four cycles.",
+        ),
+    };
+    let mut args = vec![
+        "first row of S",
+        "rows / 16",
+        "statistics",
+        "lanes",
+        "first row of P",
+        "first row of the next rounded scores",
+        "their statistics",
+    ];
+    if scaling {
+        args.extend(["O^T", "factor of each lane", "lanes of O^T"]);
+    }
+    head(text, name, doc, &args);
+    exp_begin(text, k);
+    max_predicate(text, k);
+    exp_middle(text);
+    if scaling {
+        lane_predicate(text, "s10", "p2");
+        text.inst("vld.f32 v28, 0(s9)");
+    }
+    max_ends(text, "s7", "vld");
+    let rows = |scaling: bool| {
+        let mut steps = exp_steps(k);
+        steps.extend(max_steps(k, 2, "s6", 1));
+        let mut pointers = exp_pointers(k);
+        pointers.push(Pointer {
+            register: "s6",
+            step: M_ROW,
+        });
+        if scaling {
+            steps.extend(scale_steps(3, "s8", "p2"));
+            pointers.push(Pointer {
+                register: "s8",
+                step: s.o_row / 2,
+            });
+        }
+        Rows {
+            interval: 2,
+            unroll: PASS as usize,
+            pointers,
+            steps,
+        }
+    };
+    if scaling {
+        let passes = 2 * k.value_dim / PASS;
+        text.inst(&format!("sli s11, {passes}"));
+        text.inst(&format!("saddi s2, s2, -{passes}"));
+        rows(true).emit(text, "s11", "s12");
+    }
+    rows(false).emit(text, "s2", "s12");
+    exp_end(text);
+    max_ends(text, "s7", "vst");
+    text.inst("vret");
+}
+
+fn scale(text: &mut Text, k: &Prefill) {
+    let s = &k.shape;
+    head(
+        text,
+        "scale",
+        "O^T = O^T factor.",
+        &["O^T", "factor of each lane", "lanes"],
+    );
+    lane_predicate(text, "s3", "p1");
+    text.inst("vld.f32 v30, 0(s2)");
+    let rows = Rows {
+        interval: 1,
+        unroll: 16,
+        pointers: vec![Pointer {
+            register: "s1",
+            step: s.o_row,
+        }],
+        steps: vec![
+            access(2 * ARITHMETIC, 0, |r, at| {
+                format!("vst.f32 v{}, {at}(s1) ?p1", 1 + r % 16)
+            }),
+            compute(ARITHMETIC, |r| {
+                format!("vmul.f32 v{0}, v{0}, v30", 1 + r % 16)
+            }),
+            access(0, 0, |r, at| {
+                format!("vld.f32 v{}, {at}(s1) ?p1", 1 + r % 16)
+            }),
+        ],
+    };
+    text.inst(&format!("sli s6, {}", k.value_dim / 16));
+    rows.emit(text, "s6", "s8");
+    text.inst("vret");
+}
