@@ -6,7 +6,7 @@
 //! [`Feed`]'s. Invariant: as if every half CK were stepped through, one burst at a time (tests compare the two).
 
 use super::constraints::Time;
-use super::controller::{Controller, FAR, Sink};
+use super::controller::{Controller, FAR, RowPolicy, Sink};
 use super::mapping::Place;
 use super::queue::Kind;
 use super::schedule::even;
@@ -78,6 +78,16 @@ struct Gate {
     entry: Time,
     /// Whether one waits for room.
     waits: bool,
+    /// A half CK in which one has entered ahead of all else that is done then.
+    begun: Time,
+}
+
+/// A port whose head waits for room of the kind in favour and goes on where the youngest request of its bank ends: all that comes of
+/// its entering is that the last entry of that group holds one more.
+#[derive(Clone, Copy)]
+struct Following {
+    port: usize,
+    group: u16,
 }
 
 impl Controller {
@@ -92,6 +102,7 @@ impl Controller {
             clear: [false; PORTS],
             entry: from,
             waits: true,
+            begun: FAR,
         };
         for (can, head) in gate.can.iter_mut().zip(feed.heads()) {
             *can = self.admits(head);
@@ -133,7 +144,7 @@ impl Controller {
     /// Lets in what may enter now.
     #[inline]
     fn let_in<F: Feed>(&mut self, now: Time, feed: &mut F, gate: &mut Gate) {
-        let mut left = PER_HALF_CK;
+        let mut left = PER_HALF_CK - u32::from(gate.begun == now);
         while left > 0
             && let Some(port) = may_enter(now, feed.heads(), gate.can)
         {
@@ -154,7 +165,14 @@ impl Controller {
         gate: &mut Gate,
     ) -> Time {
         let end = until.saturating_add(1);
+        let plain = self.config.row_policy == RowPolicy::Open && self.device.is_plain::<K>();
         while self.stays::<K>() {
+            if plain {
+                now = self.columns::<K, F>(now, until, feed, gate);
+                if feed.stops() {
+                    break;
+                }
+            }
             // A policy that closes rows may have set its own.
             let end = end.min(self.maintenance.wake);
             let next = self.column_wake.min(self.row_wake).min(gate.entry);
@@ -192,6 +210,112 @@ impl Controller {
             }
         }
         now
+    }
+
+    /// The port whose head, and nothing else, is let in by what leaves.
+    #[inline]
+    fn following<const K: usize>(
+        &self,
+        now: Time,
+        heads: &[Head; PORTS],
+        gate: &Gate,
+    ) -> Option<Following> {
+        let of_kind = |port: &usize| heads[*port].write == (K == 1) && heads[*port].arrival < FAR;
+        let port = (0..PORTS).find(of_kind)?;
+        let (head, other) = (&heads[port], &heads[1 - port]);
+        let alone = other.arrival == FAR || other.write != head.write;
+        // A write may let others in that want to know of it.
+        let apart = K == 0 || other.arrival == FAR || other.place.row != head.place.row;
+        if !alone || !apart || head.arrival > now || !gate.clear[port] {
+            return None;
+        }
+        let kind = [Kind::Read, Kind::Write][K];
+        let list = self.list(kind, self.bank(&head.place));
+        let group = self.queues.followed(list, kind, &head.place, head.tag)?;
+        Some(Following { port, group })
+    }
+
+    /// Column commands after `now`, of entries that hold more than one request, as long as nothing is due but those, and what enters in
+    /// the place of what leaves; the half CK of the last.
+    #[inline]
+    fn columns<const K: usize, F: Feed>(
+        &mut self,
+        mut now: Time,
+        until: Time,
+        feed: &mut F,
+        gate: &mut Gate,
+    ) -> Time {
+        let kind = [Kind::Read, Kind::Write][K];
+        let mut following = None;
+        if !self.has_room(K == 1) && gate.waits {
+            following = self.following::<K>(now, feed.heads(), gate);
+            if following.is_none() {
+                return now;
+            }
+        }
+        let end = until.saturating_add(1).min(gate.entry);
+        let due = end
+            .min(self.row_wake)
+            .min(self.maintenance.wake);
+        // As many as can leave before the other kind may be in favour.
+        let [reads, writes] = self.queues.len;
+        let mut spare = match K {
+            0 => reads - 1,
+            _ if reads == 0 => writes - 1,
+            _ => writes - self.low_mark(),
+        };
+        loop {
+            let wake = self.wake_of_columns();
+            if wake >= due || spare == 0 {
+                break;
+            }
+            let at = even(wake.max(now + 1));
+            if at >= due {
+                break;
+            }
+            if at >= self.active_wake && self.has_ready_active(at) {
+                break;
+            }
+            let Some(choice) = self.choose::<K>(at) else {
+                now = at;
+                continue;
+            };
+            if !self.serve::<K, F>(at, choice, feed) {
+                break;
+            }
+            now = at;
+            let Some(Following { port, group }) = following else {
+                spare -= 1;
+                continue;
+            };
+            let head = &feed.heads()[port];
+            let enters = now + 1 < end
+                && self
+                    .queues
+                    .follow(kind, group, head.place.column, (head.tag, now + 1));
+            if !enters {
+                self.next_entry(now, feed.heads(), gate);
+                break;
+            }
+            let run = head.run;
+            gate.begun = now + 1;
+            feed.entered(port, now + 1, 1, true);
+            if run == 1 || feed.stops() {
+                self.refilled(now, port, feed, gate);
+                break;
+            }
+        }
+        self.column_wake = self.wake_of_columns();
+        now
+    }
+
+    /// A port has another head, `now` being the half CK before it got it.
+    #[inline(never)]
+    fn refilled<F: Feed>(&mut self, now: Time, port: usize, feed: &mut F, gate: &mut Gate) {
+        let head = &feed.heads()[port];
+        gate.clear[port] = false;
+        gate.can[port] = self.admits(head);
+        self.next_entry(now, feed.heads(), gate);
     }
 
     /// Whether something waits and reads (0) or writes (1) are to be in favour, as they are.

@@ -322,7 +322,7 @@ impl Controller {
     }
 
     #[inline]
-    fn bank(&self, place: &Place) -> u32 {
+    pub(super) fn bank(&self, place: &Place) -> u32 {
         self.geometry()
             .bank(place.pc, place.sid, place.group, place.bank)
     }
@@ -545,6 +545,12 @@ impl Controller {
         for side in &mut self.sides {
             (side.hit_wake, side.row_wake) = (now, now);
         }
+    }
+
+    /// Writing stops with fewer than these if a read waits.
+    #[inline]
+    pub(super) fn low_mark(&self) -> u32 {
+        self.low_mark
     }
 
     /// Whether writes are in favour.

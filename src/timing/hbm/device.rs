@@ -703,6 +703,12 @@ impl<T: Clone> Device<T> {
         }
     }
 
+    /// Whether no rule of reads (0) or of writes (1) is out of the ordinary.
+    #[inline]
+    pub fn is_plain<const K: usize>(&self) -> bool {
+        !self.columns[K].has_more && !self.has_sid_times
+    }
+
     /// Issues a read (0) or a write (1), as [`Device::issue`] does.
     #[inline(always)]
     pub fn access<const K: usize>(&mut self, bank: u32, now: Time) {

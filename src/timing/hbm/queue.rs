@@ -8,6 +8,7 @@
 
 use super::constraints::Time;
 use super::device::{CLOSED, Geometry};
+use super::mapping::Place;
 use super::steady::Visit;
 use std::ops::Range;
 
@@ -349,19 +350,53 @@ impl Queues {
         is_oldest
     }
 
-    /// Takes the oldest request out of an entry, the first of its group, if there are others in it; the request, and when the next was
-    /// accepted.
-    #[inline]
-    pub fn take_first(&mut self, kind: Kind, head: u32) -> Option<(Request, Time)> {
+    /// Takes the oldest request out of an entry, the first of its group, if there are others in it, of which the next was not accepted
+    /// after `limit`.
+    #[inline(always)]
+    pub fn take_first(&mut self, kind: Kind, head: u32, limit: Time) -> Option<Request> {
         let entry = &mut self.entries[head as usize];
-        if entry.count == 1 {
+        if entry.count == 1 || entry.accepted + (entry.delays & 0xff) > limit {
             return None;
         }
         let request = entry.first();
         entry.shrink();
-        let accepted = entry.accepted;
         self.len[kind as usize] -= 1;
-        Some((request, accepted))
+        Some(request)
+    }
+
+    /// The last group of a list, if a request would become part of its last entry but for its time.
+    #[inline]
+    pub fn followed(&self, list: &List, kind: Kind, place: &Place, tag: u64) -> Option<u16> {
+        let group = self.groups.get(list.last as usize)?;
+        let entry = self.entries.get(group.tail as usize)?;
+        let follows = group.row == place.row
+            && entry.tag == tag
+            && entry.seq + u64::from(entry.count) == self.next_seq[kind as usize]
+            && u32::from(entry.column) + u32::from(entry.count) == place.column;
+        follows.then_some(list.last)
+    }
+
+    /// Makes a request part of the last entry of a group, if it can be.
+    #[inline(always)]
+    pub fn follow(
+        &mut self,
+        kind: Kind,
+        group: u16,
+        column: u32,
+        (tag, accepted): (u64, Time),
+    ) -> bool {
+        let group = &mut self.groups[group as usize];
+        let tail = &mut self.entries[group.tail as usize];
+        let seq = &mut self.next_seq[kind as usize];
+        if tail.extend(*seq, column, 1, tag, accepted) == 0 {
+            return false;
+        }
+        *seq += 1;
+        self.len[kind as usize] += 1;
+        if kind == Kind::Write {
+            group.columns |= mask(self.column_shift, &(column..column + 1));
+        }
+        true
     }
 
     /// Takes the oldest request out of a group of the list of a kind and bank, whose open row is `open`.
@@ -538,9 +573,13 @@ mod tests {
             let hit = list.hit;
             assert_eq!(queues.head(hit).seq, seq as u64);
             let head = queues.head_index(hit);
-            let request = match queues.take_first(Kind::Read, head) {
-                Some((request, next)) => {
-                    assert_eq!(next, requests[seq + 1].2);
+            let next = requests.get(seq + 1).map_or(0, |r| r.2);
+            if next > 0 {
+                let early = queues.take_first(Kind::Read, head, next - 1);
+                assert!(early.is_none(), "the next came after that");
+            }
+            let request = match queues.take_first(Kind::Read, head, next) {
+                Some(request) => {
                     both_ways[0] += 1;
                     request
                 }

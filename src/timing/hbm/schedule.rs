@@ -32,10 +32,14 @@ impl Controller {
         if now < self.active_wake || !self.active_access(now, sink) {
             self.hit::<K, S>(now, sink);
         }
-        self.column_wake = self
-            .sides
-            .iter()
-            .fold(self.active_wake, |wake, side| wake.min(side.hit_wake));
+        self.column_wake = self.wake_of_columns();
+    }
+
+    /// From when a column command may be possible.
+    #[inline]
+    pub(super) fn wake_of_columns(&self) -> Time {
+        let sides = self.sides.iter();
+        sides.fold(self.active_wake, |wake, side| wake.min(side.hit_wake))
     }
 
     /// Serves the oldest request whose row was opened for it and can be accessed now; or sees from when one can.
@@ -77,11 +81,27 @@ impl Controller {
         true
     }
 
-    /// Serves the oldest hit of reads (0) or writes (1) that can go now; sees from when another may.
+    /// Whether a request whose row was opened for it can be accessed now; or sees from when one can.
     #[inline]
-    fn hit<const K: usize, S: Sink>(&mut self, now: Time, sink: &mut S) {
-        let mut best = Key::LAST;
-        let mut place = (0, 0);
+    pub(super) fn has_ready_active(&mut self, now: Time) -> bool {
+        let mut wake = FAR;
+        for a in &mut self.active {
+            if a.ready <= now {
+                a.ready = self.device.access_ready_at(a.kind, a.bank);
+                if a.ready <= now {
+                    return true;
+                }
+            }
+            wake = wake.min(a.ready);
+        }
+        self.active_wake = wake;
+        false
+    }
+
+    /// The oldest hit of reads (0) or writes (1) that can go now, as pseudo channel and place in its order; or sees from when one may.
+    #[inline(always)]
+    pub(super) fn choose<const K: usize>(&mut self, now: Time) -> Option<(usize, usize)> {
+        let (mut best, mut place) = (Key::LAST, (0, 0));
         for (pc, side) in self.sides.iter_mut().enumerate() {
             if side.hit_wake > now {
                 continue;
@@ -97,32 +117,52 @@ impl Controller {
                 Err(ready) => side.hit_wake = ready,
             }
         }
-        if best == Key::LAST {
+        (best != Key::LAST).then_some(place)
+    }
+
+    /// Serves a hit that can go now and is not the last of its entry, if no one wishes for anything else then; whether it did. The
+    /// policy leaves rows open.
+    #[inline(always)]
+    pub(super) fn serve<const K: usize, S: Sink>(
+        &mut self,
+        now: Time,
+        (pc, at): (usize, usize),
+        sink: &mut S,
+    ) -> bool {
+        let kind = [Kind::Read, Kind::Write][K];
+        let side = &mut self.sides[pc];
+        let hits = &mut side.hits[K];
+        let lane = hits.bank_mut(at);
+        let (head, limit, key) = (lane.head, lane.limit, lane.key);
+        let Some(request) = self.queues.take_first(kind, head, limit) else {
+            return false;
+        };
+        let bank = key.bank();
+        lane.key = key.next();
+        hits.younger(at);
+        self.totals.row_hits += u64::from(!request.counted);
+        self.device.access::<K>(bank, now);
+        side.hit_wake = self.device.pc_column_ready_at::<K>(pc);
+        let row = self.device.open_row(bank);
+        self.report(now, kind, access(kind), (bank, row), &request, sink);
+        true
+    }
+
+    /// Serves the oldest hit of reads (0) or writes (1) that can go now; sees from when another may.
+    #[inline]
+    fn hit<const K: usize, S: Sink>(&mut self, now: Time, sink: &mut S) {
+        let Some((pc, at)) = self.choose::<K>(now) else {
+            return;
+        };
+        if self.config.row_policy == RowPolicy::Open && self.serve::<K, S>(now, (pc, at), sink) {
             return;
         }
         let kind = [Kind::Read, Kind::Write][K];
-        let (pc, at) = place;
-        let bank = best.bank();
+        let bank = self.sides[pc].hits[K].banks()[at].key.bank();
         let open = self.device.open_row(bank);
-        let hits = &mut self.sides[pc].hits[K];
-        let lane = hits.bank_mut(at);
-        if self.config.row_policy == RowPolicy::Open
-            && let Some((request, accepted)) = self.queues.take_first(kind, lane.head)
-        {
-            lane.key = best.next();
-            let passed = accepted > lane.limit;
-            hits.younger(at);
-            self.totals.row_hits += u64::from(!request.counted);
-            self.device.access::<K>(bank, now);
-            if passed {
-                self.update_list(kind, bank, now);
-            }
-            self.report(now, kind, access(kind), (bank, open), &request, sink);
-        } else {
-            let group = self.list(kind, bank).hit;
-            let request = self.pop(kind, bank, open, group);
-            self.access(now, kind, (bank, open), &request, false, sink);
-        }
+        let group = self.list(kind, bank).hit;
+        let request = self.pop(kind, bank, open, group);
+        self.access(now, kind, (bank, open), &request, false, sink);
         self.sides[pc].hit_wake = self.device.pc_column_ready_at::<K>(pc);
     }
 
