@@ -76,7 +76,11 @@ fn multiplied(op: &Grouped, x: &[f32]) -> Vec<f32> {
 /// Y: blocks along K summed exactly, rounded once, added in FP32, one rounding to the type of Y.
 fn reference(op: &Grouped, x: &[f32], ids: &[i32], w: &[f32], scales: &[u8]) -> Vec<u8> {
     let (k, n) = (op.k as usize, op.n as usize);
-    let block = if op.weights.dtype == Dtype::Bf16 { 8 } else { 32 };
+    let block = if op.weights.dtype == Dtype::Bf16 {
+        8
+    } else {
+        32
+    };
     let mut y = Vec::new();
     for (r, id) in ids.iter().enumerate() {
         let row = &x[r / op.fan as usize * k..][..k];
@@ -107,7 +111,8 @@ fn lowered(op: &Grouped, chip: &Arc<Chip>) -> (Packing, Stage) {
     };
     let p = plan(op, &site(chip, &sizes(0)).chip).unwrap_or_else(|e| panic!("{e}"));
     let control = chip.tsram.size_bytes / 2 - control_bytes(op);
-    let stage = stage(&p, control, &site(chip, &sizes(p.bytes()))).unwrap_or_else(|e| panic!("{e}"));
+    let stage =
+        stage(&p, control, &site(chip, &sizes(p.bytes()))).unwrap_or_else(|e| panic!("{e}"));
     (p, stage)
 }
 
@@ -306,10 +311,7 @@ fn what_cannot_be_is_one_error() {
             "output of type e4m3, it must be bf16, f16 or f32",
         ),
         (
-            message(Grouped {
-                k: 1 << 20,
-                ..base
-            }),
+            message(Grouped { k: 1 << 20, ..base }),
             "in no cut rows of X and Y and chunks of an expert fit 262144 bytes",
         ),
     ] {
@@ -324,16 +326,45 @@ fn decoding_keeps_hbm_busy() {
     for (name, shape, weights, least) in [
         ("mixtral gate and up, 1", [2, 2, 8, 4096, 28672], FP8, 80.0),
         ("mixtral down, 1", [2, 1, 8, 14336, 4096], FP8, 75.0),
-        ("mixtral gate and up, 32", [64, 2, 8, 4096, 28672], FP8, 85.0),
+        (
+            "mixtral gate and up, 32",
+            [64, 2, 8, 4096, 28672],
+            FP8,
+            85.0,
+        ),
         ("mixtral down, 32", [64, 1, 8, 14336, 4096], FP8, 80.0),
-        ("gpt-oss gate and up, 1", [4, 4, 32, 2880, 5760], MXFP4, 50.0),
-        ("qwen3-30b gate and up, 1", [8, 8, 128, 2048, 1536], FP8, 45.0),
+        (
+            "gpt-oss gate and up, 1",
+            [4, 4, 32, 2880, 5760],
+            MXFP4,
+            50.0,
+        ),
+        (
+            "qwen3-30b gate and up, 1",
+            [8, 8, 128, 2048, 1536],
+            FP8,
+            45.0,
+        ),
         ("qwen3-30b down, 1", [8, 1, 128, 768, 2048], FP8, 30.0),
-        ("qwen3-30b gate and up, 32", [256, 8, 128, 2048, 1536], FP8, 75.0),
+        (
+            "qwen3-30b gate and up, 32",
+            [256, 8, 128, 2048, 1536],
+            FP8,
+            75.0,
+        ),
         ("qwen3-30b down, 32", [256, 1, 128, 768, 2048], FP8, 65.0),
-        ("deepseek gate and up, 1", [8, 8, 256, 7168, 4096], FP8, 80.0),
+        (
+            "deepseek gate and up, 1",
+            [8, 8, 256, 7168, 4096],
+            FP8,
+            80.0,
+        ),
     ] {
-        let input = if weights.scaled() { Dtype::Bf16 } else { Dtype::E4m3 };
+        let input = if weights.scaled() {
+            Dtype::Bf16
+        } else {
+            Dtype::E4m3
+        };
         let op = op(shape, input, weights);
         let (p, stage) = lowered(&op, &maia);
         let ids: Vec<i32> = (0..op.rows).map(|r| (r * 5 % op.experts) as i32).collect();
@@ -343,7 +374,8 @@ fn decoding_keeps_hbm_busy() {
         let share = 100.0 * useful / (cycles as f64 / maia.clock_hz as f64) / peak;
         println!(
             "{name}: {cycles} cycles, {share:.1} % of HBM in weights, {:.1} % in all\n{}",
-            100.0 * moved, stage.plan
+            100.0 * moved,
+            stage.plan
         );
         assert!(share > least, "{name}: {share} in {p:?}");
     }

@@ -17,24 +17,30 @@
 //! Products of few rows with constants take their weights from one stream through a ring in each tile's SRAM, which fills while other
 //! stages run ([`linear`]).
 //!
-//! Reading order: this page, [`parts`], [`linear`], [`sites`], [`steps`], [`place`], [`text`].
+//! Experts lie in HBM as their products read them ([`experts`]); which of them tokens take may be given by a table ([`routing`]).
+//!
+//! Reading order: this page, [`parts`], [`linear`], [`experts`], [`routing`], [`sites`], [`steps`], [`place`], [`text`].
 
+pub mod experts;
 pub mod linear;
 pub mod parts;
 pub mod place;
+pub mod routing;
 pub mod sites;
 pub mod steps;
 pub mod text;
 
-use super::graph::{Data, DataError, Graph, Kind, ValueId};
+use super::graph::{Data, DataError, Graph, Kind, Node, Op as NodeOp, ValueId};
 use super::op::Bound;
 use super::{CompileError, Plan};
 use crate::asm;
 use crate::chip::Chip;
 use crate::isa::image::Image;
 use crate::num::Dtype;
+use experts::Experts;
 use linear::Layers;
 use parts::Parts;
+use routing::Routing;
 use sites::Sites;
 use std::sync::Arc;
 
@@ -43,6 +49,9 @@ pub const WINDOW: usize = 8;
 
 /// The tensor in HBM where tile 0 leaves the cycle at which it started each stage, and the last one at which it ended.
 pub const MARKS: &str = "marks";
+
+/// Percent of a tile's SRAM for the ring of weights in a graph with experts, which have a ring of their own.
+pub const EXPERTS_RING: u64 = 24;
 
 /// A tensor of the graph that is set before a run or read after it.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,8 +70,17 @@ pub struct Constant {
     /// The program's tensor.
     pub symbol: String,
     data: Data,
-    /// As which layer of the stream it lies in HBM, if it does.
-    packed: Option<(usize, Arc<Layers>)>,
+    packed: Packed,
+}
+
+/// How a constant lies in HBM.
+#[derive(Clone, Debug, PartialEq)]
+enum Packed {
+    Plain,
+    /// As this layer of the stream.
+    Layer(usize, Arc<Layers>),
+    /// As the experts of this product, with their scales.
+    Experts(usize, Arc<Experts>, Option<Data>),
 }
 
 impl Constant {
@@ -77,8 +95,12 @@ impl Constant {
     /// A file that cannot be read; a model without weights.
     pub fn bytes(&self) -> Result<Arc<[u8]>, DataError> {
         match &self.packed {
-            Some((layer, layers)) => Ok(layers.pack(*layer, &self.data)?.into()),
-            None => self.data.read(),
+            Packed::Layer(layer, layers) => Ok(layers.pack(*layer, &self.data)?.into()),
+            Packed::Experts(product, experts, scales) => {
+                let packed = experts.all[*product].pack(&self.data, scales.as_ref());
+                Ok(packed?.into())
+            }
+            Packed::Plain => self.data.read(),
         }
     }
 }
@@ -136,21 +158,30 @@ pub enum ChainError {
     /// A chip that cannot run stages at all.
     #[error("chip `{chip}`: {what}")]
     Chip { chip: String, what: String },
+    /// A table of experts that does not suit the model.
+    #[error("{0}")]
+    Routing(String),
     /// The emitted text did not assemble: the compiler is wrong.
     #[error("the program compiled for `{name}` does not assemble: {diagnostics}")]
     Assembly { name: String, diagnostics: String },
 }
 
 /// What the user leaves open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// Bytes of each tile's SRAM for the ring of weights, in percent; 0: products of few rows load their own weights.
+    /// Bytes of each tile's SRAM for the ring of weights, in percent; 0: products of few rows load their own weights. With experts the ring
+    /// has [`EXPERTS_RING`] at most.
     pub ring_percent: u64,
+    /// Which experts tokens take, instead of those that the router chooses.
+    pub routing: Option<Routing>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { ring_percent: 64 }
+        Options {
+            ring_percent: 64,
+            routing: None,
+        }
     }
 }
 
@@ -159,13 +190,25 @@ impl Default for Options {
 /// # Errors
 /// A node that has no lowering or no plan on this chip; tensors that do not fit.
 pub fn compile(graph: &Graph, chip: &Chip, options: &Options) -> Result<Program, ChainError> {
+    let routed = match &options.routing {
+        Some(routing) => Some(routing.put(graph)?),
+        None => None,
+    };
+    let graph = routed.as_ref().unwrap_or(graph);
     let parts = Parts::of(graph);
-    let ring = chip.tsram.size_bytes * options.ring_percent.min(100) / 100;
+    let grouped = |node: &Node| matches!(node.op, NodeOp::Grouped(_));
+    let most = match graph.nodes.iter().any(grouped) {
+        true => EXPERTS_RING,
+        false => 100,
+    };
+    let ring = chip.tsram.size_bytes * options.ring_percent.min(most) / 100;
     let layers = Arc::new(Layers::of(graph, &parts, chip, ring));
     let sites = Sites::new(graph, layers.stream.as_ref(), chip)?;
-    let (steps, beside) = steps::steps(graph, &parts, &layers, &sites, chip)?;
-    let placement = place::place(graph, &parts, &layers, &steps, &beside, chip)?;
-    let written = text::write(graph, &layers, &sites, &steps, &placement, chip)?;
+    let first = graph.values.len() + layers.beside.len();
+    let experts = Arc::new(Experts::of(graph, &sites, first)?);
+    let (steps, beside) = steps::steps(graph, &parts, &layers, &experts, &sites, chip)?;
+    let placement = place::place(graph, &parts, &layers, &experts, &steps, &beside, chip)?;
+    let written = text::write(graph, &layers, &experts, &sites, &steps, &placement, chip)?;
     let no_includes = |path: &str| Err(std::io::Error::other(format!("no include of {path}")));
     let name = format!("<compiled {}>", graph.name);
     let image = asm::assemble_text(&name, &written.text, &no_includes).map_err(|diagnostics| {
@@ -189,7 +232,7 @@ pub fn compile(graph: &Graph, chip: &Chip, options: &Options) -> Result<Program,
     let plain = used.map(|(id, _, data)| Constant {
         symbol: placement.symbol(id),
         data: data.clone(),
-        packed: None,
+        packed: Packed::Plain,
     });
     let packed = layers.all.iter().enumerate().filter_map(|(n, layer)| {
         let Kind::Constant(data) = &graph[layer.weights].kind else {
@@ -198,10 +241,21 @@ pub fn compile(graph: &Graph, chip: &Chip, options: &Options) -> Result<Program,
         Some(Constant {
             symbol: placement.layer_symbol(layer.weights, n),
             data: data.clone(),
-            packed: Some((n, layers.clone())),
+            packed: Packed::Layer(n, layers.clone()),
         })
     });
-    let constants = plain.chain(packed);
+    let of = |id: ValueId| match &graph[id].kind {
+        Kind::Constant(data) => Some(data.clone()),
+        _ => None,
+    };
+    let stacks = experts.all.iter().enumerate().filter_map(|(n, expert)| {
+        Some(Constant {
+            symbol: placement.experts_symbol(expert.weights, n),
+            data: of(expert.weights)?,
+            packed: Packed::Experts(n, experts.clone(), expert.scales.and_then(of)),
+        })
+    });
+    let constants = plain.chain(packed).chain(stacks);
     Ok(Program {
         inputs: bind(&graph.inputs),
         outputs: bind(&graph.outputs),

@@ -6,6 +6,7 @@
 //! 256-byte aligned; a part lies inside its root.
 
 use super::ChainError;
+use super::experts::Experts;
 use super::linear::Layers;
 use super::parts::{Parts, Pitch};
 use super::steps::Step;
@@ -67,6 +68,11 @@ impl Placement {
         format!("{}.layer{layer}", self.symbols[weights.0 as usize])
     }
 
+    /// The program's tensor for the experts of a product.
+    pub fn experts_symbol(&self, weights: ValueId, product: usize) -> String {
+        format!("{}.experts{product}", self.symbols[weights.0 as usize])
+    }
+
     /// The program's tensor for an input, output or constant.
     pub fn symbol(&self, id: ValueId) -> String {
         self.symbols[id.0 as usize].clone()
@@ -81,6 +87,7 @@ pub fn place(
     graph: &Graph,
     parts: &Parts,
     layers: &Layers,
+    experts: &Experts,
     steps: &[Step],
     beside: &[u64],
     chip: &Chip,
@@ -107,7 +114,8 @@ pub fn place(
         for id in step.reads.iter().map(|r| &r.value).chain(&step.writes) {
             live(*id, n);
             let kind = graph.values.get(id.0 as usize).map(|v| &v.kind);
-            if matches!(kind, Some(Kind::Constant(_) | Kind::Input)) {
+            let given = matches!(kind, Some(Kind::Constant(_) | Kind::Input));
+            if given || experts.is_packed(*id) {
                 live(*id, 0);
                 live(*id, end);
             }

@@ -1,11 +1,11 @@
 //! What stages may use of each tile.
 //!
-//! Models: the first bytes of each tile's SRAM, which hold the cycles of stages, tables of indices and the control words of attention,
-//! each in a place of its own, because a run without data stores such words and nothing else; semaphores of stages in front of those
+//! Models: the first bytes of each tile's SRAM, which hold the cycles of stages, tables of indices, what steers grouped products and the
+//! control words of attention, each in a place of its own, because a run without data stores such words and nothing else; semaphores of stages in front of those
 //! of the site; the ring of weights behind it. Leaves out: what stages do with it. Invariant: sites are of the same chip for all stages
 //! of a kind, so that a plan made for one is that of its text.
 
-use super::{ChainError, WINDOW};
+use super::{ChainError, WINDOW, experts};
 use crate::chip::Chip;
 use crate::compiler::attention::CONTROL_BYTES;
 use crate::compiler::graph::Graph;
@@ -23,6 +23,8 @@ pub struct Sites {
     pub marks: u64,
     /// First byte of tables of indices.
     pub tables: u64,
+    /// First byte of what steers grouped products.
+    pub grouped: u64,
     /// Of attention: it begins with its control words.
     pub attention: Site,
     /// Of all others.
@@ -79,11 +81,14 @@ impl Sites {
             site.tsram += first;
             Ok(site)
         };
-        let attention = from(tables + TABLE_BYTES)?;
-        let other = from(tables + TABLE_BYTES + CONTROL_BYTES)?;
+        let grouped = tables + TABLE_BYTES;
+        let control = grouped.saturating_add(experts::control_bytes(graph));
+        let attention = from(control)?;
+        let other = from(control.saturating_add(CONTROL_BYTES))?;
         Ok(Sites {
             marks,
             tables,
+            grouped,
             attention,
             other,
         })

@@ -6,11 +6,13 @@
 //! operands and results of its lowering, in its order.
 
 use super::ChainError;
+use super::experts::Experts;
 use super::linear::Layers;
 use super::parts::Parts;
 use super::sites::Sites;
 use crate::chip::{Chip, cost};
 use crate::compiler::graph::{self, Graph, Node, Op as NodeOp, Value, ValueId};
+use crate::compiler::grouped::{self, Packing};
 use crate::compiler::linear::Stream;
 use crate::compiler::movement::{self, Axis, Batched, Copy, Gather, Source, TopK};
 use crate::compiler::op::{Bound, BoundUnit};
@@ -19,6 +21,7 @@ use crate::compiler::stage::{Site, Stage};
 use crate::compiler::{Attention, CompileError, Matmul, MatmulType, Op};
 use crate::compiler::{attention, matmul, rowwise, scratch_bytes};
 use crate::num::{Dtype, Overflow, Rounding, encode};
+use std::sync::Arc;
 
 /// What a step does.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +37,7 @@ pub enum Work {
     Gather(Gather),
     Batched(Batched),
     TopK(TopK),
+    Grouped(Arc<Packing>),
 }
 
 /// A value that a step reads, or a part of it.
@@ -61,7 +65,7 @@ impl Work {
     pub fn stage(
         &self,
         site: &Site,
-        tables: u64,
+        sites: &Sites,
         stream: Option<&Stream>,
     ) -> Result<Stage, CompileError> {
         match self {
@@ -74,9 +78,10 @@ impl Work {
                 stream.stage(*layer, site, site.tensors[0], site.tensors[1])
             }
             Work::Copy(op) => movement::copy(op, site),
-            Work::Gather(op) => movement::gather(op, tables, site),
+            Work::Gather(op) => movement::gather(op, sites.tables, site),
             Work::Batched(op) => movement::batched(op, site),
             Work::TopK(op) => movement::topk(op, site),
+            Work::Grouped(p) => grouped::stage(p, sites.grouped, site),
         }
     }
 
@@ -93,12 +98,21 @@ impl Work {
         match self {
             Work::Op(op) => op.bound(chip),
             Work::Layer { op, .. } => Op::Matmul(*op).bound(chip),
-            Work::Copy(_) | Work::Gather(_) | Work::Batched(_) | Work::TopK(_) => {
+            Work::Copy(_)
+            | Work::Gather(_)
+            | Work::Batched(_)
+            | Work::TopK(_)
+            | Work::Grouped(_) => {
                 let (read, written) = self.hbm_bytes();
                 let peak = cost::hbm_peak_bytes_per_s(chip).max(1) as f64;
                 let mut units = vec![(BoundUnit::Hbm, (read as f64 + written as f64) / peak)];
-                if let Work::Batched(op) = self {
-                    let flops = cost::peak_flops(chip, op.dtypes[0], op.dtypes[1]).max(1);
+                let types = match self {
+                    Work::Batched(op) => Some((op.dtypes[0], op.dtypes[1])),
+                    Work::Grouped(p) => Some((p.op.operand(), p.op.weights.dtype)),
+                    _ => None,
+                };
+                if let Some((a, b)) = types {
+                    let flops = cost::peak_flops(chip, a, b).max(1);
                     units.push((BoundUnit::Tensor, self.flops() as f64 / flops as f64));
                 }
                 Bound::of(units)
@@ -111,6 +125,7 @@ impl Work {
             Work::Op(op) => op.flops(),
             Work::Layer { op, .. } => Op::Matmul(*op).flops(),
             Work::Copy(_) | Work::Gather(_) | Work::TopK(_) => 0,
+            Work::Grouped(p) => p.op.flops(),
             Work::Batched(op) => {
                 let batches: u128 = op.batches.iter().map(|a| u128::from(a.count)).product();
                 2 * batches * u128::from(op.m) * u128::from(op.n) * u128::from(op.k)
@@ -136,6 +151,7 @@ impl Work {
                 let bytes = op.result_bytes();
                 (bytes + 4 * op.indices, bytes)
             }
+            Work::Grouped(p) => p.op.hbm_bytes(),
             Work::TopK(op) => {
                 let size = u64::from(op.dtype.bits() / 8);
                 (op.rows * op.n * size, op.rows * op.k * (size + 4))
@@ -161,7 +177,8 @@ impl Work {
             | Work::Copy(_)
             | Work::Gather(_)
             | Work::Batched(_)
-            | Work::TopK(_) => Ok(()),
+            | Work::TopK(_)
+            | Work::Grouped(_) => Ok(()),
         }
     }
 }
@@ -185,6 +202,7 @@ impl std::fmt::Display for Work {
             Work::Gather(op) => op.fmt(f),
             Work::Batched(op) => op.fmt(f),
             Work::TopK(op) => op.fmt(f),
+            Work::Grouped(p) => p.op.fmt(f),
         }
     }
 }
@@ -197,15 +215,24 @@ pub fn steps(
     graph: &Graph,
     parts: &Parts,
     layers: &Layers,
+    experts: &Experts,
     sites: &Sites,
     chip: &Chip,
 ) -> Result<(Vec<Step>, Vec<u64>), ChainError> {
     let mut all = Vec::new();
     let mut beside = layers.beside.clone();
+    beside.extend(experts.bytes());
     for (index, node) in graph.nodes.iter().enumerate() {
         let before = all.len();
         if let Some(layer) = layers.of_node(index) {
             all.extend(layers.steps(graph, layer, index));
+        } else if let Some(expert) = experts.of_node(index) {
+            all.push(Step {
+                node: index,
+                work: Work::Grouped(expert.packing.clone()),
+                reads: expert.reads(graph),
+                writes: node.outputs.clone(),
+            });
         } else if let Some(step) = step(graph, parts, layers, index, node)? {
             all.push(step);
         }
@@ -301,11 +328,7 @@ fn step(
             })
         }
         NodeOp::TopK(op) => Work::TopK(TopK::of(value(0).dtype, &value(0).shape, op)),
-        NodeOp::Grouped(_) => {
-            return Err(refuse(
-                "products of grouped rows are not lowered yet".to_owned(),
-            ));
-        }
+        NodeOp::Grouped(_) => return Err(refuse("a grouped product without a plan".to_owned())),
     };
     Ok(Some(Step {
         node: index,

@@ -4,6 +4,7 @@
 //! Leaves out: what stages do. Invariants: semaphores 0 to 2 [`WINDOW`] - 1 are those of stages, s mod 2 `WINDOW` that of stage s; the
 //! first bytes of each tile's SRAM are its marks.
 
+use super::experts::Experts;
 use super::linear::Layers;
 use super::place::{Area, Placement};
 use super::sites::{READY, Sites};
@@ -28,6 +29,7 @@ pub struct Written {
 pub fn write(
     graph: &Graph,
     layers: &Layers,
+    experts: &Experts,
     sites: &Sites,
     steps: &[Step],
     placement: &Placement,
@@ -47,7 +49,7 @@ pub fn write(
             tensors: reads.chain(writes).collect(),
             ..step.work.site(sites).clone()
         };
-        let stage = step.work.stage(&site, sites.tables, stream);
+        let stage = step.work.stage(&site, sites, stream);
         let stage = stage.map_err(|error| ChainError::Stage {
             place: node.place.to_string(),
             error,
@@ -70,7 +72,8 @@ pub fn write(
         steps.len()
     ));
     text.blank();
-    declare(&mut text, graph, layers, placement, steps, sites.marks);
+    let given = (layers, experts);
+    declare(&mut text, graph, given, placement, steps, sites.marks);
     text.blank();
     text.directive(".tile");
     if let Some(stream) = stream {
@@ -116,7 +119,7 @@ pub fn write(
          halt",
         8 * (steps.len() + 1)
     ));
-    notes(&mut text, graph, layers, steps, placement, chip);
+    notes(&mut text, graph, given, steps, placement, chip);
     Ok(Written {
         text: text.finish(),
         stages,
@@ -166,7 +169,7 @@ fn mark(text: &mut Text, s: usize) {
 fn declare(
     text: &mut Text,
     graph: &Graph,
-    layers: &Layers,
+    (layers, experts): (&Layers, &Experts),
     placement: &Placement,
     steps: &[Step],
     marks: u64,
@@ -188,7 +191,7 @@ fn declare(
     };
     // What steers the program is there without data, too.
     let indices: BTreeSet<ValueId> = (steps.iter())
-        .filter(|s| matches!(s.work, Work::Gather(_)))
+        .filter(|s| matches!(s.work, Work::Gather(_) | Work::Grouped(_)))
         .map(|s| s.reads[1].value)
         .collect();
     for (i, value) in graph.values.iter().enumerate() {
@@ -224,6 +227,11 @@ fn declare(
             tensor(&symbol, "u8", &[bytes], "payload", at, None);
         }
     }
+    for (n, expert) in experts.all.iter().enumerate() {
+        let symbol = placement.experts_symbol(expert.weights, n);
+        let area = placement.area(expert.packed);
+        tensor(&symbol, "u8", &[area.bytes], "payload", area.offset, None);
+    }
     let count = 8 * (steps.len() as u64 + 1);
     let at = placement.marks.offset;
     tensor(MARKS, "u8", &[count], "control", at, None);
@@ -236,7 +244,7 @@ fn declare(
 fn notes(
     text: &mut Text,
     graph: &Graph,
-    layers: &Layers,
+    (layers, experts): (&Layers, &Experts),
     steps: &[Step],
     placement: &Placement,
     chip: &Chip,
@@ -276,7 +284,9 @@ fn notes(
     };
     let given: u64 = graph.values.iter().enumerate().map(crosses).sum();
     let weights: u64 = layers.all.iter().map(|l| graph[l.weights].bytes()).sum();
-    let bytes = given + weights;
+    // Of the experts those that can have rows.
+    let used = |e: &super::experts::Expert| e.packing.op.used() * e.packing.op.expert_bytes();
+    let bytes = given + weights + experts.all.iter().map(used).sum::<u64>();
     let hbm = bytes as f64 / cost::hbm_peak_bytes_per_s(chip).max(1) as f64;
     let bound = total(steps.iter().map(|s| s.work.bound(chip)), hbm);
     let flops: u128 = steps.iter().map(|s| s.work.flops()).sum();

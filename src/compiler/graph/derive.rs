@@ -5,6 +5,8 @@
 //! more. Invariants: what is made of an absent constant is absent; a recipe's source has as many bytes as its type and shape say.
 
 use super::{Data, DataError, View, elements};
+use crate::num::block::{MX_BLOCK, ScaleRule, quantise_mx};
+use crate::num::e8m0_value;
 use crate::num::{Dtype, Overflow, Rounding, decode_slice, encode_slice, pack_codes, unpack_codes};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -32,6 +34,12 @@ pub enum Recipe {
     Quantised(Source),
     /// Of [k, n], for each column the FP32 number that makes the largest element 448; 1 for a column of zeros.
     Scales(Source),
+    /// Of [.., k, n], k a multiple of 32, in E4M3 with [`Recipe::BlockScales`] (MXFP8).
+    Blocks(Source),
+    /// Of [.., k, n], the codes of E8M0, [.., k / 32, n], of 32 neighbours along k each, rounded up, so that nothing saturates.
+    BlockScales(Source),
+    /// BF16 numbers of elements [.., k, n] and codes of E8M0 [.., blocks, n], the scales of k / blocks neighbours along k.
+    Scaled(Source, Source),
 }
 
 /// A recipe with the size of what it gives.
@@ -45,11 +53,15 @@ impl Recipe {
     fn sources(&self) -> &[Source] {
         match self {
             Recipe::Concat(sources, _) => sources,
+            // The scales are there if the elements are.
+            Recipe::Scaled(source, _) => std::slice::from_ref(source),
             Recipe::View(source, _)
             | Recipe::Cast(source, _)
             | Recipe::Part(source, _)
             | Recipe::Quantised(source)
-            | Recipe::Scales(source) => std::slice::from_ref(source),
+            | Recipe::Scales(source)
+            | Recipe::Blocks(source)
+            | Recipe::BlockScales(source) => std::slice::from_ref(source),
         }
     }
 
@@ -66,6 +78,9 @@ impl Recipe {
             Recipe::Part(s, _) => (Dtype::Bf16, size(s)),
             Recipe::Quantised(s) => (Dtype::E4m3, size(s)),
             Recipe::Scales(s) => (Dtype::F32, s.shape.last().copied().unwrap_or(1)),
+            Recipe::Blocks(s) => (Dtype::E4m3, size(s)),
+            Recipe::BlockScales(s) => (Dtype::U8, size(s) / MX_BLOCK as u64),
+            Recipe::Scaled(s, _) => (Dtype::Bf16, size(s)),
         }
     }
 
@@ -124,6 +139,9 @@ impl Derived {
                 let scales = scales(source, &numbers(source)?);
                 encoded(Dtype::F32, &scales)
             }
+            Recipe::Blocks(source) => blocks(source)?.0,
+            Recipe::BlockScales(source) => blocks(source)?.1,
+            Recipe::Scaled(source, scales) => scaled(source, scales)?,
         };
         Ok(made.into())
     }
@@ -181,6 +199,50 @@ fn scales(source: &Source, values: &[f32]) -> Vec<f32> {
         false => 1.0,
     };
     most.into_iter().map(scale).collect()
+}
+
+/// E4M3 codes and E8M0 scales of blocks along the last axis but one.
+fn blocks(source: &Source) -> Result<(Vec<u8>, Vec<u8>), DataError> {
+    let values = numbers(source)?;
+    let n = source.shape.last().map_or(1, |n| *n as usize).max(1);
+    let mut codes = vec![0; values.len()];
+    let mut scales = vec![0; values.len() / MX_BLOCK];
+    let each = codes
+        .par_chunks_mut(n * MX_BLOCK)
+        .zip(scales.par_chunks_mut(n))
+        .zip(values.par_chunks(n * MX_BLOCK));
+    each.for_each(|((codes, scales), values)| {
+        for (j, scale) in scales.iter_mut().enumerate() {
+            let column: Vec<f32> = values.iter().skip(j).step_by(n).copied().collect();
+            let mut made = [0; MX_BLOCK];
+            let made = &mut made[..column.len()];
+            *scale = quantise_mx(Dtype::E4m3, ScaleRule::Rceil, &column, made).scale;
+            for (code, made) in codes.iter_mut().skip(j).step_by(n).zip(made) {
+                *code = *made;
+            }
+        }
+    });
+    Ok((codes, scales))
+}
+
+/// BF16 numbers of elements and their scales.
+fn scaled(source: &Source, scales: &Source) -> Result<Vec<u8>, DataError> {
+    let mut values = numbers(source)?;
+    let codes = scales.data.read()?;
+    let extent = |s: &Source, back: usize| {
+        let axis = s.shape.len().checked_sub(back);
+        axis.map_or(1, |a| s.shape[a] as usize).max(1)
+    };
+    let (k, n, blocks) = (extent(source, 2), extent(source, 1), extent(scales, 2));
+    let block = k / blocks.min(k);
+    for (row, values) in values.chunks_mut(n).enumerate() {
+        let (matrix, at) = (row / k, row % k / block);
+        let codes = &codes[(matrix * blocks + at) * n..][..values.len()];
+        for (x, code) in values.iter_mut().zip(codes) {
+            *x *= e8m0_value(*code);
+        }
+    }
+    Ok(encoded(Dtype::Bf16, &values))
 }
 
 /// The bytes of a constant, elements of less than a byte in one each, and the bytes of an element.
@@ -336,6 +398,39 @@ mod tests {
             read(Dtype::E4m3, 6, Recipe::Quantised(of())),
             [224.0, 0.0, -448.0, -448.0, 0.0, 224.0]
         );
+    }
+
+    #[test]
+    fn blocks_and_their_scales_give_the_numbers_back() {
+        // Two matrices of two blocks by three columns, of powers of two that E4M3 holds under any scale.
+        let values: Vec<f32> = (0..2 * 64 * 3)
+            .map(|i| 2f32.powi(i % 5 - 2) * if i % 7 == 0 { -448.0 } else { 1.0 })
+            .collect();
+        let of = Source {
+            shape: vec![2, 64, 3],
+            ..source(Dtype::F32, &[2 * 64 * 3], &values)
+        };
+        let made = |recipe: Recipe, dtype, shape: &[u64]| Source {
+            dtype,
+            shape: shape.to_vec(),
+            data: recipe.data(),
+        };
+        let codes = made(Recipe::Blocks(of.clone()), Dtype::E4m3, &[2, 64, 3]);
+        let scales = made(Recipe::BlockScales(of), Dtype::U8, &[2, 2, 3]);
+        let largest = |at: usize| {
+            values[at..]
+                .iter()
+                .step_by(3)
+                .take(32)
+                .fold(0f32, |m, x| m.max(x.abs()))
+        };
+        let bytes = scales.data.read().unwrap();
+        for (i, code) in bytes.iter().enumerate() {
+            let amax = largest(i / 3 * 96 + i % 3);
+            assert!(amax <= 448.0 * e8m0_value(*code) && amax > 224.0 * e8m0_value(*code));
+        }
+        let back = read(Dtype::Bf16, values.len(), Recipe::Scaled(codes, scales));
+        assert_eq!(back, values);
     }
 
     #[test]

@@ -7,11 +7,11 @@
 
 use super::plan::Packing;
 use super::{TABLE_ROWS, TRAP};
+use crate::chip::Chip;
 use crate::compiler::emit::{Text, TsramLayout};
 use crate::compiler::limits::Needs;
 use crate::compiler::stage::{Site, Stage};
 use crate::compiler::{CompileError, Plan};
-use crate::chip::Chip;
 
 /// Semaphores beside those of each place: ids are there; chunks that are there; free slots of the ring; panels of sums.
 const SINGLE: u64 = 4;
@@ -51,12 +51,26 @@ pub fn stage(p: &Packing, control: u64, site: &Site) -> Result<Stage, CompileErr
     text.comment(&plan.to_string());
     let op = &p.op;
     for (name, dtype, shape, class, at) in [
-        ("x", op.input.name(), format!("{}, {}", op.rows / op.fan, op.k), "payload", x),
+        (
+            "x",
+            op.input.name(),
+            format!("{}, {}", op.rows / op.fan, op.k),
+            "payload",
+            x,
+        ),
         ("ids", "i32", format!("{}", op.rows), "control", ids),
         ("experts", "u8", format!("{}", p.bytes()), "payload", w),
-        ("y", op.output.name(), format!("{}, {}", op.rows, op.n), "payload", y),
+        (
+            "y",
+            op.output.name(),
+            format!("{}, {}", op.rows, op.n),
+            "payload",
+            y,
+        ),
     ] {
-        text.directive(&format!(".tensor grouped_{name}, hbm, {dtype}, [{shape}], {class}, at {at:#x}"));
+        text.directive(&format!(
+            ".tensor grouped_{name}, hbm, {dtype}, [{shape}], {class}, at {at:#x}"
+        ));
     }
     let (_, x_bytes, y_bytes) = p.buffers();
     let mut layout = TsramLayout::of(site);
@@ -76,7 +90,9 @@ pub fn stage(p: &Packing, control: u64, site: &Site) -> Result<Stage, CompileErr
         ("from_of", TABLE_ROWS),
         ("counts", p.slots),
     ] {
-        text.directive(&format!(".tensor {name}, tsram, i32, [{words}], control, at {at:#x}"));
+        text.directive(&format!(
+            ".tensor {name}, tsram, i32, [{words}], control, at {at:#x}"
+        ));
         at += 4 * words;
     }
     let mut emit = Emit { p, site, text };
@@ -118,13 +134,29 @@ impl Emit<'_> {
         let bits = op.operand().bits() as u64;
         for (name, value, comment) in [
             ("IDS", first, "semaphore: the ids are there"),
-            ("FULL", first + 1, "semaphore: chunks of weights that are there"),
+            (
+                "FULL",
+                first + 1,
+                "semaphore: chunks of weights that are there",
+            ),
             ("FREE", first + 2, "semaphore: free slots of the ring"),
             ("SUMS", first + 3, "semaphore: panels of Y that are in SRAM"),
-            ("XFULL", place(0), "semaphores, one per place: slices of X that are there"),
-            ("XFREE", place(1), "semaphores, one per place: tiles that are done with X"),
+            (
+                "XFULL",
+                place(0),
+                "semaphores, one per place: slices of X that are there",
+            ),
+            (
+                "XFREE",
+                place(1),
+                "semaphores, one per place: tiles that are done with X",
+            ),
             ("DONE", place(2), "semaphores, one per place: Y is written"),
-            ("SENT", place(3), "semaphores, one per place: the own slice of X is everywhere"),
+            (
+                "SENT",
+                place(3),
+                "semaphores, one per place: the own slice of X is everywhere",
+            ),
             ("ROWS", op.rows, "ids"),
             ("FAN", op.fan, "neighbours that share a row of X"),
             ("EXPERTS", op.experts, ""),
@@ -654,16 +686,22 @@ fn describe(p: &Packing, chip: &Chip) -> Plan {
     );
     plan.fact(
         "X",
-        format!("{} slices of {} elements, {} -> {}{}", p.slices, p.slice, op.input, op.operand(),
-            if op.quantises() { " in blocks of 32 with scales" } else { "" }),
+        format!(
+            "{} slices of {} elements, {} -> {}{}",
+            p.slices,
+            p.slice,
+            op.input,
+            op.operand(),
+            if op.quantises() {
+                " in blocks of 32 with scales"
+            } else {
+                ""
+            }
+        ),
     );
     plan.fact(
         "weights",
-        format!(
-            "{} bytes for {}",
-            p.bytes(),
-            op.experts * op.expert_bytes()
-        ),
+        format!("{} bytes for {}", p.bytes(), op.experts * op.expert_bytes()),
     );
     plan
 }

@@ -11,9 +11,9 @@
 //! with several each takes every so-manieth expert), a tile's columns into equal panels, a panel into equal chunks along K. Chunk i of all tiles of an
 //! expert lies in one range, in pieces of about a train of requests that go round the tiles, as the layers of [`super::linear`] do.
 //!
-//! **Types.** BF16 by BF16; 8-bit floats by 8-bit floats; MXFP4 weights (E2M1 with a scale of E8M0 for every 32 along K) meet rows that come
-//! in E4M3, or in BF16, FP16 or FP32: those the DMA quantises as it fetches them, to E4M3 with a scale of E8M0 for every 32 along K (MXFP8, scales
-//! rounded up, so that nothing saturates), because the tensor unit has no product of BF16 with a type that is scaled.
+//! **Types.** BF16 by BF16; 8-bit floats by 8-bit floats; MXFP4 and MXFP8 weights (E2M1 or E4M3 with a scale of E8M0 for every 32 along K) meet rows that
+//! come in 8 bits, or in BF16, FP16 or FP32: those the DMA quantises as it fetches them, to E4M3 with a scale of E8M0 for every 32 along K (MXFP8,
+//! scales rounded up, so that nothing saturates), because the tensor unit has no product of BF16 with a type that is scaled.
 //! A sum runs over all of K in order, by the rule of a whole product: cutting changes no bit.
 //!
 //! An id outside 0 .. experts ends the run with trap [`TRAP`]. Leaves out: dropping rows, sums over a token's experts (a row-wise program), parts of
@@ -52,7 +52,7 @@ pub struct Grouped {
     pub n: u64,
     /// Type of X in HBM.
     pub input: Dtype,
-    /// Type of W, and its block scales along K: none, or E8M0 on E2M1.
+    /// Type of W, and its block scales along K: none, or E8M0 on E2M1 and 8-bit floats.
     pub weights: Operand,
     /// Type of Y: BF16, FP16 or FP32.
     pub output: Dtype,
@@ -87,10 +87,7 @@ impl Grouped {
     pub fn hbm_bytes(&self) -> (u64, u64) {
         let x = self.input.bytes_for(self.rows / self.fan.max(1) * self.k);
         let y = self.output.bytes_for(self.rows * self.n);
-        (
-            x + 4 * self.rows + self.used() * self.expert_bytes(),
-            y,
-        )
+        (x + 4 * self.rows + self.used() * self.expert_bytes(), y)
     }
 
     /// Of the tensor unit.
@@ -127,7 +124,7 @@ impl Grouped {
         let fits = match (w, scale) {
             (Dtype::Bf16, ScaleType::None) => wide.contains(&self.input),
             (Dtype::E4m3 | Dtype::E5m2, ScaleType::None) => narrow.contains(&self.input),
-            (Dtype::E2m1, ScaleType::E8m0) => {
+            (Dtype::E2m1 | Dtype::E4m3 | Dtype::E5m2, ScaleType::E8m0) => {
                 narrow.contains(&self.input) || wide.contains(&self.input)
             }
             _ => false,

@@ -4,7 +4,7 @@
 //! the table.
 
 use super::LegalError;
-use crate::compiler::graph::{Attention, Graph, Matmul, Op, Value};
+use crate::compiler::graph::{Attention, Graph, Grouped, Kind, Matmul, Op, Value};
 use crate::num::Dtype;
 
 /// Checks every node.
@@ -17,6 +17,7 @@ pub fn check(graph: &Graph) -> Result<(), LegalError> {
         let wrong = match &node.op {
             Op::Matmul(op) => matmul(op, operands[0], operands[1]),
             Op::Attention(op) => attention(op, &operands),
+            Op::Grouped(op) => grouped(op, &operands),
             _ => None,
         };
         if let Some(what) = wrong {
@@ -36,6 +37,27 @@ fn matmul(op: &Matmul, a: &Value, b: &Value) -> Option<String> {
     let result = matches!(op.dtype, Dtype::Bf16 | Dtype::F32);
     let fine = types && shapes && result;
     (!fine).then(|| format!("a product of {a} and {b} in {} has no lowering", op.dtype))
+}
+
+fn grouped(op: &Grouped, operands: &[&Value]) -> Option<String> {
+    let (x, w) = (operands[0], operands[2]);
+    let wide = |t: Dtype| matches!(t, Dtype::Bf16 | Dtype::F16 | Dtype::F32);
+    let narrow = |t: Dtype| matches!(t, Dtype::E4m3 | Dtype::E5m2);
+    let types = match operands.get(3) {
+        Some(scales) => {
+            (narrow(w.dtype) || w.dtype == Dtype::E2m1)
+                && (wide(x.dtype) || narrow(x.dtype))
+                && scales.shape[1] * 32 == w.shape[1]
+        }
+        None => x.dtype == w.dtype && (x.dtype == Dtype::Bf16 || narrow(x.dtype)),
+    };
+    let fine = types && wide(op.dtype) && matches!(w.kind, Kind::Constant(_));
+    (!fine).then(|| {
+        format!(
+            "a product of {x} and the experts {w} in {} has no lowering",
+            op.dtype
+        )
+    })
 }
 
 fn attention(op: &Attention, operands: &[&Value]) -> Option<String> {

@@ -9,7 +9,8 @@
 //! | Attention | all of Q, K, V in BF16 or all in E4M3, O in BF16; the dimension of a head is 32 to 256, a multiple of 32, the same for V; scale 1 / sqrt(dim); causal not at all or with the ends aligned; no window, soft-cap, mask, sinks or lengths |
 //! | Rowwise | any program that [`crate::compiler::rowwise`] takes; chains are one program |
 //! | Layout | one view of an input, of a constant that it makes much larger, or of what another operation made; aliases cost nothing ([`View::is_alias`](super::graph::View::is_alias), [`View::is_run`](super::graph::View::is_run)) |
-//! | Concat, Pad, Gather, TopK, Grouped | as they were |
+//! | Concat, Pad, Gather, TopK | as they were |
+//! | Grouped | the experts are constants: BF16 with rows in BF16, 8-bit floats with rows in their type, or E2M1 and 8-bit floats with a scale of E8M0 for each 32 along K, rows in any float type of 8 to 32 bits; Y in BF16, F16 or F32 |
 //!
 //! Passes, in order:
 //!
@@ -18,7 +19,7 @@
 //! | [`layout`] | views of views are one view, views and concatenations of constants are constants | none |
 //! | [`attention`] | attention that the kernel does not know becomes products and a softmax | the rounding of P |
 //! | [`siblings`] | products of the same A with constants are one product ([`Options::sibling_rows`]) | none |
-//! | [`products`] | shapes of products, and their operands' types: F32 in three BF16 terms | 2^-22 of sum \|a\|\|b\| |
+//! | [`products`], [`experts`] | shapes of products, and their operands' types: F32 in three BF16 terms | 2^-22 of sum \|a\|\|b\| |
 //! | [`through`] | views of what an element-wise program makes are programs over views | none |
 //! | [`pieces`] | element-wise programs over a concatenation are programs over its operands | none |
 //! | [`broadcast`] | row-wise operands that were repeated are read per row, per column or once | none |
@@ -31,6 +32,7 @@ pub mod attention;
 pub mod broadcast;
 pub mod check;
 pub mod exact;
+pub mod experts;
 pub mod fuse;
 pub mod layout;
 pub mod pieces;
@@ -51,8 +53,8 @@ pub enum Products {
     Faithful,
     /// Operands of more than 8 bits are rounded to BF16.
     Bf16,
-    /// Products with constants in E4M3: A with a scale for each row, found at run time; B with one for each column. All else as
-    /// [`Products::Bf16`].
+    /// Products with constants in E4M3: A with a scale for each row, found at run time; B with one for each column; experts and their rows
+    /// with a scale for each 32 along K. All else as [`Products::Bf16`].
     Fp8,
 }
 

@@ -14,7 +14,7 @@
 //! Terms: a = a0 + a1 + a2, each the rest rounded to BF16, so that \|a1\| <= 2^-8 \|a\| and \|a2\| <= 2^-16 \|a\|, exactly for FP32. The
 //! product of the sums leaves out a1 b2, a2 b1 and a2 b2, less than 2^-22.9 \|a\|\|b\| at worst and about 2^-26 on average; all that is
 //! kept is one product: A' = [a0 a2 a1 ..] along K, B' likewise, small terms first. F16 by F16, of two terms each, leaves out
-//! nothing. Terms of constants are made on the host. Leaves out: infinities, which a cast to BF16 makes the largest number of it.
+//! nothing. Terms of constants are made on the host. Grouped products are [`super::experts`]'. Leaves out: infinities, which a cast to BF16 makes the largest number of it.
 
 use super::exact::{Exact, exact};
 use super::rewrite::{Rewriter, rewrite};
@@ -29,7 +29,7 @@ type Result<T> = std::result::Result<T, LegalError>;
 /// Types whose products the tensor unit has.
 const KEPT: [Dtype; 3] = [Dtype::Bf16, Dtype::E4m3, Dtype::E5m2];
 /// Pairs of terms (of A, of B) that are kept, the smallest products first.
-const PAIRS: [(usize, usize); 6] = [(2, 0), (1, 1), (0, 2), (1, 0), (0, 1), (0, 0)];
+pub(super) const PAIRS: [(usize, usize); 6] = [(2, 0), (1, 1), (0, 2), (1, 0), (0, 1), (0, 0)];
 
 /// The pass.
 ///
@@ -39,6 +39,11 @@ pub fn products(graph: &Graph, options: &Options, folded: &mut Folded) -> Result
     let exact = exact(graph)?;
     let mut forms = Forms::default();
     rewrite(graph, "products", folded, |r, _, node, operands| {
+        if let Op::Grouped(op) = &node.op {
+            let known = [0, 2].map(|i| exact[node.inputs[i].0 as usize]);
+            let made = forms.grouped(r, op, operands, known, options.products)?;
+            return Ok(Some(vec![made]));
+        }
         let Op::Matmul(op) = &node.op else {
             return Ok(None);
         };
@@ -51,12 +56,14 @@ pub fn products(graph: &Graph, options: &Options, folded: &mut Folded) -> Result
 
 /// Operands in the forms of products, made once for all their users.
 #[derive(Debug, Default)]
-struct Forms {
+pub(super) struct Forms {
     terms: FxHashMap<(ValueId, usize, Vec<usize>), ValueId>,
     /// A in E4M3, and the scales of its rows.
     rows: FxHashMap<ValueId, (ValueId, ValueId)>,
     /// B in E4M3, and the scales of its columns.
     columns: FxHashMap<ValueId, (ValueId, Option<ValueId>)>,
+    /// Experts in MXFP8, and their scales.
+    pub(super) experts: FxHashMap<ValueId, (ValueId, ValueId)>,
 }
 
 impl Forms {
@@ -96,7 +103,7 @@ impl Forms {
     }
 
     /// BF16 terms of an operand one after the other along an axis.
-    fn terms(
+    pub(super) fn terms(
         &mut self,
         r: &mut Rewriter<'_>,
         x: ValueId,
