@@ -7,8 +7,9 @@
 
 use super::simulate::{self, MEMORY_LIMIT, Options, Run, machine_error, memory_limit};
 use super::stages::{self, Stages};
-use super::{CliError, Context, graph, inputs, model, outcome, work};
+use super::{CliError, Context, graph, inputs, model, outcome, routing, work};
 use crate::chip::Chip;
+use crate::compiler::chain::{self, routing::Routing};
 use crate::compiler::graph::{Graph, Op, Value, ValueId};
 use crate::compiler::import::hf::{self, Step};
 use crate::compiler::import::{ImportError, Imported};
@@ -49,6 +50,10 @@ pub struct Args {
     /// The first of the layers, for models whose first differ from the others
     #[arg(long, value_name = "N", default_value_t = 0)]
     first_layer: u64,
+    /// Experts that tokens take in place of those that the router chooses: balanced, zipf:S, or a file with a line of ids for each token
+    /// [default: the router's; balanced with --no-data]
+    #[arg(long, value_name = "balanced|zipf:S|FILE")]
+    routing: Option<String>,
 }
 
 /// What a name may be.
@@ -77,6 +82,7 @@ struct Model<'a> {
     source: graph::Source<'a>,
     products: Products,
     cache: Dtype,
+    routing: Option<Routing>,
 }
 
 /// One of the two types that a flag takes.
@@ -91,7 +97,12 @@ fn choice<T>(flag: &str, value: &str, bf16: T, fp8: T) -> Result<T, CliError> {
 }
 
 impl<'a> Model<'a> {
-    fn open(args: &'a Args) -> Result<Model<'a>, CliError> {
+    fn open(args: &'a Args, common: &Common<'_>) -> Result<Model<'a>, CliError> {
+        let routing = match args.routing.as_deref() {
+            Some(text) => Some(routing::parse(text, common.seed)?),
+            // Without data a router chooses nothing.
+            None => common.no_data.then_some(Routing::Balanced),
+        };
         let products = choice("dtype", &args.dtype, Products::Bf16, Products::Fp8)?;
         let cache = args.cache.as_deref().unwrap_or(&args.dtype);
         let cache = choice("cache", cache, Dtype::Bf16, Dtype::E4m3)?;
@@ -140,6 +151,7 @@ impl<'a> Model<'a> {
             source,
             products,
             cache,
+            routing,
         })
     }
 
@@ -224,7 +236,19 @@ impl<'a> Model<'a> {
         context: &Context,
     ) -> Result<Ran, CliError> {
         let imported = self.fitting(step, chip)?;
-        let whole = graph::compiled(&imported, chip, self.products, self.source)?;
+        let mixture = (imported.graph.nodes.iter()).any(|n| matches!(n.op, Op::Grouped(_)));
+        if self.args.routing.is_some() && !mixture {
+            let model = &self.args.model;
+            let message = format!("--routing: {model} has no experts in these layers");
+            return Err(CliError::usage(message));
+        }
+        let routing = self.routing.clone().filter(|_| mixture);
+        let chained = chain::Options {
+            routing: routing.clone(),
+            ..chain::Options::default()
+        };
+        let (products, source) = (self.products, self.source);
+        let whole = graph::compiled_by(&imported, chip, products, source, &chained)?;
         if let Some(path) = common.output {
             let object = crate::asm::object::write(&whole.program.image);
             std::fs::write(path, object).map_err(|e| CliError::io("write", path, &e))?;
@@ -265,6 +289,7 @@ impl<'a> Model<'a> {
             metrics,
             run,
             findings,
+            routing,
         })
     }
 }
@@ -276,6 +301,8 @@ struct Ran {
     stages: Stages,
     run: Run,
     findings: Option<crate::machine::Findings>,
+    /// Which experts tokens took, if the model has some and not the router chose.
+    routing: Option<Routing>,
 }
 
 impl Ran {
@@ -337,7 +364,7 @@ fn ids(graph: &Graph, input: ValueId) -> u64 {
 
 pub fn run(args: &Args, common: &Common<'_>, context: &Context) -> Result<(), CliError> {
     let chip = Arc::new(context.chip()?);
-    let model = Model::open(args)?;
+    let model = Model::open(args, common)?;
     if matches!(model.source, graph::Source::Flags) && !common.no_data {
         return Err(CliError::usage(format!(
             "{}: a name has no weights; --no-data times the model without them",
@@ -376,7 +403,13 @@ pub fn run(args: &Args, common: &Common<'_>, context: &Context) -> Result<(), Cl
     add("ttft_s", json!(ttft_s));
     add("tpot_s", json!(tpot_s));
     add("tokens_per_joule", json!(tokens_per_joule));
-    add("seed", json!((!common.no_data).then_some(common.seed)));
+    let drawn = matches!(ran.routing, Some(Routing::Zipf { .. }));
+    let seeded = drawn || !common.no_data;
+    add("seed", json!(seeded.then_some(common.seed)));
+    add(
+        "routing",
+        json!(ran.routing.as_ref().map(Routing::to_string)),
+    );
     add("events", json!(ran.run.events));
     add("ops", ran.ops.json());
     add("stages", ran.stages.json());
@@ -412,8 +445,13 @@ pub fn run(args: &Args, common: &Common<'_>, context: &Context) -> Result<(), Cl
         false => format!("{} of {} layers", model.layers(), model.all),
     };
     let data = if common.no_data { ", without data" } else { "" };
+    let routing = match &ran.routing {
+        None => String::new(),
+        Some(routing) if drawn => format!(", experts by {routing} of seed {}", common.seed),
+        Some(routing) => format!(", experts by {routing}"),
+    };
     let title = format!(
-        "{}, {layers}, batch {}, context {}, {} on {}{data}",
+        "{}, {layers}, batch {}, context {}, {} on {}{data}{routing}",
         args.model, args.batch, args.context, args.dtype, chip.name
     );
     let shown = outcome::Extra { json: extra, text };

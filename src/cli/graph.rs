@@ -67,6 +67,10 @@ impl Source<'_> {
                 detail: None,
             },
             ChainError::Chip { .. } => CliError::usage(error.to_string()),
+            ChainError::Routing(text) => match text.split_once(": ") {
+                Some((place, message)) => CliError::file(place, message),
+                None => CliError::usage(text.as_str()),
+            },
             ChainError::Hbm { .. } => {
                 self.blame(format!("{error}; `bench model` takes --layers for a part"))
             }
@@ -120,6 +124,17 @@ pub fn compiled(
     products: Products,
     source: Source<'_>,
 ) -> Result<Whole, CliError> {
+    compiled_by(imported, chip, products, source, &chain::Options::default())
+}
+
+/// [`compiled`], by these options.
+pub fn compiled_by(
+    imported: &Imported,
+    chip: &Chip,
+    products: Products,
+    source: Source<'_>,
+    chained: &chain::Options,
+) -> Result<Whole, CliError> {
     let start = Instant::now();
     let options = legal::Options {
         products,
@@ -128,8 +143,8 @@ pub fn compiled(
     };
     let legal = legal::legalise_counted(&imported.graph, &options);
     let (graph, laid_out) = legal.map_err(|error| source.legal(&error))?;
-    let mut program = chain::compile(&graph, chip, &chain::Options::default())
-        .map_err(|error| source.chain(&error))?;
+    let mut program =
+        chain::compile(&graph, chip, chained).map_err(|error| source.chain(&error))?;
     let notes = bindings::notes(&program);
     for (key, value) in &notes {
         let line = format!(".note {key}, {}\n", crate::asm::quote(value));

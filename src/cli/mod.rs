@@ -28,6 +28,7 @@ mod objects;
 mod outcome;
 mod performance;
 mod progress;
+mod routing;
 mod run;
 mod simulate;
 mod stages;

@@ -16,6 +16,8 @@ use std::sync::Arc;
 pub struct Expert {
     pub node: usize,
     pub packing: Arc<Packing>,
+    /// Whether the product before it has the same ids, as many experts and rows: the lists of rows are still there.
+    pub known: bool,
     pub weights: ValueId,
     pub scales: Option<ValueId>,
     /// Where they lie.
@@ -58,9 +60,15 @@ impl Experts {
                     })?)
                 }
             };
+            let known = all.last().is_some_and(|before| {
+                let of = &before.packing.op;
+                let ids = graph.nodes[before.node].inputs[1];
+                ids == node.inputs[1] && (of.rows, of.experts) == (op.rows, op.experts)
+            });
             all.push(Expert {
                 node: n,
                 packing,
+                known,
                 weights: node.inputs[2],
                 scales: node.inputs.get(3).copied(),
                 packed: ValueId((first + all.len()) as u32),

@@ -17,8 +17,22 @@ pub enum Routing {
     Balanced,
     /// Distinct experts of each token, drawn with weights 1 / rank^s; which expert has which rank is drawn, too.
     Zipf { s: f64, seed: u64 },
-    /// The ids of each token, used again from the first after the last.
-    Table(Vec<Vec<u32>>),
+    /// The ids of each token with the number of their line, used again from the first after the last.
+    Table {
+        /// For messages.
+        name: String,
+        lines: Vec<(usize, Vec<u32>)>,
+    },
+}
+
+impl std::fmt::Display for Routing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Routing::Balanced => f.write_str("balanced"),
+            Routing::Zipf { s, .. } => write!(f, "zipf:{s}"),
+            Routing::Table { name, .. } => f.write_str(name),
+        }
+    }
 }
 
 impl Routing {
@@ -53,25 +67,20 @@ impl Routing {
                     ids.extend(drawn.map(|(_, r)| order[*r] as i32));
                 }
             }
-            Routing::Table(lines) => {
-                for (n, line) in (0..tokens).zip(lines.iter().enumerate().cycle()) {
-                    let (at, line) = line;
+            Routing::Table { name, lines } => {
+                for (_, (at, line)) in (0..tokens).zip(lines.iter().cycle()) {
                     if line.len() as u64 != top {
                         let got = line.len();
                         return Err(format!(
-                            "line {}: {got} ids, a token takes {top} experts (token {n})",
-                            at + 1
+                            "{name}:{at}: {got} ids; a token of the model takes {top} experts"
                         ));
                     }
-                    for id in line {
-                        if u64::from(*id) >= experts {
-                            return Err(format!(
-                                "line {}: expert {id}; the model has {experts}",
-                                at + 1
-                            ));
-                        }
-                        ids.push(*id as i32);
+                    if let Some(id) = line.iter().find(|id| u64::from(**id) >= experts) {
+                        return Err(format!(
+                            "{name}:{at}: expert {id}; the model has {experts}, from 0 on"
+                        ));
                     }
+                    ids.extend(line.iter().map(|id| *id as i32));
                 }
             }
         }
@@ -219,11 +228,12 @@ mod tests {
 
     #[test]
     fn tables_repeat_and_are_checked() {
-        let table = Routing::Table(vec![vec![1, 2], vec![3, 0]]);
+        let table = Routing::Table {
+            name: "t".to_owned(),
+            lines: vec![(1, vec![1, 2]), (4, vec![3, 0])],
+        };
         assert_eq!(table.ids(3, 2, 4, 0).unwrap(), [1, 2, 3, 0, 1, 2]);
-        for (tokens, top, experts, word) in
-            [(3, 2, 3, "line 2: expert 3"), (1, 4, 9, "line 1: 2 ids")]
-        {
+        for (tokens, top, experts, word) in [(3, 2, 3, "t:4: expert 3"), (1, 4, 9, "t:1: 2 ids")] {
             let error = table.ids(tokens, top, experts, 0).unwrap_err();
             assert!(error.contains(word), "{error}");
         }

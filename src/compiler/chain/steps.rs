@@ -37,7 +37,8 @@ pub enum Work {
     Gather(Gather),
     Batched(Batched),
     TopK(TopK),
-    Grouped(Arc<Packing>),
+    /// Rows by their experts; whether the product before it has left the lists of rows.
+    Grouped(Arc<Packing>, bool),
 }
 
 /// A value that a step reads, or a part of it.
@@ -61,14 +62,18 @@ pub struct Step {
 }
 
 impl Work {
-    /// The program text of it at a site.
+    /// The program text of it at a site, and what a tile may do before its operands are there, but those of [`Work::early_reads`].
     pub fn stage(
         &self,
         site: &Site,
         sites: &Sites,
         stream: Option<&Stream>,
-    ) -> Result<Stage, CompileError> {
-        match self {
+    ) -> Result<(String, Stage), CompileError> {
+        if let Work::Grouped(p, known) = self {
+            let grouped::Split { early, stage } = grouped::split(p, *known, sites.grouped, site)?;
+            return Ok((early, stage));
+        }
+        let stage = match self {
             Work::Op(Op::Matmul(op)) => matmul::stage(op, site),
             Work::Op(Op::Attention(op)) => attention::stage(op, site),
             Work::Op(Op::Rowwise(op)) => rowwise::stage(op, site),
@@ -81,7 +86,16 @@ impl Work {
             Work::Gather(op) => movement::gather(op, sites.tables, site),
             Work::Batched(op) => movement::batched(op, site),
             Work::TopK(op) => movement::topk(op, site),
-            Work::Grouped(p) => grouped::stage(p, sites.grouped, site),
+            Work::Grouped(..) => unreachable!("it has returned"),
+        };
+        Ok((String::new(), stage?))
+    }
+
+    /// Operands that must be there for the early part of its text.
+    pub fn early_reads(&self) -> &'static [usize] {
+        match self {
+            Work::Grouped(_, false) => &[1],
+            _ => &[],
         }
     }
 
@@ -102,13 +116,13 @@ impl Work {
             | Work::Gather(_)
             | Work::Batched(_)
             | Work::TopK(_)
-            | Work::Grouped(_) => {
+            | Work::Grouped(..) => {
                 let (read, written) = self.hbm_bytes();
                 let peak = cost::hbm_peak_bytes_per_s(chip).max(1) as f64;
                 let mut units = vec![(BoundUnit::Hbm, (read as f64 + written as f64) / peak)];
                 let types = match self {
                     Work::Batched(op) => Some((op.dtypes[0], op.dtypes[1])),
-                    Work::Grouped(p) => Some((p.op.operand(), p.op.weights.dtype)),
+                    Work::Grouped(p, _) => Some((p.op.operand(), p.op.weights.dtype)),
                     _ => None,
                 };
                 if let Some((a, b)) = types {
@@ -125,7 +139,7 @@ impl Work {
             Work::Op(op) => op.flops(),
             Work::Layer { op, .. } => Op::Matmul(*op).flops(),
             Work::Copy(_) | Work::Gather(_) | Work::TopK(_) => 0,
-            Work::Grouped(p) => p.op.flops(),
+            Work::Grouped(p, _) => p.op.flops(),
             Work::Batched(op) => {
                 let batches: u128 = op.batches.iter().map(|a| u128::from(a.count)).product();
                 2 * batches * u128::from(op.m) * u128::from(op.n) * u128::from(op.k)
@@ -151,7 +165,7 @@ impl Work {
                 let bytes = op.result_bytes();
                 (bytes + 4 * op.indices, bytes)
             }
-            Work::Grouped(p) => p.op.hbm_bytes(),
+            Work::Grouped(p, _) => p.op.hbm_bytes(),
             Work::TopK(op) => {
                 let size = u64::from(op.dtype.bits() / 8);
                 (op.rows * op.n * size, op.rows * op.k * (size + 4))
@@ -178,7 +192,7 @@ impl Work {
             | Work::Gather(_)
             | Work::Batched(_)
             | Work::TopK(_)
-            | Work::Grouped(_) => Ok(()),
+            | Work::Grouped(..) => Ok(()),
         }
     }
 }
@@ -202,7 +216,7 @@ impl std::fmt::Display for Work {
             Work::Gather(op) => op.fmt(f),
             Work::Batched(op) => op.fmt(f),
             Work::TopK(op) => op.fmt(f),
-            Work::Grouped(p) => p.op.fmt(f),
+            Work::Grouped(p, _) => p.op.fmt(f),
         }
     }
 }
@@ -229,7 +243,7 @@ pub fn steps(
         } else if let Some(expert) = experts.of_node(index) {
             all.push(Step {
                 node: index,
-                work: Work::Grouped(expert.packing.clone()),
+                work: Work::Grouped(expert.packing.clone(), expert.known),
                 reads: expert.reads(graph),
                 writes: node.outputs.clone(),
             });

@@ -1,6 +1,7 @@
 //! The program of a chain: stages one after the other, each in a scope, with the semaphores between them.
 //!
-//! Models: declarations of what the graph gives and wants, waits in front of stages, signals behind them, the cycles that tile 0 notes.
+//! Models: declarations of what the graph gives and wants, waits in front of stages, signals behind them, the cycles that tile 0 notes. What
+//! a stage may do before its operands are there (loads of experts) stands in front of the waits, so it is no part of the stage's noted time.
 //! Leaves out: what stages do. Invariants: semaphores 0 to 2 [`WINDOW`] - 1 are those of stages, s mod 2 `WINDOW` that of stage s; the
 //! first bytes of each tile's SRAM are its marks.
 
@@ -50,7 +51,7 @@ pub fn write(
             ..step.work.site(sites).clone()
         };
         let stage = step.work.stage(&site, sites, stream);
-        let stage = stage.map_err(|error| ChainError::Stage {
+        let (early, stage) = stage.map_err(|error| ChainError::Stage {
             place: node.place.to_string(),
             error,
         })?;
@@ -63,7 +64,7 @@ pub fn write(
             hbm_bytes: read + written,
             plan: stage.plan.clone(),
         });
-        lowered.push(stage);
+        lowered.push((early, stage));
     }
     text.comment(&format!(
         "Compiled for chip `{}`.\n\n{}: {} stages",
@@ -81,10 +82,15 @@ pub fn write(
         text.raw(&stream.start());
     }
     let mut waited = 0;
-    for (s, (step, stage)) in steps.iter().zip(&lowered).enumerate() {
+    for (s, (step, (early, stage))) in steps.iter().zip(&lowered).enumerate() {
         text.blank();
         text.directive(&format!(".scope stage{s}"));
         text.comment(&format!("{}: {}", graph.nodes[step.node].place, step.work));
+        if !early.is_empty() {
+            let until = early_needs(steps, placement, s);
+            wait(&mut text, &mut waited, until, chip);
+            text.raw(early);
+        }
         // Before the first write to another tile's SRAM that tile is done with the stage before.
         let crossed = if stage.crosses { s } else { 0 };
         let until = needs[s].max(crossed).max((s + 1).saturating_sub(WINDOW));
@@ -145,6 +151,19 @@ fn needs(steps: &[Step], placement: &Placement) -> Vec<usize> {
     all.iter().enumerate().map(need).collect()
 }
 
+/// As [`needs`] of the operands that the early part of a step reads.
+fn early_needs(steps: &[Step], placement: &Placement, s: usize) -> usize {
+    let reads = steps[s].work.early_reads().iter();
+    let read: Vec<Area> = reads
+        .map(|i| placement.area(steps[s].reads[*i].value))
+        .collect();
+    let writes = |step: &Step| {
+        let mut written = step.writes.iter().map(|id| placement.area(*id));
+        written.any(|w| read.iter().any(|r| r.meets(&w)))
+    };
+    steps[..s].iter().rposition(writes).map_or(0, |at| at + 1)
+}
+
 /// Waits until all tiles are done with the stages before `until`.
 fn wait(text: &mut Text, waited: &mut usize, until: usize, chip: &Chip) {
     for s in *waited..until {
@@ -191,7 +210,7 @@ fn declare(
     };
     // What steers the program is there without data, too.
     let indices: BTreeSet<ValueId> = (steps.iter())
-        .filter(|s| matches!(s.work, Work::Gather(_) | Work::Grouped(_)))
+        .filter(|s| matches!(s.work, Work::Gather(_) | Work::Grouped(..)))
         .map(|s| s.reads[1].value)
         .collect();
     for (i, value) in graph.values.iter().enumerate() {

@@ -28,12 +28,34 @@ pub(super) fn needs(p: &Packing) -> Needs {
     }
 }
 
+/// A stage in two parts.
+pub struct Split {
+    /// Declarations, then what a tile may do before X is there: the ids, and the first loads of experts. It touches nothing of other tiles. Registers
+    /// from r3 on stay as they are between the parts.
+    pub early: String,
+    /// All else.
+    pub stage: Stage,
+}
+
 /// The stage. Tensors of its site: X, ids (control), the experts as [`super::pack`] lays them, Y. `control`: offset in TSRAM of
 /// [`super::control_bytes`] outside of the site, where no stage keeps elements.
 ///
 /// # Errors
 /// A site that does not have what the plan takes.
 pub fn stage(p: &Packing, control: u64, site: &Site) -> Result<Stage, CompileError> {
+    let Split { early, stage } = split(p, false, control, site)?;
+    Ok(Stage {
+        text: early + &stage.text,
+        ..stage
+    })
+}
+
+/// [`stage`] in two parts. `known`: the last stage that used the place of control data had the same ids, as many experts and rows, so that the
+/// lists are there.
+///
+/// # Errors
+/// As [`stage`].
+pub fn split(p: &Packing, known: bool, control: u64, site: &Site) -> Result<Split, CompileError> {
     let no_plan = |reason: String| CompileError::NoPlan {
         op: p.op.to_string(),
         chip: site.chip.name.clone(),
@@ -42,70 +64,30 @@ pub fn stage(p: &Packing, control: u64, site: &Site) -> Result<Stage, CompileErr
     if let Some(reason) = needs(p).missing(&site.chip) {
         return Err(no_plan(reason));
     }
-    let [x, ids, w, y] = site.tensors[..] else {
+    if site.tensors.len() != 4 {
         let got = site.tensors.len();
         return Err(no_plan(format!("it has 4 tensors, the site places {got}")));
-    };
+    }
     let plan = describe(p, &site.chip);
     let mut text = Text::default();
     text.comment(&plan.to_string());
-    let op = &p.op;
-    for (name, dtype, shape, class, at) in [
-        (
-            "x",
-            op.input.name(),
-            format!("{}, {}", op.rows / op.fan, op.k),
-            "payload",
-            x,
-        ),
-        ("ids", "i32", format!("{}", op.rows), "control", ids),
-        ("experts", "u8", format!("{}", p.bytes()), "payload", w),
-        (
-            "y",
-            op.output.name(),
-            format!("{}, {}", op.rows, op.n),
-            "payload",
-            y,
-        ),
-    ] {
-        text.directive(&format!(
-            ".tensor grouped_{name}, hbm, {dtype}, [{shape}], {class}, at {at:#x}"
-        ));
-    }
-    let (_, x_bytes, y_bytes) = p.buffers();
-    let mut layout = TsramLayout::of(site);
-    for (name, bytes) in [
-        ("xbuf", p.slots * x_bytes),
-        ("ybuf", p.slots * y_bytes),
-        ("ring", p.ring * p.slot),
-    ] {
-        layout.place(name, bytes)?;
-    }
-    layout.declare(&mut text);
-    let mut at = control;
-    for (name, words) in [
-        ("lists", 2 * op.experts),
-        ("links", op.rows.next_multiple_of(2)),
-        ("rows_of", TABLE_ROWS),
-        ("from_of", TABLE_ROWS),
-        ("counts", p.slots),
-    ] {
-        text.directive(&format!(
-            ".tensor {name}, tsram, i32, [{words}], control, at {at:#x}"
-        ));
-        at += 4 * words;
-    }
     let mut emit = Emit { p, site, text };
+    emit.tensors(control)?;
     emit.names();
-    emit.start();
+    emit.start(known);
+    let early = std::mem::take(&mut emit.text).finish();
+    emit.first();
     emit.jobs();
     emit.load();
     emit.prepare();
     emit.text.label("grouped_end");
-    Ok(Stage {
-        text: emit.text.finish(),
-        plan,
-        crosses: true,
+    Ok(Split {
+        early,
+        stage: Stage {
+            text: emit.text.finish(),
+            plan,
+            crosses: true,
+        },
     })
 }
 
@@ -119,6 +101,44 @@ impl Emit<'_> {
     /// DMA channels of weights, of X and of Y.
     fn channels(&self) -> [u64; 3] {
         [0, 1, 2].map(|c| self.site.dma(c))
+    }
+
+    /// Declares tensors and buffers.
+    fn tensors(&mut self, control: u64) -> Result<(), CompileError> {
+        let (p, op) = (self.p, &self.p.op);
+        let x_rows = op.rows / op.fan;
+        let shapes = [
+            ("x", op.input.name(), format!("{x_rows}, {}", op.k)),
+            ("ids", "i32", op.rows.to_string()),
+            ("experts", "u8", p.bytes().to_string()),
+            ("y", op.output.name(), format!("{}, {}", op.rows, op.n)),
+        ];
+        for ((name, dtype, shape), at) in shapes.into_iter().zip(&self.site.tensors) {
+            let class = if name == "ids" { "control" } else { "payload" };
+            self.text.directive(&format!(
+                ".tensor grouped_{name}, hbm, {dtype}, [{shape}], {class}, at {at:#x}"
+            ));
+        }
+        let (_, x_bytes, y_bytes) = p.buffers();
+        let mut layout = TsramLayout::of(self.site);
+        layout.place("xbuf", p.slots * x_bytes)?;
+        layout.place("ybuf", p.slots * y_bytes)?;
+        layout.place("ring", p.ring * p.slot)?;
+        layout.declare(&mut self.text);
+        let mut at = control;
+        for (name, words) in [
+            ("lists", 2 * op.experts),
+            ("links", op.rows.next_multiple_of(2)),
+            ("rows_of", TABLE_ROWS),
+            ("from_of", TABLE_ROWS),
+            ("counts", p.slots),
+        ] {
+            self.text.directive(&format!(
+                ".tensor {name}, tsram, i32, [{words}], control, at {at:#x}"
+            ));
+            at += 4 * words;
+        }
+        Ok(())
     }
 
     /// Whether some tiles of a group fetch no slice.
@@ -191,6 +211,10 @@ impl Emit<'_> {
             self.text.equ(name, value, comment);
         }
         self.text.registers(&[
+            ("t0", "scratch"),
+            ("t1", "scratch"),
+            ("t2", "scratch"),
+            ("t3", "scratch"),
             ("me", "tile of the group"),
             ("unit", "this tile"),
             ("mask", "tiles of the group"),
@@ -217,15 +241,11 @@ impl Emit<'_> {
             ("ap", "rows of X from there on"),
             ("cp", "where sums go"),
             ("acc", "accumulators"),
-            ("t0", "scratch"),
-            ("t1", "scratch"),
-            ("t2", "scratch"),
-            ("t3", "scratch"),
         ]);
     }
 
-    /// Everything up to the first jobs.
-    fn start(&mut self) {
+    /// Everything up to the first loads of experts, and these.
+    fn start(&mut self, known: bool) {
         let p = self.p;
         let [_, channel, _] = self.channels();
         let bit = |n: u64| (u64::MAX >> (64 - n)).cast_signed();
@@ -235,13 +255,17 @@ impl Emit<'_> {
             bit(p.slices)
         ));
         self.text.directive(".tile");
-        self.text.block(&format!(
-            "la t0, links
-             la t1, grouped_ids
-             li t2, ROWS
-             signal IDS, 1
-             dma.i32.i32 {channel}, t0, t1, t2 # becomes the links of the rows
-             rdsr unit, tile
+        if !known {
+            self.text.block(&format!(
+                "la t0, links
+                 la t1, grouped_ids
+                 li t2, ROWS
+                 signal IDS, 1
+                 dma.i32.i32 {channel}, t0, t1, t2 # becomes the links of the rows"
+            ));
+        }
+        self.text.block(
+            "rdsr unit, tile
              li t0, TILES
              remu me, unit, t0
              divu le, unit, t0       # the group
@@ -251,8 +275,8 @@ impl Emit<'_> {
              ldc senders, grouped_masks(t1)
              shl mask, mask, t0
              shl senders, senders, t0
-             sem.post unit, FREE, RING"
-        ));
+             sem.post unit, FREE, RING",
+        );
         for n in 0..p.slots {
             self.text.inst(&format!("sem.post unit, DONE + {n}, 1"));
         }
@@ -297,8 +321,27 @@ impl Emit<'_> {
              li place, 0
              li acc, 0
              la lbuf, ring
-             la buf, ring
-             # No expert has rows: the number of them in the upper half of a word, the first plus 1 in the lower.
+             la buf, ring",
+            input = op.input.bits() / 8,
+            output = op.output.bits() / 8,
+            n = op.n,
+        ));
+        if !known {
+            self.lists();
+        }
+        self.text.block(
+            "li left, RING
+             fill:
+             jal ra, load
+             dec left
+             bnez left, fill",
+        );
+    }
+
+    /// Links the rows of every expert.
+    fn lists(&mut self) {
+        self.text.block(
+            "# No expert has rows: the number of them in the upper half of a word, the first plus 1 in the lower.
              la t0, lists
              li t1, EXPERTS
              clear_list:
@@ -326,18 +369,13 @@ impl Emit<'_> {
              or t3, t3, t0
              sd t3, 0(t2)
              dec t0
-             bnez t0, link
-             jal ra, prepare
-             li left, RING
-             fill:
-             jal ra, load
-             dec left
-             bnez left, fill",
-            input = op.input.bits() / 8,
-            output = op.output.bits() / 8,
-            n = op.n,
-        ));
-        for _ in 1..p.ahead() {
+             bnez t0, link",
+        );
+    }
+
+    /// The first jobs.
+    fn first(&mut self) {
+        for _ in 0..self.p.ahead() {
             self.text.inst("jal ra, prepare");
         }
         self.text.block(&format!(

@@ -24,7 +24,7 @@ mod code;
 mod pack;
 mod plan;
 
-pub use code::stage;
+pub use code::{Split, split, stage};
 pub use pack::pack;
 pub use plan::{Packing, plan};
 

@@ -10,6 +10,7 @@ use super::Linear;
 use crate::chip::{Chip, bank, cost};
 use crate::compiler::CompileError;
 use crate::compiler::plan::Strides;
+use crate::compiler::rowwise::MAX_TENSORS;
 use crate::compiler::tiling::BLOCK;
 use crate::num::Dtype;
 
@@ -245,7 +246,8 @@ pub fn plan(op: &Linear, chip: &Chip, slot: u64) -> Result<Packing, CompileError
     }
     let mut strides = Strides::default();
     let mut best: Option<(u64, Packing)> = None;
-    for parts in 1..=tiles {
+    // A row-wise program adds the parts.
+    for parts in 1..=tiles.min(MAX_TENSORS as u64) {
         let depth = op.k.div_ceil(parts);
         // A scale belongs to one part.
         let depth = match op.weights.scale_block() {
