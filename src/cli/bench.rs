@@ -191,6 +191,7 @@ impl OpArgs {
                     kv_len,
                     causal,
                     dtype: parse_attention_dtype(&operands.dtype).map_err(model::usage)?,
+                    form: Default::default(),
                 };
                 Ok((Op::Attention(op), common))
             }

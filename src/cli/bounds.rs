@@ -158,6 +158,7 @@ mod tests {
             kv_len: 512,
             causal: true,
             dtype: Dtype::E4m3,
+            form: Default::default(),
         });
         let all = of_op(&op, &chip);
         let words: Vec<&str> = all.iter().map(|(word, _)| word.as_str()).collect();

@@ -67,6 +67,7 @@ impl Place {
             OpError::Extent { name, .. } => Some(name.replace('-', "_")),
             OpError::Heads { .. } => Some("heads".to_owned()),
             OpError::Dtype { .. } => Some("dtype".to_owned()),
+            OpError::ValueDim { .. } => Some("value_dim".to_owned()),
             OpError::Hbm { .. } | OpError::Stream { .. } | OpError::Rowwise(_) => None,
         };
         self.blame(key.as_deref(), error)
@@ -259,6 +260,7 @@ impl Node {
                 kv_len: get("kv_len")?,
                 causal: self.causal,
                 dtype: parse_attention_dtype(dtype).map_err(|e| place.blame_op(&e))?,
+                form: Default::default(),
             }),
         })
     }

@@ -33,7 +33,7 @@ use crate::chip::Chip;
 use crate::isa::image::Image;
 
 pub use formats::{MatmulType, Operand, parse_attention_dtype};
-pub use op::{Attention, Bound, BoundUnit, Matmul, Op, OpError, Stream, TensorSpec};
+pub use op::{Attention, Bound, BoundUnit, Form, Matmul, Op, OpError, Stream, TensorSpec};
 pub use rowwise::Rowwise;
 
 /// Why an operation does not compile.

@@ -40,9 +40,10 @@ fn is_bf16(dtype: &Dtype) -> bool {
     *dtype == Dtype::Bf16
 }
 
-/// O[batch,q,heads,dim] from Q like O and K, V[batch,kv,kv_heads,dim]. Query i of a causal operation sees keys
-/// 0 ..= kv - q + i; a query that sees none gives zeros. Scores are scaled by 1 / sqrt(dim).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// O[batch,q,heads,value_dim] from Q[batch,q,heads,dim], K[batch,kv,kv_heads,dim] and V[batch,kv,kv_heads,value_dim]. Query i of a
+/// causal operation sees keys 0 ..= kv - q + i; a query that sees none gives zeros. Scores are scaled by 1 / sqrt(dim) unless
+/// [`Form`] says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attention {
     pub batch: u64,
     pub heads: u64,
@@ -54,6 +55,35 @@ pub struct Attention {
     pub causal: bool,
     /// Element type of Q, K and V; O is BF16.
     pub dtype: Dtype,
+    /// What is not as in plain attention.
+    #[serde(default, skip_serializing_if = "Form::is_plain")]
+    pub form: Form,
+}
+
+/// What an attention may have beside heads and lengths; the default is plain attention.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Form {
+    /// Elements of a row of V and of O; none: as of K.
+    pub value_dim: Option<u64>,
+    /// V is the first `value_dim` elements of each row of K (the latents of multi-head latent attention): there is no tensor V.
+    pub v_in_k: bool,
+    /// Factor of the scores; none: 1 / sqrt(dim).
+    pub scale: Option<f32>,
+    /// A query sees the last so many of the keys that it else sees, its own included.
+    pub window: Option<u64>,
+    /// A tensor of F32 [heads]: a score that takes part in each softmax of its head and has no value.
+    pub sinks: bool,
+    /// K and V lie in pages of so many tokens: K[batch pages,page,kv_heads,dim], with page j of batch element b at place
+    /// `pages[b][j]`, I32.
+    pub page: Option<u64>,
+}
+
+impl Form {
+    /// Whether it says nothing.
+    pub fn is_plain(&self) -> bool {
+        *self == Form::default()
+    }
 }
 
 /// An operation to compile.
@@ -78,6 +108,9 @@ pub enum OpError {
     /// Query heads cannot be shared out over the K and V heads.
     #[error("heads is {heads}, which is no multiple of kv-heads {kv_heads}")]
     Heads { heads: u64, kv_heads: u64 },
+    /// V inside of rows of K that are shorter.
+    #[error("value-dim is {value_dim}; V is a part of K's rows of head-dim {head_dim}")]
+    ValueDim { value_dim: u64, head_dim: u64 },
     /// The tensors do not fit.
     #[error("the tensors take {bytes} bytes; the chip's HBM holds {limit}")]
     Hbm { bytes: u128, limit: u64 },
@@ -237,7 +270,7 @@ impl Matmul {
 }
 
 impl Attention {
-    fn extents(&self) -> [(&'static str, u64); 6] {
+    fn extents(&self) -> [(&'static str, u64); 9] {
         [
             ("batch", self.batch),
             ("heads", self.heads),
@@ -245,12 +278,50 @@ impl Attention {
             ("head-dim", self.head_dim),
             ("q-len", self.q_len),
             ("kv-len", self.kv_len),
+            ("value-dim", self.value_dim()),
+            ("window", self.form.window.unwrap_or(1)),
+            ("page", self.form.page.unwrap_or(1)),
         ]
     }
 
-    /// Scores that the mask leaves in one head: all q x kv, or the sum over queries i of max(0, min(kv, kv - q + i + 1)).
+    /// Elements of a row of V and of O.
+    pub fn value_dim(&self) -> u64 {
+        self.form.value_dim.unwrap_or(self.head_dim)
+    }
+
+    /// Factor of the scores.
+    pub fn scale(&self) -> f64 {
+        let plain = 1.0 / (self.head_dim as f64).sqrt();
+        self.form.scale.map_or(plain, f64::from)
+    }
+
+    /// Pages of a batch element; 0 if K and V are not in pages.
+    pub fn pages(&self) -> u64 {
+        self.form.page.map_or(0, |page| self.kv_len.div_ceil(page))
+    }
+
+    /// Keys that some query sees: the last ones of a window.
+    pub fn seen_keys(&self) -> u64 {
+        let reach = |w: u64| w.saturating_add(self.q_len - 1);
+        let window = self.form.window.map_or(u64::MAX, reach);
+        self.kv_len.min(window)
+    }
+
+    /// Scores that the mask leaves in one head: over queries i the keys kv - q + i and before, or all of them, no more than
+    /// the window.
     pub fn scores_per_head(&self) -> u128 {
         let (q, kv) = (u128::from(self.q_len), u128::from(self.kv_len));
+        if let Some(window) = self.form.window.map(u128::from).filter(|w| *w < kv) {
+            if !self.causal {
+                return q * window;
+            }
+            // The last query sees the window, as do those before it that have as many keys in front of them; of the others the
+            // first sees one key less, the next two, ...
+            let seeing = q.min(kv);
+            let full = seeing.min(kv - window + 1);
+            let short = seeing - full;
+            return full * window + short * (2 * window - short - 1) / 2;
+        }
         if !self.causal {
             return q * kv;
         }
@@ -297,6 +368,15 @@ impl Op {
             return Err(OpError::Heads {
                 heads: op.heads,
                 kv_heads: op.kv_heads,
+            });
+        }
+        if let Op::Attention(op) = self
+            && op.form.v_in_k
+            && op.value_dim() > op.head_dim
+        {
+            return Err(OpError::ValueDim {
+                value_dim: op.value_dim(),
+                head_dim: op.head_dim,
             });
         }
         if let Op::Attention(op) = self
@@ -349,14 +429,27 @@ impl Op {
         match self {
             Op::Matmul(op) => op.tensors(),
             Op::Attention(op) => {
-                let q = [op.batch, op.q_len, op.heads, op.head_dim];
-                let kv = [op.batch, op.kv_len, op.kv_heads, op.head_dim];
-                vec![
-                    tensor("Q", op.dtype, &q, false),
-                    tensor("K", op.dtype, &kv, false),
-                    tensor("V", op.dtype, &kv, false),
-                    tensor("O", Dtype::Bf16, &q, true),
-                ]
+                let q = |dim| [op.batch, op.q_len, op.heads, dim];
+                let kv = |dim| match op.form.page {
+                    None => [op.batch, op.kv_len, op.kv_heads, dim],
+                    Some(page) => [op.batch.saturating_mul(op.pages()), page, op.kv_heads, dim],
+                };
+                let (dim, value_dim) = (op.head_dim, op.value_dim());
+                let mut all = vec![
+                    tensor("Q", op.dtype, &q(dim), false),
+                    tensor("K", op.dtype, &kv(dim), false),
+                ];
+                if !op.form.v_in_k {
+                    all.push(tensor("V", op.dtype, &kv(value_dim), false));
+                }
+                if op.form.sinks {
+                    all.push(tensor("sinks", Dtype::F32, &[op.heads], false));
+                }
+                if op.form.page.is_some() {
+                    all.push(tensor("pages", Dtype::I32, &[op.batch, op.pages()], false));
+                }
+                all.push(tensor("O", Dtype::Bf16, &q(value_dim), true));
+                all
             }
             Op::Stream(op) => op.tensors(),
             Op::Rowwise(p) => {
@@ -382,11 +475,11 @@ impl Op {
     }
 
     /// Floating-point operations of the matrix products, a multiply-add counting 2; causal attention counts what the mask
-    /// leaves. Exact: 2 m n k, or 4 x head_dim per score.
+    /// leaves. Exact: 2 m n k, or 2 (head_dim + value_dim) per score.
     pub fn flops(&self) -> u128 {
         match self {
             Op::Matmul(op) => 2 * u128::from(op.m) * u128::from(op.n) * u128::from(op.k),
-            Op::Attention(op) => 4 * u128::from(op.head_dim) * op.scores(),
+            Op::Attention(op) => 2 * u128::from(op.head_dim + op.value_dim()) * op.scores(),
             Op::Stream(_) | Op::Rowwise(_) => 0,
         }
     }
@@ -401,6 +494,12 @@ impl Op {
                 .map(|t| match self {
                     // A view of a wider matrix: what lies between its rows is not its own.
                     Op::Rowwise(_) => u128::from(t.elements()) * u128::from(t.dtype.bits() / 8),
+                    // Of keys and values those that a query sees.
+                    Op::Attention(op) if matches!(t.name.as_str(), "K" | "V") => {
+                        let dim = t.shape[3];
+                        let tokens = u128::from(op.batch) * u128::from(op.seen_keys());
+                        tokens * u128::from(op.kv_heads * dim) * u128::from(t.dtype.bits() / 8)
+                    }
                     _ => t.bytes(),
                 })
                 .sum::<u128>();
@@ -470,18 +569,21 @@ impl std::fmt::Display for Op {
                 dt = op.dtype,
                 to = if is_bf16(&op.out) { "" } else { " to f32" }
             ),
-            Op::Attention(op) => write!(
-                f,
-                "attention batch {}, heads {}, kv-heads {}, head-dim {}, q {}, kv {}{}, {}",
-                op.batch,
-                op.heads,
-                op.kv_heads,
-                op.head_dim,
-                op.q_len,
-                op.kv_len,
-                if op.causal { ", causal" } else { "" },
-                shown(op.dtype)
-            ),
+            Op::Attention(op) => {
+                write!(
+                    f,
+                    "attention batch {}, heads {}, kv-heads {}, head-dim {}, q {}, kv {}{}, {}",
+                    op.batch,
+                    op.heads,
+                    op.kv_heads,
+                    op.head_dim,
+                    op.q_len,
+                    op.kv_len,
+                    if op.causal { ", causal" } else { "" },
+                    shown(op.dtype)
+                )?;
+                op.form.fmt(f)
+            }
             Op::Stream(op) => op.fmt(f),
             Op::Rowwise(p) => {
                 let named = |all: &mut dyn Iterator<Item = (&String, Dtype)>| {
@@ -499,6 +601,29 @@ impl std::fmt::Display for Op {
                 )
             }
         }
+    }
+}
+
+impl std::fmt::Display for Form {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (name, value) in [
+            ("value-dim", self.value_dim),
+            ("window", self.window),
+            ("page", self.page),
+        ] {
+            if let Some(value) = value {
+                write!(f, ", {name} {value}")?;
+            }
+        }
+        if let Some(scale) = self.scale {
+            write!(f, ", scale {scale}")?;
+        }
+        for (name, is) in [("V in K", self.v_in_k), ("sinks", self.sinks)] {
+            if is {
+                write!(f, ", {name}")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -527,6 +652,7 @@ mod tests {
             kv_len,
             causal,
             dtype: Dtype::Bf16,
+            form: Form::default(),
         }
     }
 
@@ -534,6 +660,12 @@ mod tests {
     fn causal_scores_match_a_count() {
         for q in 1..12 {
             for kv in 1..12 {
+                for w in 1..14 {
+                    let mut op = attention(q as u64, kv as u64, true);
+                    op.form.window = Some(w as u64);
+                    let seen: i64 = (0..q).map(|i| (kv - q + i + 1).clamp(0, w)).sum();
+                    assert_eq!(op.scores_per_head(), seen as u128, "q {q} kv {kv} window {w}");
+                }
                 let seen: i64 = (0..q).map(|i| (kv - q + i + 1).clamp(0, kv)).sum();
                 assert_eq!(
                     attention(q as u64, kv as u64, true).scores_per_head(),

@@ -134,6 +134,7 @@ fn attention(shape: [u64; 6], causal: bool, dtype: Dtype) -> Attention {
         kv_len,
         causal,
         dtype,
+        form: Default::default(),
     }
 }
 
@@ -402,11 +403,11 @@ fn what_does_not_compile_says_why() {
     for (shape, reason) in [
         (
             [1, 1, 1, 48, 1, 1],
-            "head-dim 48 is no multiple of 32 up to 256",
+            "head-dim 48 is no multiple of 32 up to 1024",
         ),
         (
-            [1, 1, 1, 288, 1, 1],
-            "head-dim 288 is no multiple of 32 up to 256",
+            [1, 1, 1, 1056, 1, 1],
+            "head-dim 1056 is no multiple of 32 up to 1024",
         ),
     ] {
         let CompileError::NoPlan { reason: got, .. } = error(&chip, shape) else {

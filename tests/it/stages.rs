@@ -230,6 +230,7 @@ fn attends(q_len: u64, kv_len: u64, dtype: Dtype) -> Attention {
         kv_len,
         causal: true,
         dtype,
+        form: Default::default(),
     }
 }
 

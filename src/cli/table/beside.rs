@@ -45,6 +45,7 @@ fn op(row: &Row) -> Op {
                 Element::Bf16 => Dtype::Bf16,
                 Element::Fp8 | Element::Nvfp4 => Dtype::E4m3,
             },
+            form: Default::default(),
         })
     };
     match row.kind {

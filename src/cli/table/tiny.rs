@@ -75,6 +75,7 @@ pub fn cases() -> Vec<Case> {
                 kv_len,
                 causal: q_len > 1 && (j / 2) % 2 == 0,
                 dtype,
+                form: Default::default(),
             };
             all.push(Case {
                 kind: KindName::Tiny,

@@ -19,8 +19,8 @@ use super::{Attention, CompileError, Lowered, Op, Plan};
 use crate::chip::Chip;
 use crate::num::Dtype;
 
-/// Largest head: rows of O^T take 32 accumulator blocks of 128 lanes.
-const MAX_HEAD_DIM: u64 = 256;
+/// Largest head.
+const MAX_HEAD_DIM: u64 = 1024;
 /// Descriptors of a kind (blocks, steps) that control code keeps.
 const RING: u64 = 16;
 /// Descriptors written before they run; at most so many blocks are loaded ahead.
@@ -157,11 +157,12 @@ pub fn schedules(op: &Attention, chip: &Chip) -> Result<Vec<Schedule>, CompileEr
         chip: chip.name.clone(),
         reason,
     };
-    if !op.head_dim.is_multiple_of(32) || op.head_dim > MAX_HEAD_DIM {
-        return Err(refuse(format!(
-            "head-dim {} is no multiple of 32 up to {MAX_HEAD_DIM}",
-            op.head_dim
-        )));
+    for (name, value) in [("head-dim", op.head_dim), ("value-dim", op.value_dim())] {
+        if !value.is_multiple_of(32) || value > MAX_HEAD_DIM {
+            return Err(refuse(format!(
+                "{name} {value} is no multiple of 32 up to {MAX_HEAD_DIM}"
+            )));
+        }
     }
     let stride = op.heads.saturating_mul(2 * op.head_dim);
     for (name, value) in [
@@ -178,6 +179,7 @@ pub fn schedules(op: &Attention, chip: &Chip) -> Result<Vec<Schedule>, CompileEr
     let prefill = prefill::plan(&g, chip).map(Schedule::Prefill);
     let mut found = match (decode, prefill) {
         (Err(d), Err(p)) if d == p => return Err(refuse(d)),
+        // The pages of a schedule say what it knows of other forms.
         // Without lanes for its rows decode is no choice: what prefill lacks is the reason.
         (Err(_), Err(p)) if g.group().saturating_mul(op.q_len) > LANES => return Err(refuse(p)),
         (Err(d), Err(p)) => return Err(refuse(format!("decode {d}; prefill {p}"))),
@@ -278,7 +280,7 @@ pub fn stage_as(op: &Attention, site: &Site, chosen: &Schedule) -> Result<Stage,
         ),
     );
     let mut text = stage::begin(&whole, site);
-    let scale = std::f64::consts::LOG2_E / (op.head_dim as f64).sqrt();
+    let scale = std::f64::consts::LOG2_E * op.scale();
     let shape = |s_row, p_row, queries| kernels::Shape {
         dtype: op.dtype,
         scale: scale as f32,

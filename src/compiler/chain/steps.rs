@@ -426,6 +426,7 @@ fn heads(op: &graph::Attention, q: &Value, k: &Value) -> Result<Attention, Strin
         kv_len: *kv_len,
         causal: op.causal.is_some(),
         dtype: q.dtype,
+        form: Default::default(),
     })
 }
 

@@ -137,6 +137,7 @@ fn kernel_type(
         kv_len: e.keys,
         causal: op.causal.is_some(),
         dtype,
+        form: Default::default(),
     };
     let lowers = |chip: &Chip| compiler::attention::schedules(&op, chip).is_ok();
     options.chip.as_ref().is_none_or(lowers).then_some(dtype)

@@ -122,6 +122,7 @@ fn compiled_attention() {
                     kv_len,
                     causal,
                     dtype,
+                    form: Default::default(),
                 };
                 compiled(&Op::Attention(op), chip, chip == "mini" && q_len == 1);
             }

@@ -17,7 +17,7 @@ use super::{
     no_room,
 };
 use crate::chip::{Chip, cost};
-use crate::compiler::CompileError;
+use crate::compiler::{CompileError, Form};
 use crate::compiler::emit::{Text, TsramLayout};
 use crate::compiler::limits::Needs;
 use crate::compiler::stage::Site;
@@ -156,6 +156,13 @@ impl Tiling {
 /// Why none fits: more than 128 query rows to a K/V head, or what the least demanding tiling lacks.
 pub fn plan(g: &Geometry, chip: &Chip) -> Result<Tiling, String> {
     let op = &g.op;
+    let known = Form {
+        scale: None,
+        ..op.form
+    };
+    if !known.is_plain() || op.head_dim > 256 {
+        return Err("takes plain attention of heads up to 256".to_owned());
+    }
     let rows = g
         .group()
         .checked_mul(op.q_len)

@@ -25,7 +25,7 @@ use super::{
     Channels, ENTRY, Geometry, KERNEL_NEEDS, LANES, RING, VARIABLES, declare, empty, equ, no_room,
 };
 use crate::chip::{Chip, cost};
-use crate::compiler::CompileError;
+use crate::compiler::{CompileError, Form};
 use crate::compiler::emit::{Text, TsramLayout};
 use crate::compiler::limits::Needs;
 use crate::compiler::stage::Site;
@@ -155,6 +155,13 @@ impl Tiling {
 /// # Errors
 /// What the least demanding tiling lacks.
 pub fn plan(g: &Geometry, chip: &Chip) -> Result<Tiling, String> {
+    let known = Form {
+        scale: None,
+        ..g.op.form
+    };
+    if !known.is_plain() || g.op.head_dim > 256 {
+        return Err("takes plain attention of heads up to 256".to_owned());
+    }
     let heads = g.heads_of_a_set();
     let mut refused: Option<String> = None;
     let mut best: Option<Tiling> = None;
