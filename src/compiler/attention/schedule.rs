@@ -86,40 +86,74 @@ impl Rows {
         if drain == 0 {
             let end = text.fresh("end");
             text.inst(&format!("loop {count}, {end}"));
-            self.pass(text, |_| true);
+            self.pass(text, |_, _| true);
             text.label(&end);
         } else {
             // Fewer passes than stages would need a shorter pipe: with two stages, the most that a unit has, one pass
             // is enough.
             assert!(drain <= 1, "a row spans more than two passes");
             text.comment("fill");
-            self.pass(text, |stage| stage == 0);
+            self.pass(text, |stage, _| stage == 0);
             text.inst(&format!("saddi {count}, {count}, -1"));
             let end = text.fresh("end");
             text.inst(&format!("loop {count}, {end}"));
-            self.pass(text, |_| true);
+            self.pass(text, |_, _| true);
             text.label(&end);
             text.comment("drain");
-            self.pass(text, |stage| stage == 1);
-            for p in &self.pointers {
-                let bytes = p.step * self.unroll as u64;
-                text.inst(&format!("saddi {0}, {0}, -{bytes}", p.register));
-            }
+            self.pass(text, |stage, _| stage == 1);
+            self.step_back(text);
         }
         text.label(&done);
     }
 
-    /// One pass with the steps of the stages that `active` names.
-    fn pass(&self, text: &mut Text, active: impl Fn(usize) -> bool) {
+    /// As [`emit`](Rows::emit), with steps that stop early: those from `lasting` on run in the first `first` passes only, the
+    /// others in `count` passes, `first` and one more at least. Pointers that only they use end anywhere.
+    pub fn emit_some_early(
+        &self,
+        text: &mut Text,
+        lasting: usize,
+        first: u64,
+        count: &str,
+        spare: &str,
+    ) {
+        assert!(self.stages() == 2 && first > 0, "fill and drain are one pass each");
+        text.comment("fill");
+        self.pass(text, |stage, _| stage == 0);
+        let (early, late) = (text.fresh("early"), text.fresh("late"));
+        text.inst(&format!("sli {spare}, {}", first - 1));
+        text.inst(&format!("saddi {count}, {count}, -{}", first + 1));
+        text.inst(&format!("loop {spare}, {early}"));
+        self.pass(text, |_, _| true);
+        text.label(&early);
+        text.comment("the early steps drain");
+        self.pass(text, |stage, step| step < lasting || stage == 1);
+        text.inst(&format!("loop {count}, {late}"));
+        self.pass(text, |_, step| step < lasting);
+        text.label(&late);
+        text.comment("drain");
+        self.pass(text, |stage, step| step < lasting && stage == 1);
+        self.step_back(text);
+    }
+
+    /// Pointers back by the pass that only drained.
+    fn step_back(&self, text: &mut Text) {
+        for p in &self.pointers {
+            let bytes = p.step * self.unroll as u64;
+            text.inst(&format!("saddi {0}, {0}, -{bytes}", p.register));
+        }
+    }
+
+    /// One pass with the steps that `active` names, given their stage and index.
+    fn pass(&self, text: &mut Text, active: impl Fn(usize, usize) -> bool) {
         let period = self.period();
         // Pointers move in the last cycles, one a cycle: there is one scalar slot.
         let advance = |p: usize| period - 1 - p;
         for cycle in 0..period {
-            for step in &self.steps {
+            for (index, step) in self.steps.iter().enumerate() {
                 for row in 0..self.unroll {
                     let at = row * self.interval + step.cycle;
                     let stage = at / period;
-                    if at % period != cycle || !active(stage) {
+                    if at % period != cycle || !active(stage, index) {
                         continue;
                     }
                     let offset = step.pointer.map_or(0, |p| {

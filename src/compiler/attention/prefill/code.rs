@@ -4,6 +4,7 @@
 //! Invariant: an operation is pushed after all operations that it waits for.
 
 use super::Tiling;
+use crate::compiler::attention::kernels::PASS;
 use crate::compiler::attention::{AHEAD, RING};
 use crate::compiler::attention::{Channels, Geometry, bump};
 use crate::compiler::emit::Text;
@@ -227,7 +228,8 @@ pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) 
         "O to scale beside it: of x by alpha in its first slot; by 1 / l of the step before, if it was its set's last, in the\n\
          second, when its last product is done.",
     );
-    let whole = 2 * g.value_dim();
+    // Rows of S that the fused kernel has to take for all of O, and a pass more.
+    let whole = 2 * g.value_dim() + PASS;
     text.block(&format!(
         "li t5, 0
         bne xc, r0, later_slot

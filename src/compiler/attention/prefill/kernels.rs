@@ -4,7 +4,7 @@
 //! tensor unit stores S^T twice: in FP32 for the exponential, and in BF16, two rows to a vector, for the maximum alone; what
 //! that leaves of the port scales O^T while exponentials go on. A maximum of rounded scores is made an upper bound by adding
 //! 2^-8 of its size, so no P passes the largest. Per set of rows a block of statistics stays in TSRAM ([`STAT_BYTES`]): the
-//! running maximum in units of log2, bias - maximum, two partial sums of P, and two partial maxima of the scores to come.
+//! bias of P less the running maximum, two partial sums of P, and two partial maxima of the scores to come.
 //! Leaves out: when kernels run and where operands lie (the schedule). Invariants: lanes past the given number are neither
 //! stored nor reach another lane; no kernel makes a NaN from finite scores, because maxima start at [`FLOOR`], not at minus
 //! infinity, and masked scores are [`MASKED`].
@@ -16,21 +16,19 @@ use super::super::kernels::{
 use super::super::schedule::{Pointer, Rows, Step, access, compute};
 use crate::compiler::emit::Text;
 
-/// Offset of the running maximum.
-const STAT_M: u64 = 0;
-/// Offset of bias - maximum.
-const STAT_NEGM: u64 = VECTOR_BYTES;
+/// Offset of bias - maximum, the maximum in units of log2.
+const STAT_NEGM: u64 = 0;
 /// Offset of two partial sums.
-const STAT_L: u64 = 2 * VECTOR_BYTES;
-/// Offset of two partial maxima, BF16.
-const STAT_MX: u64 = 4 * VECTOR_BYTES;
+const STAT_L: u64 = VECTOR_BYTES;
+/// Offset of two partial maxima of the scores to come, BF16.
+const STAT_MX: u64 = 3 * VECTOR_BYTES;
 /// Bytes of the statistics of a set of rows.
-pub const STAT_BYTES: u64 = 6 * VECTOR_BYTES;
+pub const STAT_BYTES: u64 = 5 * VECTOR_BYTES;
 /// Bytes from row to row of the rounded scores: one of 128 lanes.
 pub const M_ROW: u64 = VECTOR_BYTES / 2;
-/// Cycles until a result may be used: of a load or an arithmetic instruction, of a special one.
+/// Cycles until a result may be used: of a load or an arithmetic instruction, of a special one, which takes its slot twice.
 const ARITHMETIC: usize = 4;
-const SPECIAL: usize = 8;
+const SPECIAL: usize = 9;
 
 /// What the kernels are generated for.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +39,8 @@ pub struct Prefill {
     pub value_dim: u64,
     /// Rows of rounded scores that a vector takes: two, or one where the chip's vectors are shorter.
     pub pair: u64,
+    /// A vector of rounded scores is a whole register.
+    pub whole: bool,
     /// Bytes of the ring of rounded scores.
     pub m_bytes: u64,
     /// The mask's table: key of its first row, counted from the first query's own, and rows; causal only.
@@ -93,7 +93,6 @@ fn init(text: &mut Text, k: &Prefill) {
     let end = text.fresh("sets");
     text.inst(&format!("loop s2, {end}"));
     for (offset, v) in [
-        (STAT_M, 1),
         (STAT_NEGM, 1),
         (STAT_L, 1),
         (STAT_L + VECTOR_BYTES, 1),
@@ -101,7 +100,7 @@ fn init(text: &mut Text, k: &Prefill) {
         (STAT_MX + VECTOR_BYTES, 3),
     ] {
         text.inst(&match v {
-            3 => format!("vst.bf16 v3, {offset}(s1) ?p3"),
+            3 => format!("vst.bf16 v3, {offset}(s1){}", max_lanes(k)),
             _ => format!("vst.f32 v{v}, {offset}(s1)"),
         });
     }
@@ -169,10 +168,17 @@ fn mask_table(text: &mut Text, k: &Prefill, first: i64, rows: u64) {
     text.inst("vret");
 }
 
-/// p3 = the lanes of a vector of rounded scores.
+/// p3 = the lanes of a vector of rounded scores, where it is not a whole register.
 fn max_predicate(text: &mut Text, k: &Prefill) {
-    text.inst(&format!("sli s14, {}", M_ROW / 2 * k.pair));
-    text.inst("vwhile.bf16 p3, s14");
+    if !k.whole {
+        text.inst(&format!("sli s14, {}", M_ROW / 2 * k.pair));
+        text.inst("vwhile.bf16 p3, s14");
+    }
+}
+
+/// What an instruction on rounded scores ends with.
+fn max_lanes(k: &Prefill) -> &'static str {
+    if k.whole { "" } else { " ?p3" }
 }
 
 /// vd = va in BF16, in the lanes of a vector of rounded scores.
@@ -184,7 +190,7 @@ fn round(text: &mut Text, k: &Prefill, vd: &str, va: &str) {
 
 /// Steps of the maximum: accumulators v25 and v26, scores in v17, v18, v23, v24.
 fn max_steps(k: &Prefill, pointer: usize, name: &'static str, cycle: usize) -> [Step; 2] {
-    let pair = k.pair as usize;
+    let (pair, lanes) = (k.pair as usize, max_lanes(k));
     let score = move |r: usize| [17, 18, 23, 24][r / pair % 4];
     [
         compute(cycle + ARITHMETIC, move |r| {
@@ -192,20 +198,24 @@ fn max_steps(k: &Prefill, pointer: usize, name: &'static str, cycle: usize) -> [
                 return String::new();
             }
             let acc = 25 + r / pair % 2;
-            format!("vmax.bf16 v{acc}, v{acc}, v{} ?p3", score(r))
+            format!("vmax.bf16 v{acc}, v{acc}, v{}{lanes}", score(r))
         }),
         access(cycle, pointer, move |r, at| {
             if !r.is_multiple_of(pair) {
                 return String::new();
             }
-            format!("vld.bf16 v{}, {at}({name}) ?p3", score(r))
+            format!("vld.bf16 v{}, {at}({name}){lanes}", score(r))
         }),
     ]
 }
 
-fn max_ends(text: &mut Text, stat: &str, inst: &str) {
+/// Loads or stores the two partial maxima.
+fn max_ends(text: &mut Text, k: &Prefill, stat: &str, inst: &str) {
     for (acc, offset) in [(25, STAT_MX), (26, STAT_MX + VECTOR_BYTES)] {
-        text.inst(&format!("{inst}.bf16 v{acc}, {offset}({stat}) ?p3"));
+        text.inst(&format!(
+            "{inst}.bf16 v{acc}, {offset}({stat}){}",
+            max_lanes(k)
+        ));
     }
 }
 
@@ -217,16 +227,28 @@ fn max_rows(text: &mut Text, k: &Prefill) {
         &["first row", "rows", "statistics"],
     );
     max_predicate(text, k);
-    split_rows(text, "s2", "s6", "s7", PASS);
-    max_ends(text, "s3", "vld");
+    max_ends(text, k, "s3", "vld");
+    split_rows(text, "s2", "s6", "s7", 8 * k.pair);
+    text.comment("four accumulators, so that none is used before it is there");
+    text.inst("vmov v27, v25");
+    text.inst("vmov v28, v26");
+    let lanes = max_lanes(k);
     let rows = Rows {
         interval: 1,
-        unroll: PASS as usize,
+        unroll: 8,
         pointers: vec![Pointer {
             register: "s1",
-            step: M_ROW,
+            step: M_ROW * k.pair,
         }],
-        steps: max_steps(k, 0, "s1", 0).into(),
+        steps: vec![
+            compute(ARITHMETIC, move |r| {
+                let acc = 25 + r % 4;
+                format!("vmax.bf16 v{acc}, v{acc}, v{}{lanes}", 1 + r % 8)
+            }),
+            access(0, 0, move |r, at| {
+                format!("vld.bf16 v{}, {at}(s1){lanes}", 1 + r % 8)
+            }),
+        ],
     };
     rows.emit(text, "s6", "s8");
     text.inst(&format!("sli s14, {}", M_ROW / 2));
@@ -236,38 +258,35 @@ fn max_rows(text: &mut Text, k: &Prefill) {
     text.inst(&format!("saddi s1, s1, {M_ROW}"));
     text.inst("vmax.bf16 v25, v25, v17 ?p4");
     text.label(&end);
-    max_ends(text, "s3", "vst");
+    text.inst("vmax.bf16 v25, v25, v27");
+    text.inst("vmax.bf16 v26, v26, v28");
+    max_ends(text, k, "s3", "vst");
     text.inst("vret");
 }
 
-/// v3 = an upper bound of the scores' maximum in units of log2; partial maxima back at their start.
+/// v3 = bias - an upper bound of the scores' maximum in units of log2: the lesser of those of the maximum with 2^-8 of it added
+/// and taken away. Partial maxima go back to their start.
 fn take_maximum(text: &mut Text, k: &Prefill) {
+    let scale = f64::from(k.shape.scale);
     max_predicate(text, k);
-    max_ends(text, "s1", "vld");
+    max_ends(text, k, "s1", "vld");
+    constant(text, "v11", (-scale * (1.0 + 1.0 / 256.0)) as f32);
+    constant(text, "v12", (-scale * (1.0 - 1.0 / 256.0)) as f32);
+    constant(text, "v13", k.shape.bias as f32);
     constant(text, "v9", MASKED);
-    round(text, k, "v10", "v9");
-    constant(text, "v11", k.shape.scale);
-    constant(text, "v12", 0.00390625);
     text.inst("vmax.bf16 v25, v25, v26");
-    for offset in [STAT_MX, STAT_MX + VECTOR_BYTES] {
-        text.inst(&format!("vst.bf16 v10, {offset}(s1) ?p3"));
-    }
+    round(text, k, "v10", "v9");
     text.inst("vcvt.f32.bf16 v3, v25, 0, 0");
     if k.pair == 2 {
         text.inst("vcvt.f32.bf16 v4, v25, 0, 1");
         text.inst("vmax.f32 v3, v3, v4");
     }
-    text.inst("vabs.f32 v4, v3");
-    text.inst("vfma.f32 v3, v4, v12, v3");
-    text.inst("vmul.f32 v3, v3, v11");
-}
-
-/// Stores the maximum in v3 and bias - maximum.
-fn put_maximum(text: &mut Text, k: &Prefill) {
-    constant(text, "v4", k.shape.bias as f32);
-    text.inst(&format!("vst.f32 v3, {STAT_M}(s1)"));
-    text.inst("vsub.f32 v4, v4, v3");
-    text.inst(&format!("vst.f32 v4, {STAT_NEGM}(s1)"));
+    for offset in [STAT_MX, STAT_MX + VECTOR_BYTES] {
+        text.inst(&format!("vst.bf16 v10, {offset}(s1){}", max_lanes(k)));
+    }
+    text.inst("vfma.f32 v4, v3, v12, v13");
+    text.inst("vfma.f32 v3, v3, v11, v13");
+    text.inst("vmin.f32 v3, v3, v4");
 }
 
 /// 1 / sum of the statistics at s2, to s3, in two parts so that other work can stand between them.
@@ -292,14 +311,14 @@ fn begin(text: &mut Text, k: &Prefill) {
         &["statistics", "statistics of the set before", "its 1 / l"],
     );
     inverse_begin(text);
-    take_maximum(text, k);
     text.inst("vxor v6, v6, v6");
-    constant(text, "v7", FLOOR);
     text.inst(&format!("vst.f32 v6, {STAT_L}(s1)"));
     text.inst(&format!("vst.f32 v6, {}(s1)", STAT_L + VECTOR_BYTES));
-    text.inst("vmax.f32 v3, v3, v7");
+    constant(text, "v7", -FLOOR);
+    take_maximum(text, k);
     inverse_end(text);
-    put_maximum(text, k);
+    text.inst("vmin.f32 v3, v3, v7");
+    text.inst(&format!("vst.f32 v3, {STAT_NEGM}(s1)"));
     text.inst("vret");
 }
 
@@ -317,14 +336,16 @@ fn rescale(text: &mut Text, k: &Prefill) {
     );
     inverse_begin(text);
     take_maximum(text, k);
-    text.inst(&format!("vld.f32 v6, {STAT_M}(s1)"));
+    text.inst(&format!("vld.f32 v6, {STAT_NEGM}(s1)"));
     text.inst(&format!("vld.f32 v7, {STAT_L}(s1)"));
     text.inst(&format!("vld.f32 v8, {}(s1)", STAT_L + VECTOR_BYTES));
-    text.inst("vmax.f32 v3, v6, v3");
-    text.inst("vsub.f32 v6, v6, v3");
+    text.inst("vmax.f32 v20, v20, v22");
+    text.inst("vmin.f32 v3, v6, v3");
+    text.inst("vrcp.f32 v20, v20");
+    text.inst("vsub.f32 v6, v3, v6");
+    text.inst(&format!("vst.f32 v3, {STAT_NEGM}(s1)"));
     text.inst("vexp2.f32 v6, v6");
-    inverse_end(text);
-    put_maximum(text, k);
+    text.inst("vst.f32 v20, 0(s3)");
     text.inst("vmul.f32 v7, v7, v6");
     text.inst("vmul.f32 v8, v8, v6");
     text.inst("vst.f32 v6, 0(s4)");
@@ -372,14 +393,11 @@ fn exp_steps(k: &Prefill) -> Vec<Step> {
 }
 
 fn exp_begin(text: &mut Text, k: &Prefill) {
-    text.inst(&format!("sli s15, float({:e})", k.shape.scale));
-    text.inst(&format!("vld.f32 v29, {STAT_NEGM}(s3)"));
     lane_predicate(text, "s4", "p1");
-    text.inst("vbc.f32 v30, s15");
+    text.inst(&format!("vld.f32 v29, {STAT_NEGM}(s3)"));
+    text.inst(&format!("sli s15, float({:e})", k.shape.scale));
     text.inst(&format!("vld.f32 v21, {STAT_L}(s3)"));
-}
-
-fn exp_middle(text: &mut Text) {
+    text.inst("vbc.f32 v30, s15");
     text.inst(&format!("vld.f32 v22, {}(s3)", STAT_L + VECTOR_BYTES));
 }
 
@@ -416,7 +434,6 @@ fn exp_rows(text: &mut Text, k: &Prefill) {
         ],
     );
     exp_begin(text, k);
-    exp_middle(text);
     split_rows(text, "s2", "s6", "s7", PASS);
     let rows = Rows {
         interval: 2,
@@ -490,43 +507,39 @@ fn fused(text: &mut Text, k: &Prefill, scaling: bool) {
     head(text, name, doc, &args);
     exp_begin(text, k);
     max_predicate(text, k);
-    exp_middle(text);
     if scaling {
         lane_predicate(text, "s10", "p2");
         text.inst("vld.f32 v28, 0(s9)");
     }
-    max_ends(text, "s7", "vld");
-    let rows = |scaling: bool| {
-        let mut steps = exp_steps(k);
-        steps.extend(max_steps(k, 2, "s6", 1));
-        let mut pointers = exp_pointers(k);
+    max_ends(text, k, "s7", "vld");
+    let mut steps = exp_steps(k);
+    steps.extend(max_steps(k, 2, "s6", 1));
+    let lasting = steps.len();
+    let mut pointers = exp_pointers(k);
+    pointers.push(Pointer {
+        register: "s6",
+        step: M_ROW,
+    });
+    if scaling {
+        steps.extend(scale_steps(3, "s8", "p2"));
         pointers.push(Pointer {
-            register: "s6",
-            step: M_ROW,
+            register: "s8",
+            step: s.o_row / 2,
         });
-        if scaling {
-            steps.extend(scale_steps(3, "s8", "p2"));
-            pointers.push(Pointer {
-                register: "s8",
-                step: s.o_row / 2,
-            });
-        }
-        Rows {
-            interval: 2,
-            unroll: PASS as usize,
-            pointers,
-            steps,
-        }
+    }
+    let rows = Rows {
+        interval: 2,
+        unroll: PASS as usize,
+        pointers,
+        steps,
     };
     if scaling {
-        let passes = 2 * k.value_dim / PASS;
-        text.inst(&format!("sli s11, {passes}"));
-        text.inst(&format!("saddi s2, s2, -{passes}"));
-        rows(true).emit(text, "s11", "s12");
+        rows.emit_some_early(text, lasting, 2 * k.value_dim / PASS, "s2", "s12");
+    } else {
+        rows.emit(text, "s2", "s12");
     }
-    rows(false).emit(text, "s2", "s12");
     exp_end(text);
-    max_ends(text, "s7", "vst");
+    max_ends(text, k, "s7", "vst");
     text.inst("vret");
 }
 

@@ -113,6 +113,7 @@ impl Tiling {
             shape,
             value_dim: g.value_dim(),
             pair: (u64::from(chip.tvp.lanes_16) / LANES).clamp(1, 2),
+            whole: u64::from(chip.tvp.lanes_16) == 2 * LANES,
             m_bytes: self.m_bytes(),
             table: self.table(g),
         }
