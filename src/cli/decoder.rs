@@ -7,7 +7,7 @@
 
 use super::simulate::{self, MEMORY_LIMIT, Options, Run, machine_error, memory_limit};
 use super::stages::{self, Stages};
-use super::{CliError, Context, graph, inputs, model, outcome, work};
+use super::{CliError, Context, checker, graph, inputs, model, outcome, work};
 use crate::chip::Chip;
 use crate::compiler::graph::{Graph, Op, Value, ValueId};
 use crate::compiler::import::hf::{self, Step};
@@ -61,6 +61,8 @@ fn names() -> String {
 
 /// The flags that all of `bench` have.
 pub struct Common<'a> {
+    /// Prove the program against its graph first.
+    pub check: bool,
     pub no_data: bool,
     pub sanitize: bool,
     pub seed: u64,
@@ -223,12 +225,18 @@ impl<'a> Model<'a> {
         chip: &Arc<Chip>,
         context: &Context,
     ) -> Result<Ran, CliError> {
-        let imported = self.fitting(step, chip)?;
+        let mut imported = self.fitting(step, chip)?;
+        if common.check {
+            checker::draw_weights(&mut imported.graph, common.seed)?;
+        }
         let whole = graph::compiled(&imported, chip, self.products, self.source)?;
         if let Some(path) = common.output {
             let object = crate::asm::object::write(&whole.program.image);
             std::fs::write(path, object).map_err(|e| CliError::io("write", path, &e))?;
             context.note(&format!("wrote {}", path.display()));
+        }
+        if common.check {
+            checker::check(&whole.graph, &whole.program, chip, common.seed, context)?;
         }
         let program = whole.program;
         let image = Arc::new(program.image);
