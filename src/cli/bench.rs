@@ -110,8 +110,8 @@ struct Operands {
 
 #[derive(clap::Args)]
 struct Common {
-    /// Compare the result with a slow reference
-    #[arg(long, conflicts_with = "no_data")]
+    /// Compare the result with a slow reference; of a model: prove that its program computes it, with random weights if it has none
+    #[arg(long)]
     check: bool,
     /// Time without storing or computing tensors
     #[arg(long)]
@@ -228,12 +228,8 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         return table::run(table, context);
     }
     if let OpArgs::Model { model, common } = &args.op {
-        if common.check {
-            return Err(CliError::usage(
-                "--check: a whole model has no reference here",
-            ));
-        }
         let common = decoder::Common {
+            check: common.check,
             no_data: common.no_data,
             sanitize: common.sanitize,
             seed: common.seed,
@@ -245,6 +241,11 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     }
     let chip = Arc::new(context.chip()?);
     let (op, common) = args.op.resolve()?;
+    if common.check && common.no_data {
+        return Err(CliError::usage(
+            "--check: without data there is no result, --no-data stands against it",
+        ));
+    }
     let (compiled, compile_s) = model::compiled(&op, &chip, None)?;
     if let Some(path) = &common.output {
         model::write(&compiled, path)?;

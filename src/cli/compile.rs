@@ -25,6 +25,9 @@ pub struct Args {
     /// Leave the contents of a whole model's constants out of the object: for `run --no-data`
     #[arg(long)]
     no_data: bool,
+    /// Prove of a whole model's program that every operand is the data meant, for random inputs and in any order; exit code 1 if not
+    #[arg(long)]
+    check: bool,
     /// Say how the work is tiled and scheduled, and what bounds it
     #[arg(long)]
     explain: bool,
@@ -50,6 +53,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
             output: args.output.clone().or_else(beside),
             explain: args.explain,
             no_data: args.no_data,
+            check: args.check,
         };
         return compile.run(context);
     }
@@ -61,6 +65,11 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         return Err(CliError::usage("--no-data: one operation has no constants"));
     }
     let beside = || (!args.explain).then(|| beside(&args.model));
+    if args.check {
+        return Err(CliError::usage(
+            "--check: one operation has no graph; `bench` takes --check",
+        ));
+    }
     let output = args.output.clone().or_else(beside);
     if let Some(path) = &output {
         model::write(&compiled, path)?;

@@ -7,7 +7,7 @@
 
 use super::simulate::{self, MEMORY_LIMIT, Options, Run, machine_error, memory_limit};
 use super::stages::{self, Stages};
-use super::{CliError, Context, graph, inputs, model, outcome, routing, work};
+use super::{CliError, Context, checker, graph, inputs, model, outcome, routing, work};
 use crate::chip::Chip;
 use crate::compiler::chain::{self, routing::Routing};
 use crate::compiler::graph::{Graph, Op, Value, ValueId};
@@ -66,6 +66,8 @@ fn names() -> String {
 
 /// The flags that all of `bench` have.
 pub struct Common<'a> {
+    /// Prove the program against its graph first.
+    pub check: bool,
     pub no_data: bool,
     pub sanitize: bool,
     pub seed: u64,
@@ -235,7 +237,10 @@ impl<'a> Model<'a> {
         chip: &Arc<Chip>,
         context: &Context,
     ) -> Result<Ran, CliError> {
-        let imported = self.fitting(step, chip)?;
+        let mut imported = self.fitting(step, chip)?;
+        if common.check {
+            checker::draw_weights(&mut imported.graph, common.seed)?;
+        }
         let mixture = (imported.graph.nodes.iter()).any(|n| matches!(n.op, Op::Grouped(_)));
         if self.args.routing.is_some() && !mixture {
             let model = &self.args.model;
@@ -253,6 +258,9 @@ impl<'a> Model<'a> {
             let object = crate::asm::object::write(&whole.program.image);
             std::fs::write(path, object).map_err(|e| CliError::io("write", path, &e))?;
             context.note(&format!("wrote {}", path.display()));
+        }
+        if common.check {
+            checker::check(&whole.graph, &whole.program, chip, common.seed, context)?;
         }
         let program = whole.program;
         let image = Arc::new(program.image);

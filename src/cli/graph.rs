@@ -5,10 +5,10 @@
 //! the other.
 
 use super::simulate::{MEMORY_LIMIT, machine_error, memory_limit};
-use super::{CliError, Context, bindings};
+use super::{CliError, Context, bindings, checker};
 use crate::chip::Chip;
 use crate::compiler::chain::{self, ChainError, Constant};
-use crate::compiler::graph::DataError;
+use crate::compiler::graph::{DataError, Graph};
 use crate::compiler::import::{ImportError, Imported, hf, onnx};
 use crate::compiler::legal::{self, LegalError, Products};
 use crate::compiler::linear;
@@ -110,6 +110,8 @@ pub fn read(path: &Path, extents: &[(String, u64)]) -> Result<Imported, CliError
 pub struct Whole {
     /// With the names of inputs and outputs in its notes.
     pub program: chain::Program,
+    /// What it was compiled from, in the chip's forms.
+    pub graph: Graph,
     /// What the host did for it, in words.
     pub folded: String,
     /// Nodes of the source, and those that the host evaluated.
@@ -169,6 +171,7 @@ pub fn compiled_by(
     }
     Ok(Whole {
         program,
+        graph,
         folded,
         nodes: [imported.nodes, count],
         compile_s: start.elapsed().as_secs_f64(),
@@ -176,7 +179,7 @@ pub fn compiled_by(
 }
 
 /// The bytes of a constant as its tensor lies in memory.
-fn bytes(constant: &Constant) -> Result<std::sync::Arc<[u8]>, CliError> {
+pub fn bytes(constant: &Constant) -> Result<std::sync::Arc<[u8]>, CliError> {
     let read = constant.bytes();
     read.map_err(|error| match &error {
         DataError::File { path, .. } => CliError::file(path.as_str(), error.to_string()),
@@ -236,6 +239,8 @@ pub struct Compile<'a> {
     pub explain: bool,
     /// Leave the contents of constants out of the object.
     pub no_data: bool,
+    /// Prove the program against its graph first.
+    pub check: bool,
 }
 
 impl Compile<'_> {
@@ -255,6 +260,10 @@ impl Compile<'_> {
         } else {
             context.note(&whole.folded);
         }
+        let checked = match self.check {
+            true => checker::check(&whole.graph, &whole.program, &chip, 1, context)?,
+            false => serde_json::Value::Null,
+        };
         let program = &mut whole.program;
         if let Some(path) = &self.output {
             if !self.no_data {
@@ -272,6 +281,7 @@ impl Compile<'_> {
                 "folded": whole.nodes[1],
                 "program_bytes": program.image.program_bytes(),
                 "compile_s": whole.compile_s,
+                "checked": checked,
                 "stages": stages.collect::<Vec<_>>(),
                 "output": self.output,
             }));

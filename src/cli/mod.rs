@@ -9,6 +9,7 @@ mod bench;
 mod bindings;
 mod bounds;
 mod check;
+mod checker;
 mod chip;
 mod compile;
 mod context;

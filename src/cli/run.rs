@@ -2,7 +2,7 @@
 
 use super::bindings::{Bindings, Named};
 use super::simulate::{self, DEFAULT_MAX_CYCLES, Options};
-use super::{CliError, Context, graph, model, objects, outcome, tensors, work};
+use super::{CliError, Context, checker, graph, model, objects, outcome, tensors, work};
 use crate::chip::Chip;
 use crate::compiler::chain::Constant;
 use crate::isa::image::Image;
@@ -40,6 +40,9 @@ pub struct Args {
     /// Time without storing or computing payloads
     #[arg(long)]
     no_data: bool,
+    /// Prove of a model that its program computes it, before the run: for random inputs and in any order; exit code 1 if not
+    #[arg(long)]
+    check: bool,
     /// Report what the program does not order, in any run: reads and writes of the same bytes, reads of bytes never written,
     /// accesses outside every tensor, semaphores that overflow or end out of balance, error flags never read. Exit code 1 with
     /// reports
@@ -64,7 +67,7 @@ struct Program {
 }
 
 /// The program of a file.
-fn program(args: &Args, chip: &Chip) -> Result<Program, CliError> {
+fn program(args: &Args, chip: &Chip, context: &Context) -> Result<Program, CliError> {
     let path: &Path = &args.program;
     let dtype = args.dtype.as_deref();
     if graph::is_graph(path) {
@@ -72,12 +75,20 @@ fn program(args: &Args, chip: &Chip) -> Result<Program, CliError> {
         let imported = graph::read(path, &args.shape)?;
         let source = graph::Source::File(path);
         let whole = graph::compiled(&imported, chip, products, source)?;
+        if args.check {
+            checker::check(&whole.graph, &whole.program, chip, 1, context)?;
+        }
         return Ok(Program {
             image: whole.program.image,
             constants: whole.program.constants,
             compile_s: Some(whole.compile_s),
             folded: Some((whole.nodes, whole.folded)),
         });
+    }
+    if args.check {
+        return Err(CliError::usage(
+            "--check: only a model that is compiled here has a graph to be held against",
+        ));
     }
     let alone = |image, compile_s| Program {
         image,
@@ -125,7 +136,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         constants,
         compile_s,
         folded,
-    } = program(args, &chip)?;
+    } = program(args, &chip, context)?;
     if let Some((_, words)) = &folded {
         context.note(words);
     }

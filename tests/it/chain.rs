@@ -94,6 +94,7 @@ fn outputs(program: &Program, graph: &Graph, chip: &Arc<Chip>) -> Vec<Vec<f32>> 
 fn check(graph: &Graph, chip: &str, tolerance: f64) -> Program {
     let chip = Arc::new(Chip::preset(chip).unwrap());
     let program = chain::compile(graph, &chip, &chain::Options::default()).unwrap();
+    crate::checker::clean(graph, &chip, &program);
     let mut inputs = BTreeMap::new();
     for (n, id) in graph.inputs.iter().enumerate() {
         let value = &graph[*id];
@@ -115,7 +116,7 @@ fn check(graph: &Graph, chip: &str, tolerance: f64) -> Program {
 }
 
 /// A layer of two products with a norm, an activation and a residual.
-fn feed_forward(rows: u64, width: u64, inner: u64) -> Graph {
+pub fn feed_forward(rows: u64, width: u64, inner: u64) -> Graph {
     let mut b = Builder::new("feed forward");
     let x = b.input("x", Dtype::Bf16, &[rows, width]).unwrap();
     let gain = weight(&mut b, "gain", &[width], 90);
@@ -198,44 +199,48 @@ fn a_long_chain() {
 }
 
 /// Attention over a cache that grows where it is.
+pub fn grown_cache(batch: u64, tokens: u64, past: u64) -> Graph {
+    let mut b = Builder::new("attention");
+    let (heads, dim) = (4, 32);
+    let q = b
+        .input("query", Dtype::Bf16, &[batch, tokens, heads, dim])
+        .unwrap();
+    let mut all = Vec::new();
+    for name in ["key", "value"] {
+        let old = b
+            .input(&format!("past_{name}"), Dtype::Bf16, &[batch, past, 2, dim])
+            .unwrap();
+        let new = b
+            .input(
+                &format!("new_{name}"),
+                Dtype::Bf16,
+                &[batch, tokens, 2, dim],
+            )
+            .unwrap();
+        let new = b
+            .elementwise(&[new], Dtype::Bf16, |rows, x| rows.unary(Unary::Neg, x[0]))
+            .unwrap();
+        all.push(b.concat(&[old, new], 1).unwrap());
+    }
+    let op = Attention {
+        dtype: Dtype::Bf16,
+        scale: 1.0 / (dim as f32).sqrt(),
+        causal: Some(past as i64),
+        window: None,
+        softcap: None,
+        mask: false,
+        sinks: false,
+        lengths: false,
+    };
+    let o = b.attention(op, &[q, all[0], all[1]]).unwrap();
+    b.output(o, "o").unwrap();
+    b.finish().unwrap()
+}
+
 #[test]
 fn attention_with_a_cache() {
     for (batch, tokens, past) in [(1, 1, 40), (1, 5, 64), (2, 1, 33)] {
-        let mut b = Builder::new("attention");
-        let (heads, dim) = (4, 32);
-        let q = b
-            .input("query", Dtype::Bf16, &[batch, tokens, heads, dim])
-            .unwrap();
-        let mut all = Vec::new();
-        for name in ["key", "value"] {
-            let old = b
-                .input(&format!("past_{name}"), Dtype::Bf16, &[batch, past, 2, dim])
-                .unwrap();
-            let new = b
-                .input(
-                    &format!("new_{name}"),
-                    Dtype::Bf16,
-                    &[batch, tokens, 2, dim],
-                )
-                .unwrap();
-            let new = b
-                .elementwise(&[new], Dtype::Bf16, |rows, x| rows.unary(Unary::Neg, x[0]))
-                .unwrap();
-            all.push(b.concat(&[old, new], 1).unwrap());
-        }
-        let op = Attention {
-            dtype: Dtype::Bf16,
-            scale: 1.0 / (dim as f32).sqrt(),
-            causal: Some(past as i64),
-            window: None,
-            softcap: None,
-            mask: false,
-            sinks: false,
-            lengths: false,
-        };
-        let o = b.attention(op, &[q, all[0], all[1]]).unwrap();
-        b.output(o, "o").unwrap();
-        let program = check(&b.finish().unwrap(), "maia-200", 0.02);
+        let program = check(&grown_cache(batch, tokens, past), "maia-200", 0.02);
         if batch == 1 {
             // Two programs that negate, and attention: nothing is copied.
             assert_eq!(program.stages.len(), 3);

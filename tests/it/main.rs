@@ -3,6 +3,7 @@
 mod asm;
 mod attention;
 mod chain;
+mod checker;
 mod cli;
 mod compiler;
 mod differential;

@@ -11,6 +11,8 @@ use crate::compiler::rowwise::{Binary, Compare, Reduce, Rowwise, Spread, Step, S
 use crate::compiler::rowwise::{Ternary, Unary};
 use crate::num::random::{normal, splitmix64};
 use crate::num::{self, Dtype};
+use std::borrow::Cow;
+use std::sync::Arc;
 
 /// The numbers of packed codes.
 pub fn numbers(dtype: Dtype, count: u64, bytes: &[u8]) -> Vec<f64> {
@@ -118,21 +120,27 @@ pub fn evaluate(graph: &Graph, inputs: &[Vec<u8>]) -> Result<Vec<Vec<f64>>, Chec
         known[id.0 as usize] = Some(numbers(value.dtype, value.elements(), bytes));
     }
     for node in &graph.nodes {
-        for id in &node.inputs {
+        let mut packed: Vec<Option<Arc<[u8]>>> = vec![None; node.inputs.len()];
+        for (n, id) in node.inputs.iter().enumerate() {
             let value = &graph[*id];
             if let (Kind::Constant(data), None) = (&value.kind, &known[id.0 as usize]) {
                 let bytes = data.read().map_err(|e| CheckError::Constant {
                     name: value.name.clone(),
                     problem: e.to_string(),
                 })?;
-                known[id.0 as usize] = Some(numbers(value.dtype, value.elements(), &bytes));
+                if by_rows(&node.op, n, value) {
+                    packed[n] = Some(bytes);
+                } else {
+                    known[id.0 as usize] = Some(numbers(value.dtype, value.elements(), &bytes));
+                }
             }
         }
-        let operand = |id: &ValueId| Operand {
+        let operand = |(id, packed): (&ValueId, &'_ Option<Arc<[u8]>>)| Operand {
             value: &graph[*id],
             data: known[id.0 as usize].as_deref().unwrap_or(&[]),
+            packed: packed.clone(),
         };
-        let operands: Vec<Operand> = node.inputs.iter().map(operand).collect();
+        let operands: Vec<Operand> = node.inputs.iter().zip(&packed).map(operand).collect();
         let outputs: Vec<&Value> = graph.list(&node.outputs).collect();
         let results = run(&node.op, &operands, &outputs, &node.place)?;
         for (id, mut values) in node.outputs.iter().zip(results) {
@@ -152,13 +160,39 @@ pub fn evaluate(graph: &Graph, inputs: &[Vec<u8>]) -> Result<Vec<Vec<f64>>, Chec
     Ok(graph.outputs.iter().map(result).collect())
 }
 
+/// Whether a constant is large and read a row at a time: the weights of a product, a table that is looked up in.
+fn by_rows(op: &Op, n: usize, value: &Value) -> bool {
+    let inner = match op {
+        Op::Matmul(_) if n == 1 => 1,
+        Op::Gather(gather) if n == 0 => value.shape.len() - 1 - gather.axis,
+        _ => return false,
+    };
+    let inner = size(&value.shape[value.shape.len() - inner..]) as u64;
+    inner > 0 && inner * u64::from(value.dtype.bits()) % 8 == 0 && value.dtype != Dtype::I32
+}
+
 /// An operand of a node.
 struct Operand<'a> {
     value: &'a Value,
     data: &'a [f64],
+    /// The codes instead of `data`, of a constant that is read a row at a time.
+    packed: Option<Arc<[u8]>>,
 }
 
 impl Operand<'_> {
+    /// Elements `at .. at + n`, which begin and end at whole bytes if they are packed.
+    fn row(&self, at: usize, n: usize) -> Cow<'_, [f64]> {
+        let dtype = self.value.dtype;
+        match &self.packed {
+            None => Cow::Borrowed(&self.data[at..at + n]),
+            Some(bytes) => {
+                let start = dtype.bytes_for(at as u64) as usize;
+                let bytes = &bytes[start..start + dtype.bytes_for(n as u64) as usize];
+                Cow::Owned(numbers(dtype, n as u64, bytes))
+            }
+        }
+    }
+
     fn extent(&self, axis: usize) -> usize {
         self.value.shape[axis] as usize
     }
@@ -228,7 +262,7 @@ fn run(
                 for at in x[1].data {
                     let from_end = if *at < 0.0 { extent as f64 } else { 0.0 };
                     let at = index(place, at + from_end, extent)?;
-                    result.extend(&x[0].data[(outer * extent + at) * inner..][..inner]);
+                    result.extend(&*x[0].row((outer * extent + at) * inner, inner));
                 }
             }
             vec![result]
@@ -279,12 +313,14 @@ fn matmul(a: &Operand, b: &Operand, out: &[u64]) -> Vec<f64> {
     let mut c = Vec::with_capacity(size(out));
     for (at_a, at_b) in matrices(a).into_iter().zip(matrices(b)) {
         let a = &a.data[at_a as usize * m * k..][..m * k];
-        let b = &b.data[at_b as usize * k * n..][..k * n];
-        for row in a.chunks_exact(k) {
-            let mut sums = vec![0.0; n];
-            add_product(row, b, n, &mut sums);
-            c.extend(sums);
+        let mut sums = vec![0.0; m * n];
+        for i in 0..k {
+            let b = b.row((at_b as usize * k + i) * n, n);
+            for (row, sums) in a.chunks_exact(k).zip(sums.chunks_exact_mut(n)) {
+                add_product(&row[i..=i], &b, n, sums);
+            }
         }
+        c.extend(sums);
     }
     c
 }

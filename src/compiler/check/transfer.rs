@@ -11,7 +11,9 @@ use crate::isa::{Dtype, Inst, QuantRule, Reg};
 use crate::num::{block, e8m0_value, ue4m3_value};
 
 /// Most elements that one transfer moves here.
-const MAX_ELEMENTS: u128 = 1 << 34;
+const MAX_ELEMENTS: u128 = 1 << 28;
+/// Most rows of one transfer, each of which is held.
+const MAX_ROWS: u128 = 1 << 21;
 
 /// Rows over two dimensions.
 struct Walk {
@@ -107,7 +109,10 @@ fn walk(
         [outer, inner, ..] => [outer, inner],
     };
     let all = u128::from(len) * u128::from(dims[0].0) * u128::from(dims[1].0);
-    want(all <= MAX_ELEMENTS, || format!("{all} elements"))?;
+    let rows = all / u128::from(len.max(1));
+    want(all <= MAX_ELEMENTS && rows <= MAX_ROWS, || {
+        format!("{all} elements in {rows} rows are more than the checker holds")
+    })?;
     let mut jumps = None;
     if let Some((table, stride)) = o.staged.gather {
         want(!staged.is_empty(), || "gather without dim".into())?;

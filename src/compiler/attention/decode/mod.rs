@@ -17,10 +17,10 @@ use super::{
     no_room,
 };
 use crate::chip::{Chip, cost};
-use crate::compiler::{CompileError, Form};
 use crate::compiler::emit::{Text, TsramLayout};
 use crate::compiler::limits::Needs;
 use crate::compiler::stage::Site;
+use crate::compiler::{CompileError, Form};
 
 /// Semaphores, in their order.
 const SEMAPHORES: [&str; 20] = [

@@ -25,10 +25,10 @@ use super::{
     Channels, ENTRY, Geometry, KERNEL_NEEDS, LANES, RING, VARIABLES, declare, empty, equ, no_room,
 };
 use crate::chip::{Chip, cost};
-use crate::compiler::{CompileError, Form};
 use crate::compiler::emit::{Text, TsramLayout};
 use crate::compiler::limits::Needs;
 use crate::compiler::stage::Site;
+use crate::compiler::{CompileError, Form};
 
 /// The semaphore of a stage's end.
 const ENDED: u64 = 14;
@@ -233,9 +233,10 @@ fn predict(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
     let lanes = t.lanes();
     let s_steps = cost::mm_steps(chip, dtype, dtype, t.chunk, lanes, op.head_dim);
     let pv_steps = cost::mm_steps(chip, dtype, dtype, g.value_dim(), lanes, t.chunk);
-    let row_bytes = (op.head_dim.min(g.value_dim()) * g.element)
-        .max(u64::from(chip.dma.request_bytes)) as f64;
-    let rate = cost::hbm_peak_bytes_per_s(chip) as f64 * 0.8 / (chip.clock_hz as f64 * tiles as f64);
+    let row_bytes =
+        (op.head_dim.min(g.value_dim()) * g.element).max(u64::from(chip.dma.request_bytes)) as f64;
+    let rate =
+        cost::hbm_peak_bytes_per_s(chip) as f64 * 0.8 / (chip.clock_hz as f64 * tiles as f64);
     // A set of rows over so many keys, and a unit of sets.
     let set = |keys: u64| {
         let slots = keys.div_ceil(t.chunk) as f64;
@@ -246,7 +247,11 @@ fn predict(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
         let tensor = (s_steps + pv_steps) as f64 * keys / t.chunk as f64 + 40.0 * slots;
         let control = 330.0 * slots + 250.0 * steps;
         // With one set a step's O is awaited before the next step's exponential.
-        let waits = if t.sets == 1 { 500.0 * (steps - 1.0) } else { 0.0 };
+        let waits = if t.sets == 1 {
+            500.0 * (steps - 1.0)
+        } else {
+            0.0
+        };
         vector.max(tensor).max(control) + waits
     };
     let unit = |first: u64, sets: u64| {
@@ -293,7 +298,9 @@ fn keys_of(t: &Tiling, g: &Geometry, set: u64) -> u64 {
     }
     let end = ((set + 1) * t.set_queries).min(op.q_len);
     let seen = (op.kv_len + end).saturating_sub(op.q_len);
-    seen.next_multiple_of(PASS).clamp(PASS, op.kv_len.max(PASS)).min(op.kv_len)
+    seen.next_multiple_of(PASS)
+        .clamp(PASS, op.kv_len.max(PASS))
+        .min(op.kv_len)
 }
 
 /// Facts for the plan.
@@ -392,20 +399,8 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
     let virtual_heads = op.heads / t.heads;
     text.comment("Semaphores: data there (full), room there (free).");
     let names = [
-        "q_full",
-        "q_free",
-        "k_full",
-        "k_free",
-        "v_full",
-        "v_free",
-        "s_full",
-        "s_free",
-        "m_free",
-        "p_full",
-        "p_free",
-        "o_done",
-        "out_full",
-        "out_free",
+        "q_full", "q_free", "k_full", "k_free", "v_full", "v_free", "s_full", "s_free", "m_free",
+        "p_full", "p_free", "o_done", "out_full", "out_free",
     ];
     for (index, name) in names.iter().enumerate() {
         text.equ(name, site.semaphore + index as u64, "");
@@ -418,7 +413,11 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
         );
     }
     text.equ("o_free", site.semaphore + O_FREE, "one per set of rows");
-    text.equ("o_full", site.semaphore + O_FREE + t.sets, "one per set of rows");
+    text.equ(
+        "o_full",
+        site.semaphore + O_FREE + t.sets,
+        "one per set of rows",
+    );
     text.comment("Sizes.");
     for (name, value, comment) in [
         ("head_dim", op.head_dim, ""),

@@ -1,0 +1,288 @@
+//! The checker: compiled programs are clean, and programs that were changed are told apart.
+
+use crate::chain::{feed_forward, grown_cache};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tilewright::asm::assemble_text;
+use tilewright::chip::Chip;
+use tilewright::compiler::chain::{self, Program};
+use tilewright::compiler::check::{self, Bindings, Options, Report, meaning};
+use tilewright::compiler::graph::Graph;
+use tilewright::isa::image::{Image, Section};
+use tilewright::isa::{FieldKind, Inst, Reg};
+use tilewright::machine::{LoadOptions, Machine, UntimedLimits, run_untimed};
+use tilewright::num::random::splitmix64;
+use tilewright::timing::{self, TimedOptions};
+
+/// Control instructions that a changed program may run: many times those of the programs here.
+const STEPS: u64 = 1 << 19;
+
+/// Where a chain keeps its graph's values.
+pub fn bindings(program: &Program) -> Bindings {
+    let symbols = |list: &[chain::Binding]| list.iter().map(|b| b.symbol.clone()).collect();
+    let constants = program.constants.iter();
+    Bindings {
+        inputs: symbols(&program.inputs),
+        outputs: symbols(&program.outputs),
+        constants: constants
+            .map(|c| (c.symbol.clone(), c.bytes().unwrap()))
+            .collect(),
+    }
+}
+
+/// Fails unless a compiled program computes its graph.
+#[track_caller]
+pub fn clean(graph: &Graph, chip: &Chip, program: &Program) {
+    let options = Options::default();
+    let report = check::check(graph, chip, &program.image, &bindings(program), &options).unwrap();
+    assert!(report.findings.is_empty(), "{report}");
+    assert!(report.elements > 0 && report.operations > 0);
+}
+
+/// A graph, its program, and what the checker says of changed ones.
+struct Case {
+    graph: Graph,
+    chip: Arc<Chip>,
+    program: Program,
+    bindings: Bindings,
+}
+
+impl Case {
+    fn new(graph: Graph, chip: &str) -> Case {
+        let chip = Arc::new(Chip::preset(chip).unwrap());
+        let program = chain::compile(&graph, &chip, &chain::Options::default()).unwrap();
+        Case {
+            bindings: bindings(&program),
+            graph,
+            chip,
+            program,
+        }
+    }
+
+    fn check(&self, image: &Image, seed: u64) -> Report {
+        let options = Options {
+            seed,
+            max_steps: STEPS,
+        };
+        check::check(&self.graph, &self.chip, image, &self.bindings, &options).unwrap()
+    }
+
+    /// Kinds of findings of the program with a text in place of another, which stands there at least once.
+    #[track_caller]
+    fn changed(&self, from: &str, to: &str, times: usize) -> Vec<&'static str> {
+        assert!(self.program.text.contains(from), "no `{from}`");
+        let text = self.program.text.replacen(from, to, times);
+        let none = |path: &str| Err(std::io::Error::other(path.to_owned()));
+        let image = assemble_text("<changed>", &text, &none);
+        let image = image.unwrap_or_else(|e| panic!("{}", e.render(false)));
+        let findings = self.check(&image, 1).findings;
+        findings.iter().map(|f| f.kind).collect()
+    }
+
+    /// The bytes of all outputs, or how the run fails, in some orders and timed.
+    fn results(&self, image: &Arc<Image>, seed: u64) -> Vec<Result<Vec<Vec<u8>>, String>> {
+        let options = LoadOptions::default();
+        let machine = Machine::load(self.chip.clone(), image.clone(), &options);
+        let mut machine = match machine {
+            Ok(machine) => machine,
+            Err(error) => return vec![Err(error.to_string())],
+        };
+        for (symbol, bytes) in &self.bindings.constants {
+            machine.set_tensor(symbol, bytes).unwrap();
+        }
+        let inputs = meaning::draw(&self.graph, seed);
+        for (symbol, bytes) in self.bindings.inputs.iter().zip(&inputs) {
+            machine.set_tensor_rows(symbol, bytes).unwrap();
+        }
+        let outputs = |m: &Machine| -> Vec<Vec<u8>> {
+            let each = self.bindings.outputs.iter();
+            each.map(|o| m.tensor_bytes(o).unwrap()).collect()
+        };
+        let mut all = Vec::new();
+        for order_seed in [0, 5, 9] {
+            let limits = UntimedLimits {
+                max_steps: 1 << 22,
+                order_seed,
+            };
+            let mut machine = machine.clone();
+            let run = run_untimed(&mut machine, &limits);
+            all.push(run.map(|_| outputs(&machine)).map_err(|e| e.to_string()));
+        }
+        let options = TimedOptions {
+            max_cycles: Some(4_000_000),
+            ..TimedOptions::default()
+        };
+        let timed = timing::run(machine, &options);
+        all.push(
+            timed
+                .map(|run| outputs(&run.machine))
+                .map_err(|e| e.to_string()),
+        );
+        all
+    }
+}
+
+#[test]
+fn each_kind_of_mistake_is_found() {
+    let case = Case::new(feed_forward(70, 96, 200), "mini");
+    assert_eq!(case.check(&case.program.image, 3).findings, []);
+    let has = |kinds: Vec<&str>, kind: &str| assert!(kinds.contains(&kind), "{kinds:?}");
+    // The first stage: rows of x, 9 to a tile, to y0.
+    let rows = "li c.far, addr(x0)\n";
+    // An address off by one block of 256 bytes.
+    has(case.changed(rows, "li c.far, addr(x0) + 256\n", 1), "wrong");
+    // A row pitch that is too long by an element.
+    let pitch = "li c.t, 192\n    mul c.t, c.t, c.first\n    li c.far, addr(x0)";
+    let wrong = "li c.t, 194\n    mul c.t, c.t, c.first\n    li c.far, addr(x0)";
+    has(case.changed(pitch, wrong, 1), "wrong");
+    // A wait that is missing.
+    has(case.changed("wait 20(c.slot), 1\n", "", 1), "race");
+    // A store that goes where another tile's rows belong.
+    let store = "li c.far, addr(y0)\n";
+    has(
+        case.changed(store, "li c.far, addr(y0) + 1728\n", 1),
+        "wrong",
+    );
+    // An input that is read beyond its end: row 70 of 70.
+    let count = "sub c.count, c.count, c.first\n";
+    let more = "sub c.count, c.count, c.first\n    addi c.count, c.count, 1\n";
+    has(case.changed(count, more, 1), "outside");
+    // A part of an output that nothing writes: the last stage ends early.
+    has(
+        case.changed("li c.count, 6720", "li c.count, 6000", 1),
+        "wrong",
+    );
+    // Operands that changed places.
+    let (product, swapped) = ("mk.kn t0, t1, t2,", "mk.kn t0, t2, t1,");
+    assert!(!case.changed(product, swapped, 1).is_empty());
+    // A buffer whose slot is filled again before it was read: rows enough that slots go round.
+    let case = Case::new(feed_forward(400, 96, 64), "mini");
+    assert_eq!(case.check(&case.program.image, 3).findings, []);
+    let freed = "signal 20(c.slot), 1\n    dma.bf16.f32 0";
+    let load = format!("wait 16(c.slot), 1\n    {freed}");
+    has(case.changed(&load, freed, 1), "race");
+}
+
+/// Two values that live at the same time, at one place.
+#[test]
+fn values_that_share_memory_are_found() {
+    let case = Case::new(feed_forward(70, 96, 200), "mini");
+    let mut places: BTreeMap<u64, usize> = BTreeMap::new();
+    for t in &case.program.image.tensors {
+        if t.space == tilewright::isa::image::Space::Hbm {
+            *places.entry(t.offset).or_default() += 1;
+        }
+    }
+    let marks = case.program.image.tensor("marks").unwrap().offset;
+    let inner: Vec<u64> = places.into_keys().filter(|at| *at > marks).collect();
+    assert!(inner.len() >= 2, "{inner:?}");
+    // x is wanted again by the last stage: the first values between must not lie on it.
+    for at in &inner[..1] {
+        let (from, to) = (format!("at {at:#x}\n"), "at 0x0\n");
+        let kinds = case.changed(&from, to, 100);
+        assert!(kinds.contains(&"wrong"), "{at:#x}: {kinds:?}");
+    }
+}
+
+/// A change of one instruction.
+fn mutant(image: &Image, seed: u64) -> Option<(Image, String)> {
+    let draw = |n: u64, of: usize| (splitmix64(seed, n) % of.max(1) as u64) as usize;
+    let mut image = image.clone();
+    let kernels = image.kernel_code.words.len();
+    // Kernels are long and their instructions alike: one change in four.
+    let in_kernel = draw(0, 4) == 0 && kernels > 0;
+    let section: &mut Section = match in_kernel {
+        true => &mut image.kernel_code,
+        false => &mut image.tile,
+    };
+    let at = draw(1, section.words.len());
+    let (word, inst) = (section.words[at], section.insts[at]);
+    let sync = matches!(
+        inst,
+        Inst::Wait { .. }
+            | Inst::Signal { .. }
+            | Inst::SignalUnit { .. }
+            | Inst::SignalTiles { .. }
+            | Inst::SignalDest { .. }
+            | Inst::SemWait { .. }
+            | Inst::SemPost { .. }
+    );
+    let nothing = Inst::Addi {
+        rd: Reg(0),
+        rs1: Reg(0),
+        imm: 0,
+    };
+    let fields = inst.info().fields;
+    let field = fields.get(draw(2, fields.len()))?;
+    let new = match field.kind {
+        _ if sync && draw(3, 2) == 0 => nothing.encode(),
+        FieldKind::Imm { .. } => {
+            let by = [256, -256, 1, -1, 4, 64][draw(4, 6)];
+            let value = field.value(word) + by;
+            let (low, high) = field.range();
+            if !(low..=high).contains(&value) {
+                return None;
+            }
+            let mask = (u64::MAX >> (64 - field.bits)) << field.lo;
+            word & !mask | (value as u64) << field.lo & mask
+        }
+        FieldKind::Reg | FieldKind::SReg | FieldKind::VReg => {
+            // Another register that the program uses, as a mix-up has it.
+            let other = 1 + draw(5, 15) as u64;
+            let mask = (u64::MAX >> (64 - field.bits)) << field.lo;
+            word & !mask | other << field.lo & mask
+        }
+        _ => return None,
+    };
+    if new == word {
+        return None;
+    }
+    let changed = Inst::decode(new).ok()?;
+    section.words[at] = new;
+    section.insts[at] = changed;
+    Some((image, format!("word {at}: `{inst}` became `{changed}`")))
+}
+
+/// Random changes of one instruction each: none that changes a result, or how the run ends, goes unnoticed.
+fn mutations(case: &Case, count: u64, seed: u64) -> [usize; 3] {
+    let image = Arc::new(case.program.image.clone());
+    let seeds = [1, 2];
+    let expected: Vec<_> = seeds.iter().map(|s| case.results(&image, *s)).collect();
+    let mut counts = [0, 0, 0];
+    let mut missed = Vec::new();
+    for n in 0..count {
+        let Some((mutant, what)) = mutant(&image, splitmix64(seed, n)) else {
+            continue;
+        };
+        let reported = seeds
+            .iter()
+            .any(|s| !case.check(&mutant, *s).findings.is_empty());
+        let mutant = Arc::new(mutant);
+        let harmful = !reported
+            && seeds
+                .iter()
+                .zip(&expected)
+                .any(|(s, want)| case.results(&mutant, *s) != *want);
+        match (reported, harmful) {
+            (true, _) => counts[0] += 1,
+            (false, true) => missed.push(what),
+            (false, false) => counts[1] += 1,
+        }
+        counts[2] += 1;
+    }
+    assert!(missed.is_empty(), "{counts:?}, missed: {missed:#?}");
+    counts
+}
+
+#[test]
+fn no_change_that_matters_goes_unnoticed() {
+    let cases = [
+        (Case::new(feed_forward(70, 96, 200), "mini"), 120),
+        (Case::new(grown_cache(1, 5, 40), "mini"), 120),
+    ];
+    for (seed, (case, count)) in cases.iter().enumerate() {
+        let [reported, harmless, all] = mutations(case, *count, seed as u64);
+        println!("{all} changes: {reported} reported, {harmless} harmless");
+        assert!(reported * 2 > all, "{reported} of {all}");
+    }
+}
