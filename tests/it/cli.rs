@@ -4,6 +4,7 @@ mod bad_input;
 mod mem;
 mod models;
 mod results;
+mod routing;
 mod stream;
 mod table;
 

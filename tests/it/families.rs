@@ -4,7 +4,7 @@
 #[path = "families/direct.rs"]
 mod direct;
 #[path = "families/tiny.rs"]
-mod tiny;
+pub mod tiny;
 
 use crate::hf::{Dir, model, run};
 use direct::Net;

@@ -16,6 +16,7 @@ mod layers;
 mod legal;
 mod linear;
 mod machine;
+mod mixtures;
 mod movement;
 mod noc;
 mod num;
