@@ -1,6 +1,8 @@
 //! The checker: compiled programs are clean, and programs that were changed are told apart.
 
 use crate::chain::{feed_forward, grown_cache};
+use crate::legal;
+use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tilewright::asm::assemble_text;
@@ -8,6 +10,7 @@ use tilewright::chip::Chip;
 use tilewright::compiler::chain::{self, Program};
 use tilewright::compiler::check::{self, Bindings, Options, Report, meaning};
 use tilewright::compiler::graph::Graph;
+use tilewright::compiler::legal::{Options as Forms, Products, legalise};
 use tilewright::isa::image::{Image, Section};
 use tilewright::isa::{FieldKind, Inst, Reg};
 use tilewright::machine::{LoadOptions, Machine, UntimedLimits, run_untimed};
@@ -122,11 +125,16 @@ impl Case {
     }
 }
 
+/// One of the findings is of a kind.
+#[track_caller]
+fn has(kinds: Vec<&str>, kind: &str) {
+    assert!(kinds.contains(&kind), "{kinds:?}");
+}
+
 #[test]
 fn each_kind_of_mistake_is_found() {
     let case = Case::new(feed_forward(70, 96, 200), "mini");
     assert_eq!(case.check(&case.program.image, 3).findings, []);
-    let has = |kinds: Vec<&str>, kind: &str| assert!(kinds.contains(&kind), "{kinds:?}");
     // The first stage: rows of x, 9 to a tile, to y0.
     let rows = "li c.far, addr(x0)\n";
     // An address off by one block of 256 bytes.
@@ -149,7 +157,7 @@ fn each_kind_of_mistake_is_found() {
     has(case.changed(count, more, 1), "outside");
     // A part of an output that nothing writes: the last stage ends early.
     has(
-        case.changed("li c.count, 6720", "li c.count, 6000", 1),
+        case.changed("li c.count, 6720", "li c.count, 6300", 1),
         "wrong",
     );
     // Operands that changed places.
@@ -284,5 +292,30 @@ fn no_change_that_matters_goes_unnoticed() {
         let [reported, harmless, all] = mutations(case, *count, seed as u64);
         println!("{all} changes: {reported} reported, {harmless} harmless");
         assert!(reported * 2 > all, "{reported} of {all}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Graphs of every kind of operation and mix of types, as far as they become programs.
+    #[test]
+    fn programs_of_random_graphs_are_clean(
+        extents in prop::collection::vec(1u64..9, 1..4),
+        choices in legal::choices(),
+        products in prop::sample::select(vec![Products::Faithful, Products::Bf16, Products::Fp8]),
+        seed in 1u64..1000,
+    ) {
+        let (graph, _) = legal::random(&extents, &choices, &legal::ALL);
+        let chip = Chip::preset("mini").unwrap();
+        let forms = Forms { products, sibling_rows: 8, chip: Some(chip.clone()) };
+        let graph = legalise(&graph, &forms).unwrap();
+        // What has no program has an error, and is not the checker's.
+        if let Ok(program) = chain::compile(&graph, &chip, &chain::Options::default()) {
+            let options = Options { seed, ..Options::default() };
+            let report = check::check(&graph, &chip, &program.image, &bindings(&program), &options);
+            let report = report.unwrap();
+            prop_assert!(report.findings.is_empty(), "{}\n{}", report, graph);
+        }
     }
 }

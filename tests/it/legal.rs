@@ -103,7 +103,7 @@ fn copies(graph: &Graph) -> usize {
 }
 
 /// A choice of operation with numbers for its operands and attributes.
-type Choice = (u8, [u64; 4]);
+pub type Choice = (u8, [u64; 4]);
 
 /// Adds an operation on values made so far, if they go together.
 fn add(
@@ -155,7 +155,7 @@ fn add(
 }
 
 /// A random graph, and the same with every value as an output.
-fn random(extents: &[u64], choices: &[Choice], types: &[Dtype]) -> (Graph, Graph) {
+pub fn random(extents: &[u64], choices: &[Choice], types: &[Dtype]) -> (Graph, Graph) {
     let mut b = Builder::new("random");
     let mut ids = Vec::new();
     let back: Vec<u64> = extents.iter().rev().copied().collect();
@@ -189,9 +189,9 @@ fn largest(graph: &Graph) -> f64 {
         .fold(1.0, f64::max)
 }
 
-const ALL: [Dtype; 5] = [Dtype::F32, Dtype::Bf16, Dtype::E4m3, Dtype::F16, Dtype::F32];
+pub const ALL: [Dtype; 5] = [Dtype::F32, Dtype::Bf16, Dtype::E4m3, Dtype::F16, Dtype::F32];
 
-fn choices() -> impl Strategy<Value = Vec<Choice>> {
+pub fn choices() -> impl Strategy<Value = Vec<Choice>> {
     prop::collection::vec((0u8..13, any::<[u64; 4]>()), 1..24)
 }
 

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tilewright::chip::Chip;
 use tilewright::compiler::chain;
+use tilewright::compiler::check;
 use tilewright::compiler::graph::{Graph, ValueId};
 use tilewright::compiler::import::{ImportError, Imported, onnx};
 use tilewright::compiler::legal::{Options, legalise};
@@ -179,6 +180,20 @@ fn on_chip(
     let graph = legalise(graph, &options).map_err(|e| refused(&e))?;
     let program = chain::compile(&graph, chip, &chain::Options::default());
     let program = program.map_err(|e| refused(&e))?;
+    // Inputs drawn at random may mean nothing to a graph that looks up in tables.
+    let bindings = crate::checker::bindings(&program);
+    let checked = check::check(
+        &graph,
+        chip,
+        &program.image,
+        &bindings,
+        &check::Options::default(),
+    );
+    if let Ok(report) = checked
+        && !report.findings.is_empty()
+    {
+        return Err(failed(&report));
+    }
     let image = Arc::new(program.image.clone());
     let machine = Machine::load(chip.clone(), image, &LoadOptions::default());
     let mut machine = machine.map_err(|e| failed(&e))?;

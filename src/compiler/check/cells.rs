@@ -35,10 +35,18 @@ pub fn decode(dtype: Dtype, code: u32) -> f64 {
     }
 }
 
-/// What a type makes of a number here: nothing where it is kept.
+/// A number that FP32 has no room for is an infinity: precision is left out, range is not.
+pub fn in_range(x: f64) -> f64 {
+    match x.abs() > f64::from(f32::MAX) {
+        true => f64::INFINITY.copysign(x),
+        false => x,
+    }
+}
+
+/// What a type makes of a number here: nothing where it is kept and has room for it.
 pub fn rounded(dtype: Dtype, x: f64) -> f64 {
     match kept(dtype) {
-        true => x,
+        true => in_range(x),
         false => decode(dtype, encode(dtype, x)),
     }
 }
@@ -185,7 +193,7 @@ impl Cells {
         self.settle_ends(at, at + n);
         self.marks[at..at + n].fill(REST);
         self.marks[at] = dtype.code() + 1;
-        self.numbers[at] = x;
+        self.numbers[at] = in_range(x);
     }
 
     /// Element i of a row, packed as memory packs types of less than a byte.

@@ -65,7 +65,7 @@ pub struct Bindings {
     pub inputs: Vec<String>,
     /// In the order of [`Graph::outputs`].
     pub outputs: Vec<String>,
-    /// Tensors that hold constants, and their bytes as they lie there.
+    /// Tensors that hold constants, and their elements as they lie there, without the gaps of a pitch.
     pub constants: Vec<(String, Arc<[u8]>)>,
 }
 
@@ -249,17 +249,17 @@ fn load(
     }
     for (name, bytes) in &bindings.constants {
         let t = tensor(image, name)?;
-        let size = |want| CheckError::Size {
-            name: name.clone(),
-            want,
-            got: bytes.len() as u64,
-        };
-        if bytes.len() as u64 != t.bytes() {
-            return Err(size(t.bytes()));
+        let (run, _) = t.runs();
+        let rows = t.elements().checked_div(run).unwrap_or(0);
+        let want = t.dtype.bytes_for(run).saturating_mul(rows);
+        if bytes.len() as u64 != want {
+            return Err(CheckError::Size {
+                name: name.clone(),
+                want,
+                got: bytes.len() as u64,
+            });
         }
-        let row = Cells::of(bytes.to_vec());
-        let memory = machine.memory_mut(Place::Hbm);
-        memory.write(t.offset, row.len(), &row, 0);
+        put(machine.memory_mut(Place::Hbm), t, bytes);
     }
     for ((name, bytes), id) in bindings.inputs.iter().zip(inputs).zip(&graph.inputs) {
         let t = tensor(image, name)?;
