@@ -103,13 +103,14 @@ fn reference(op: &Grouped, x: &[f32], ids: &[i32], w: &[f32], scales: &[u8]) -> 
     rounded(op.output, &y).0
 }
 
-/// A plan on half of a chip's SRAM, and its stage there.
-fn lowered(op: &Grouped, chip: &Arc<Chip>) -> (Packing, Stage) {
+/// A plan on half of a chip's SRAM with so many places for jobs at most, and its stage there.
+fn lowered(op: &Grouped, chip: &Arc<Chip>, places: u64) -> (Packing, Stage) {
     let sizes = |weights| {
         let x = op.input.bytes_for(op.rows / op.fan * op.k);
         [x, 4 * op.rows, weights, op.output.bytes_for(op.rows * op.n)]
     };
-    let p = plan(op, &site(chip, &sizes(0)).chip).unwrap_or_else(|e| panic!("{e}"));
+    let mut p = plan(op, &site(chip, &sizes(0)).chip).unwrap_or_else(|e| panic!("{e}"));
+    p.slots = p.slots.min(places);
     let control = chip.tsram.size_bytes / 2 - control_bytes(op);
     let stage =
         stage(&p, control, &site(chip, &sizes(p.bytes()))).unwrap_or_else(|e| panic!("{e}"));
@@ -121,8 +122,12 @@ fn bytes(ids: &[i32]) -> Vec<u8> {
 }
 
 fn check(op: &Grouped, chip: &Arc<Chip>, ids: &[i32], whole: bool) -> Packing {
+    check_in(op, chip, ids, whole, u64::MAX)
+}
+
+fn check_in(op: &Grouped, chip: &Arc<Chip>, ids: &[i32], whole: bool, places: u64) -> Packing {
     assert_eq!(ids.len() as u64, op.rows);
-    let (p, stage) = lowered(op, chip);
+    let (p, stage) = lowered(op, chip, places);
     let (x_bytes, x) = random(1, op.input, op.rows / op.fan * op.k);
     let (w_bytes, w) = random(2, op.weights.dtype, op.experts * op.k * op.n);
     let blocks = op.weights.scale_blocks(op.k);
@@ -197,6 +202,17 @@ fn one_row_one_expert_many_rows() {
     check(&many, &mini, &ids, true);
 }
 
+/// As many jobs at a time as there is room for: one, with nothing prepared ahead, to many.
+#[test]
+fn places_for_jobs() {
+    let mini = chip("mini", &[]);
+    let op = op([150, 3, 7, 96, 40], Dtype::Bf16, MXFP4);
+    for places in 1..=4 {
+        let p = check_in(&op, &mini, &spread(&op, places), true, places);
+        assert_eq!(p.slots, places);
+    }
+}
+
 /// Chunks along K, panels, a ring that goes round.
 #[test]
 fn wide_experts() {
@@ -262,7 +278,7 @@ proptest! {
 fn ids_of_no_expert_are_errors() {
     let mini = chip("mini", &[]);
     let op = op([3, 1, 4, 32, 32], Dtype::Bf16, BF16);
-    let (_, stage) = lowered(&op, &mini);
+    let (_, stage) = lowered(&op, &mini, u64::MAX);
     for bad in [-1, 4, i32::MIN] {
         let image = program(&stage);
         let mut machine = Machine::load(mini.clone(), image, &LoadOptions::default()).unwrap();
@@ -366,7 +382,7 @@ fn decoding_keeps_hbm_busy() {
             Dtype::E4m3
         };
         let op = op(shape, input, weights);
-        let (p, stage) = lowered(&op, &maia);
+        let (p, stage) = lowered(&op, &maia, u64::MAX);
         let ids: Vec<i32> = (0..op.rows).map(|r| (r * 5 % op.experts) as i32).collect();
         let (cycles, moved) = measured(&maia, &stage, &[("grouped_ids", &bytes(&ids))]);
         let peak = tilewright::chip::cost::hbm_peak_bytes_per_s(&maia) as f64;

@@ -23,6 +23,10 @@ const MAX_MOST: u64 = 256;
 const MAX_SLOT: u64 = 128 << 10;
 /// Bytes that a tile should have on their way or waiting: HBM's latency at its rate, shared by the tiles, and what products hold meanwhile.
 const RING_GOAL: u64 = 512 << 10;
+/// The least that is tried where rows are many and long.
+const RING_LEAST: u64 = 256 << 10;
+/// Heuristic: a ring below the goal costs one part in so many.
+const SHORT_RING: u64 = 50;
 /// Heuristic: one part in this many of the tensor unit's time is not hidden behind loads.
 const EXPOSED: u64 = 16;
 
@@ -99,7 +103,8 @@ impl Packing {
     /// Jobs ahead of the present one that are prepared. With many places the writes of the last job need not be over.
     pub fn ahead(&self) -> u64 {
         match self.slots {
-            0..=3 => self.slots - 1,
+            1 => 1,
+            2 | 3 => self.slots - 1,
             n => n - 2,
         }
     }
@@ -117,13 +122,27 @@ impl Packing {
 
     /// Cycles if rows are spread evenly.
     pub fn cycles(&self, chip: &Chip) -> u64 {
-        let used = self.op.used();
-        let rows = self.op.rows.div_ceil(used);
-        let jobs = used.div_ceil(self.groups) * rows.div_ceil(self.most);
+        let op = &self.op;
+        let used = op.used();
+        let spread = op.rows.div_ceil(used);
+        let each = spread.div_ceil(self.most);
+        let jobs = used.div_ceil(self.groups) * each;
+        let rows = spread.div_ceil(each);
         let per_cycle = (cost::hbm_peak_bytes_per_s(chip) / chip.clock_hz).max(1);
         let bytes = self.groups * self.expert_bytes() / per_cycle;
-        let tensor = self.tensor_cycles(rows.min(self.most), chip);
-        jobs * (bytes.max(tensor) + tensor / EXPOSED)
+        let tensor = self.tensor_cycles(rows, chip);
+        let writes = rows * u64::from(chip.dma.setup_cycles);
+        let busy = (bytes.max(tensor) + tensor / EXPOSED).max(writes);
+        // Rows of X on their way, hidden behind the jobs before; with one place behind nothing, and Y's way out neither.
+        let port = u64::from(chip.noc.tile_port_bytes).max(1);
+        let ns = 2 * u64::from(chip.hbm.path.total_ns());
+        let way = ns * (chip.clock_hz / 1_000_000) / 1000;
+        let fetch = op.operand().bytes_for(rows * op.k) / port + way;
+        let exposed = match self.slots {
+            1 => fetch + writes + way,
+            n => fetch.saturating_sub((n - 1) * busy),
+        };
+        jobs * (busy + exposed)
     }
 }
 
@@ -152,32 +171,38 @@ pub fn plan(op: &Grouped, chip: &Chip) -> Result<Packing, CompileError> {
         .min(op.rows)
         .min(MAX_MOST);
     let mut strides = Strides::default();
-    // As many rows as fit: the fewer jobs, the fewer bytes of weights.
+    let mut best: Option<(u64, Packing)> = None;
     let mut most = goal;
     loop {
-        for slots in [SLOTS, 4, 3, 2] {
+        for slots in [SLOTS, 4, 3, 2, 1] {
             if slots * most > TABLE_ROWS {
                 continue;
             }
             let least = match (slots, most) {
-                (2, 1) => 1,
-                _ => RING_GOAL.min(chip.tsram.size_bytes / 3),
+                (1, 1) => 1,
+                _ => RING_LEAST.min(chip.tsram.size_bytes / 6),
             };
-            if let Some(p) = fit(op, chip, [most, slots, least], &mut strides) {
-                let needs = super::code::needs(&p);
-                return match needs.missing(chip) {
-                    None => Ok(p),
-                    Some(reason) => Err(refuse(reason)),
-                };
+            // Where plans are alike, that with more rows and more places.
+            if let Some((cost, p)) = fit(op, chip, [most, slots, least], &mut strides)
+                && best.as_ref().is_none_or(|b| cost < b.0)
+            {
+                best = Some((cost, p));
             }
         }
         if most == 1 {
-            let room = chip.tsram.size_bytes;
-            return Err(refuse(format!(
-                "in no cut rows of X and Y and chunks of an expert fit {room} bytes"
-            )));
+            break;
         }
         most = most.div_ceil(2);
+    }
+    let Some((_, p)) = best else {
+        let room = chip.tsram.size_bytes;
+        return Err(refuse(format!(
+            "in no cut rows of X and Y and chunks of an expert fit {room} bytes"
+        )));
+    };
+    match super::code::needs(&p).missing(chip) {
+        None => Ok(p),
+        Some(reason) => Err(refuse(reason)),
     }
 }
 
@@ -187,7 +212,7 @@ fn fit(
     chip: &Chip,
     [most, slots, least]: [u64; 3],
     strides: &mut Strides,
-) -> Option<Packing> {
+) -> Option<(u64, Packing)> {
     let all = u64::from(chip.tiles());
     let (a, w) = (op.operand(), op.weights);
     let step = cost::ttu_k(chip, a, w.dtype) as u32;
@@ -238,13 +263,16 @@ fn fit(
             if room < least || !chunks(&mut p, chip, room) {
                 continue;
             }
-            let cost = p.cycles(chip);
+            let mut cost = p.cycles(chip);
+            if p.ring * p.slot < RING_GOAL.min(chip.tsram.size_bytes / 3) {
+                cost += cost / SHORT_RING;
+            }
             if best.as_ref().is_none_or(|b| cost < b.0) {
                 best = Some((cost, p));
             }
         }
     }
-    best.map(|b| b.1)
+    best
 }
 
 /// In how many groups tiles may work: all together unless experts have many rows and are many themselves.
