@@ -244,7 +244,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     }
     let chip = Arc::new(context.chip()?);
     let (op, common) = args.op.resolve()?;
-    let (compiled, compile_s) = model::compiled(&op, &chip, None)?;
+    let (compiled, compile_s) = model::compiled(&op, &chip, None, context)?;
     if let Some(path) = &common.output {
         model::write(&compiled, path)?;
         context.note(&format!("wrote {}", path.display()));

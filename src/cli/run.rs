@@ -64,14 +64,14 @@ struct Program {
 }
 
 /// The program of a file.
-fn program(args: &Args, chip: &Chip) -> Result<Program, CliError> {
+fn program(args: &Args, chip: &Chip, context: &Context) -> Result<Program, CliError> {
     let path: &Path = &args.program;
     let dtype = args.dtype.as_deref();
     if graph::is_graph(path) {
         let products = graph::products(dtype)?;
         let imported = graph::read(path, &args.shape)?;
         let source = graph::Source::File(path);
-        let whole = graph::compiled(&imported, chip, products, source)?;
+        let whole = graph::compiled(&imported, chip, products, source, context)?;
         return Ok(Program {
             image: whole.program.image,
             constants: whole.program.constants,
@@ -87,7 +87,7 @@ fn program(args: &Args, chip: &Chip) -> Result<Program, CliError> {
     };
     if path.extension().is_some_and(|e| e == "toml") {
         let model = model::read(path, &args.shape, dtype)?;
-        let (compiled, compile_s) = model::compiled(&model.op, chip, Some(&model))?;
+        let (compiled, compile_s) = model::compiled(&model.op, chip, Some(&model), context)?;
         return Ok(alone(compiled.image, Some(compile_s)));
     }
     if let Some((name, _)) = args.shape.first() {
@@ -125,7 +125,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         constants,
         compile_s,
         folded,
-    } = program(args, &chip)?;
+    } = program(args, &chip, context)?;
     if let Some((_, words)) = &folded {
         context.note(words);
     }
@@ -154,7 +154,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         ));
     }
     let mut machine = simulate::load(&chip, &image, !args.no_data, &program)?;
-    graph::set_constants(&mut machine, &constants)?;
+    graph::set_constants(&mut machine, &constants, context)?;
     for (named, path) in &inputs {
         tensors::set(&mut machine, named, path, context)?;
     }
