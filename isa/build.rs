@@ -5,11 +5,14 @@
 //! work. Invariants checked here, so that a bad row never builds: names and opcodes are unique, fields fit in the 56 bits
 //! above the opcode, the syntax names every field once, and nothing that the reference page shows is missing: texts, the
 //! functional model, a meaning for every operand (`isa/operands.toml`).
+//!
+//! Beside them: a hash of the compiler's sources, by which programs are kept ([`fingerprint`]).
 
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// One file per unit, in the order of the reference page.
 const FILES: [&str; 7] = ["control", "semaphore", "dma", "ttu", "launch", "net", "tvp"];
@@ -104,6 +107,46 @@ fn main() {
     emit_types(&mut out, &units, &enums, &operands);
     let target = Path::new(&std::env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join("isa.rs");
     std::fs::write(&target, out).expect("OUT_DIR is writable");
+    fingerprint();
+}
+
+/// `TILEWRIGHT_SOURCES`: a hash of all that a compiled program follows from beside its operation and its chip. Programs that are kept
+/// from run to run are those of the same compiler only.
+fn fingerprint() {
+    let mut files = Vec::new();
+    for dir in [
+        "isa",
+        "src/asm",
+        "src/chip",
+        "src/compiler",
+        "src/isa",
+        "src/num",
+    ] {
+        println!("cargo::rerun-if-changed={dir}");
+        list(Path::new(dir), &mut files);
+    }
+    files.sort();
+    let mut hash = Sha256::new();
+    for path in files {
+        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        hash.update(path.to_string_lossy().replace('\\', "/"));
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    }
+    let hex: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    println!("cargo::rustc-env=TILEWRIGHT_SOURCES={hex}");
+}
+
+/// All files below a directory.
+fn list(dir: &Path, out: &mut Vec<PathBuf>) {
+    let entries = std::fs::read_dir(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+    for entry in entries {
+        let path = entry.expect("the directory is readable").path();
+        match path.is_dir() {
+            true => list(&path, out),
+            false => out.push(path),
+        }
+    }
 }
 
 fn read<T: serde::de::DeserializeOwned>(path: &Path) -> T {

@@ -282,7 +282,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
             "--check: without data there is no result, --no-data stands against it",
         ));
     }
-    let (compiled, compile_s) = model::compiled(&op, &chip, None)?;
+    let (compiled, compile_s) = model::compiled(&op, &chip, None, context)?;
     if common.check
         && let Op::Attention(op) = &op
         && !op.form.is_plain()

@@ -60,7 +60,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     let chip = context.chip()?;
     let model = model::read(&args.model, &args.shape, args.dtype.as_deref())?;
     let op = &model.op;
-    let (compiled, compile_s) = model::compiled(op, &chip, Some(&model))?;
+    let (compiled, compile_s) = model::compiled(op, &chip, Some(&model), context)?;
     if args.no_data {
         return Err(CliError::usage("--no-data: one operation has no constants"));
     }

@@ -2,16 +2,22 @@
 
 use super::CliError;
 use crate::chip::Chip;
+use crate::compiler::cache::Cache;
 use clap::{ArgAction, ValueEnum};
 use serde_json::{Value, json};
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// The version of every JSON object on stdout; it grows when a key changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// The chip without `--chip`.
 const DEFAULT_CHIP: &str = "maia-200";
+
+/// The environment's word on where compiled programs are kept.
+const CACHE_DIR: &str = "TILEWRIGHT_CACHE_DIR";
 
 /// When to colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -66,6 +72,23 @@ pub struct Global {
     /// Change a number of the chip, such as clock="2.15 GHz"; repeatable
     #[arg(long, global = true, help_heading = "Global options", value_name = "KEY=VALUE", action = ArgAction::Append)]
     set: Vec<String>,
+    /// Keep compiled programs here, for the next time the same is compiled [default: TILEWRIGHT_CACHE_DIR, none if that is empty, else
+    /// tilewright in XDG_CACHE_HOME or ~/.cache]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        value_name = "DIR"
+    )]
+    cache_dir: Option<PathBuf>,
+    /// Neither take programs from the cache nor keep them
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        conflicts_with = "cache_dir"
+    )]
+    no_cache: bool,
 }
 
 impl Global {
@@ -79,7 +102,26 @@ impl Global {
             threads: None,
             chip: None,
             set: Vec::new(),
+            cache_dir: None,
+            no_cache: true,
         }
+    }
+
+    /// Where compiled programs are kept, by the rules of the XDG base directories: paths that are not absolute count as not given.
+    fn cache(&self) -> Cache {
+        let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+        let home = |name: &str| variable(name).filter(|path| path.is_absolute());
+        let usual = || {
+            let caches = home("XDG_CACHE_HOME").or_else(|| Some(home("HOME")?.join(".cache")));
+            caches.map(|dir| dir.join("tilewright"))
+        };
+        let dir = match (self.no_cache, &self.cache_dir, variable(CACHE_DIR)) {
+            (true, ..) => None,
+            (_, Some(dir), _) => Some(dir.clone()),
+            (_, _, Some(dir)) => Some(dir).filter(|dir| !dir.as_os_str().is_empty()),
+            _ => usual(),
+        };
+        dir.map_or_else(Cache::none, Cache::at)
     }
 }
 
@@ -96,6 +138,8 @@ pub struct Context {
     pub threads: usize,
     /// Host threads of a timed run without data: its windows are too short to share unless asked to.
     pub threads_no_data: usize,
+    /// What was compiled before.
+    pub cache: Arc<Cache>,
     chip: Option<String>,
     set: Vec<String>,
 }
@@ -121,6 +165,7 @@ impl Context {
             },
             threads: global.threads.map_or_else(all, |n| n as usize),
             threads_no_data: global.threads.map_or(1, |n| n as usize),
+            cache: Arc::new(global.cache()),
             chip: global.chip.clone(),
             set: global.set.clone(),
         }
@@ -187,6 +232,15 @@ impl Context {
         if self.verbosity > 0 && !self.json && !text.is_empty() {
             // Talk that nobody hears is no failure.
             let _ = writeln!(std::io::stderr(), "{text}");
+        }
+    }
+
+    /// Says what the cache did; only with `-v`.
+    pub fn note_cache(&self) {
+        for event in self.cache.events() {
+            if self.verbosity > 1 {
+                self.note(&event.to_string());
+            }
         }
     }
 

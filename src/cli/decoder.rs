@@ -253,7 +253,7 @@ impl<'a> Model<'a> {
             ..chain::Options::default()
         };
         let (products, source) = (self.products, self.source);
-        let whole = graph::compiled_by(&imported, chip, products, source, &chained)?;
+        let whole = graph::compiled_by(&imported, chip, products, source, &chained, context)?;
         if let Some(path) = common.output {
             let object = crate::asm::object::write(&whole.program.image);
             std::fs::write(path, object).map_err(|e| CliError::io("write", path, &e))?;
@@ -265,7 +265,7 @@ impl<'a> Model<'a> {
         let program = whole.program;
         let image = Arc::new(program.image);
         let mut machine = simulate::load(chip, &image, !common.no_data, &self.args.model)?;
-        graph::set_constants(&mut machine, &program.constants)?;
+        graph::set_constants(&mut machine, &program.constants, context)?;
         fill(&mut machine, &imported.graph, &program.inputs, common.seed)?;
         let findings = match common.sanitize {
             true => {

@@ -5,6 +5,28 @@ use crate::chip::ChipError;
 use serde_json::{Value, json};
 use std::path::Path;
 
+/// Characters of a message: names and lists in it are the file's, of any length.
+const MESSAGE: usize = 1000;
+
+/// A message as one line of a fair length: what a file calls its parts may hold anything, control characters of a terminal too.
+fn one_line(message: String) -> String {
+    if !message.chars().any(char::is_control) && message.len() <= MESSAGE {
+        return message;
+    }
+    let mut out = String::new();
+    for (n, c) in message.chars().enumerate() {
+        if n >= MESSAGE {
+            out.push_str(" ..");
+            break;
+        }
+        match c.is_control() {
+            true => out.extend(c.escape_default()),
+            false => out.push(c),
+        }
+    }
+    out
+}
+
 /// Why a command failed. The exit code follows from the kind.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
@@ -58,7 +80,7 @@ impl CliError {
     /// A usage error.
     pub fn usage(message: impl Into<String>) -> CliError {
         CliError::Usage {
-            message: message.into(),
+            message: one_line(message.into()),
         }
     }
 
@@ -66,7 +88,7 @@ impl CliError {
     pub fn file(place: impl Into<String>, message: impl Into<String>) -> CliError {
         CliError::File {
             place: place.into(),
-            message: message.into(),
+            message: one_line(message.into()),
         }
     }
 
@@ -165,6 +187,14 @@ mod tests {
         ] {
             assert_eq!(error.exit_code(), code, "{error:?}");
         }
+    }
+
+    #[test]
+    fn what_a_file_says_stays_one_line() {
+        let error = CliError::file("a.onnx", "node `a\nb\u{1b}[31m`");
+        assert_eq!(error.to_string(), "a.onnx: node `a\\nb\\u{1b}[31m`");
+        let long = CliError::usage("\u{e9}".repeat(5000)).to_string();
+        assert_eq!(long.chars().count(), MESSAGE + 3);
     }
 
     #[test]

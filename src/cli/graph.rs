@@ -4,6 +4,7 @@
 //! of inputs ([`super::bindings`]), runs. Invariant: constants stay in their files until a machine or an object takes them, one after
 //! the other.
 
+use super::progress::Progress;
 use super::simulate::{MEMORY_LIMIT, machine_error, memory_limit};
 use super::{CliError, Context, bindings, checker};
 use crate::chip::Chip;
@@ -125,8 +126,10 @@ pub fn compiled(
     chip: &Chip,
     products: Products,
     source: Source<'_>,
+    context: &Context,
 ) -> Result<Whole, CliError> {
-    compiled_by(imported, chip, products, source, &chain::Options::default())
+    let chained = chain::Options::default();
+    compiled_by(imported, chip, products, source, &chained, context)
 }
 
 /// [`compiled`], by these options.
@@ -136,7 +139,9 @@ pub fn compiled_by(
     products: Products,
     source: Source<'_>,
     chained: &chain::Options,
+    context: &Context,
 ) -> Result<Whole, CliError> {
+    let _progress = Progress::start("compiling", context);
     let start = Instant::now();
     let options = legal::Options {
         products,
@@ -145,8 +150,9 @@ pub fn compiled_by(
     };
     let legal = legal::legalise_counted(&imported.graph, &options);
     let (graph, laid_out) = legal.map_err(|error| source.legal(&error))?;
-    let mut program =
-        chain::compile(&graph, chip, chained).map_err(|error| source.chain(&error))?;
+    let mut program = chain::compile_kept(&graph, chip, chained, &context.cache)
+        .map_err(|error| source.chain(&error))?;
+    context.note_cache();
     let notes = bindings::notes(&program);
     for (key, value) in &notes {
         let line = format!(".note {key}, {}\n", crate::asm::quote(value));
@@ -188,7 +194,11 @@ pub fn bytes(constant: &Constant) -> Result<std::sync::Arc<[u8]>, CliError> {
 }
 
 /// Sets the constants of a loaded program; without data only those that steer it.
-pub fn set_constants(machine: &mut Machine, constants: &[Constant]) -> Result<(), CliError> {
+pub fn set_constants(
+    machine: &mut Machine,
+    constants: &[Constant],
+    context: &Context,
+) -> Result<(), CliError> {
     let kept = |machine: &Machine, c: &Constant| {
         let tensor = machine.image.tensor(&c.symbol);
         tensor
@@ -202,11 +212,13 @@ pub fn set_constants(machine: &mut Machine, constants: &[Constant]) -> Result<()
             "the model's constants take {total} bytes of host memory, at most {MEMORY_LIMIT}; --no-data times it without storing them"
         )));
     }
+    let progress = Progress::parts("packing weights", constants.len(), context);
     for constant in constants {
         if kept(machine, constant).is_some() {
             let set = machine.set_tensor(&constant.symbol, &bytes(constant)?);
             set.map_err(|e| machine_error(&constant.symbol, &e))?;
         }
+        progress.part_done();
     }
     Ok(())
 }
@@ -254,7 +266,7 @@ impl Compile<'_> {
         let source = Source::File(self.path);
         let fits = imported.graph.verify(Some(&chip));
         fits.map_err(|error| source.blame(error))?;
-        let mut whole = compiled(&imported, &chip, self.products, source)?;
+        let mut whole = compiled(&imported, &chip, self.products, source, context)?;
         if self.explain && !context.json {
             context.print(&format!("{}\n{}", whole.folded, explained(&whole)))?;
         } else {

@@ -11,11 +11,12 @@
 //! dtype = "bf16"
 //! ```
 
-use super::CliError;
+use super::progress::Progress;
+use super::{CliError, Context};
 use crate::chip::Chip;
 use crate::compiler::{
-    Attention, CompileError, Compiled, Matmul, MatmulType, Op, OpError, compile, op::MAX_EXTENT,
-    parse_attention_dtype,
+    Attention, CompileError, Compiled, Matmul, MatmulType, Op, OpError, compile_kept,
+    op::MAX_EXTENT, parse_attention_dtype,
 };
 use std::io::Read;
 use std::path::Path;
@@ -271,10 +272,9 @@ pub fn usage(error: OpError) -> CliError {
     CliError::usage(error.to_string())
 }
 
-/// Compiles, and tells how long it took on the host. `model`: the file to blame for a wrong operation, if it is from one.
-pub fn compiled(op: &Op, chip: &Chip, model: Option<&Model>) -> Result<(Compiled, f64), CliError> {
-    let start = Instant::now();
-    let compiled = compile(op, chip).map_err(|error| match (&error, model) {
+/// An operation that does not compile, as the fault of its file or of the command line.
+pub fn refused(error: &CompileError, model: Option<&Model>) -> CliError {
+    match (error, model) {
         (CompileError::Op(op), Some(model)) => model.place.blame_op(op),
         (CompileError::NoPlan { reason, .. }, Some(model)) => {
             // A reason that begins with an extent is about that value, any other about the chip.
@@ -296,7 +296,21 @@ pub fn compiled(op: &Op, chip: &Chip, model: Option<&Model>) -> Result<(Compiled
             detail: None,
         },
         _ => CliError::usage(error.to_string()),
-    })?;
+    }
+}
+
+/// Compiles, and tells how long it took on the host. `model`: the file to blame for a wrong operation, if it is from one.
+pub fn compiled(
+    op: &Op,
+    chip: &Chip,
+    model: Option<&Model>,
+    context: &Context,
+) -> Result<(Compiled, f64), CliError> {
+    let _progress = Progress::start("compiling", context);
+    let start = Instant::now();
+    let compiled = compile_kept(op, chip, &context.cache);
+    let compiled = compiled.map_err(|error| refused(&error, model))?;
+    context.note_cache();
     Ok((compiled, start.elapsed().as_secs_f64()))
 }
 

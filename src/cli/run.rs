@@ -74,7 +74,7 @@ fn program(args: &Args, chip: &Chip, context: &Context) -> Result<Program, CliEr
         let products = graph::products(dtype)?;
         let imported = graph::read(path, &args.shape)?;
         let source = graph::Source::File(path);
-        let whole = graph::compiled(&imported, chip, products, source)?;
+        let whole = graph::compiled(&imported, chip, products, source, context)?;
         if args.check {
             checker::check(&whole.graph, &whole.program, chip, 1, context)?;
         }
@@ -98,7 +98,7 @@ fn program(args: &Args, chip: &Chip, context: &Context) -> Result<Program, CliEr
     };
     if path.extension().is_some_and(|e| e == "toml") {
         let model = model::read(path, &args.shape, dtype)?;
-        let (compiled, compile_s) = model::compiled(&model.op, chip, Some(&model))?;
+        let (compiled, compile_s) = model::compiled(&model.op, chip, Some(&model), context)?;
         return Ok(alone(compiled.image, Some(compile_s)));
     }
     if let Some((name, _)) = args.shape.first() {
@@ -165,7 +165,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         ));
     }
     let mut machine = simulate::load(&chip, &image, !args.no_data, &program)?;
-    graph::set_constants(&mut machine, &constants)?;
+    graph::set_constants(&mut machine, &constants, context)?;
     for (named, path) in &inputs {
         tensors::set(&mut machine, named, path, context)?;
     }

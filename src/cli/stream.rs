@@ -135,10 +135,10 @@ impl Cell {
         let mut chip = chip.clone();
         chip.set_all(&["hbm.model=exact", &format!("hbm.mapping={}", self.mapping)])?;
         let op = Op::Stream(self.op(&chip));
-        if let Err(CompileError::Tsram { .. }) = compiler::compile(&op, &chip) {
-            return Ok(None);
-        }
-        let (compiled, _) = model::compiled(&op, &chip, None)?;
+        let compiled = match compiler::compile(&op, &chip) {
+            Err(CompileError::Tsram { .. }) => return Ok(None),
+            result => result.map_err(|error| model::refused(&error, None))?,
+        };
         let machine = simulate::load(&Arc::new(chip), &Arc::new(compiled.image), false, op.name())?;
         let options = TimedOptions {
             max_cycles: Some(DEFAULT_MAX_CYCLES),

@@ -10,6 +10,7 @@ use super::progress::Progress;
 use super::simulate::{self, DEFAULT_MAX_CYCLES};
 use super::{CliError, Context};
 use crate::chip::Chip;
+use crate::compiler::cache::Cache;
 use crate::compiler::{self, MatmulType, Op, op::MAX_EXTENT};
 use crate::report::devices;
 use crate::timing::{self, TimedOptions};
@@ -173,9 +174,9 @@ impl Missing {
 
 type Outcome = Result<Taken, Missing>;
 
-fn simulate(op: &Op, chip: &Arc<Chip>) -> Outcome {
+fn simulate(op: &Op, chip: &Arc<Chip>, cache: &Cache) -> Outcome {
     let start = Instant::now();
-    let compiled = compiler::compile(op, chip).map_err(|e| match e {
+    let compiled = compiler::compile_kept(op, chip, cache).map_err(|e| match e {
         compiler::CompileError::Assembly { .. } => Missing::Failed(e.to_string()),
         _ => Missing::NoPlan(e.to_string()),
     })?;
@@ -256,7 +257,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     let outcomes: Vec<Outcome> = {
         let progress = Progress::parts("simulating", cases.len(), context);
         let all = cases.par_iter().with_max_len(1).map(|case| {
-            let outcome = simulate(&case.op, &chip);
+            let outcome = simulate(&case.op, &chip, &context.cache);
             progress.part_done();
             outcome
         });

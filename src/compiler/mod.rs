@@ -8,9 +8,10 @@
 //! [`plan`] (the search), [`matmul`], [`attention`], [`stream`] (the schedules), [`rowwise`] (vector programs), [`movement`] (stages that
 //! move data), [`linear`] (few rows by weights that stream),
 //! [`grouped`] (rows by the matrices of their experts), [`emit`]; then whole models: [`import`], [`graph`], [`legal`] (their
-//! rewriting), [`stage`] and [`chain`] (one program).
+//! rewriting), [`stage`] and [`chain`] (one program). [`cache`] keeps what was compiled.
 
 pub mod attention;
+pub mod cache;
 pub mod chain;
 pub mod check;
 pub mod emit;
@@ -34,6 +35,7 @@ pub mod tiling;
 use crate::asm;
 use crate::chip::Chip;
 use crate::isa::image::Image;
+use cache::{Cache, Kept, Key};
 
 pub use formats::{MatmulType, Operand, parse_attention_dtype};
 pub use op::{Attention, Bound, BoundUnit, Form, Matmul, Op, OpError, Stream, TensorSpec};
@@ -93,6 +95,24 @@ pub fn compile(op: &Op, chip: &Chip) -> Result<Compiled, CompileError> {
     assemble(op, lowered)
 }
 
+/// [`compile`], or what it gave before.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_kept(op: &Op, chip: &Chip, cache: &Cache) -> Result<Compiled, CompileError> {
+    let key = || Key::of("operation", &[op, chip]);
+    let make = || -> Result<Kept, CompileError> {
+        let Compiled { text, image, plan } = compile(op, chip)?;
+        let plans = vec![plan];
+        Ok(Kept { text, image, plans })
+    };
+    let Kept { text, image, plans } = cache.through(key, make)?;
+    match plans.into_iter().next() {
+        Some(plan) => Ok(Compiled { text, image, plan }),
+        None => compile(op, chip),
+    }
+}
+
 /// Lowers a validated operation at a site, as a part of a program.
 ///
 /// # Errors
@@ -141,7 +161,7 @@ pub fn assemble(op: &Op, lowered: Lowered) -> Result<Compiled, CompileError> {
 }
 
 /// The decisions taken for an operation, in words: what `--explain` prints and what the program's header says.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Plan {
     /// The operation.
     pub op: String,

@@ -1,6 +1,8 @@
 //! The command line as a user meets it: results, the JSON contract, and one clear error for every bad input.
 
 mod bad_input;
+mod cache;
+mod hostile;
 mod mem;
 mod models;
 mod results;
@@ -43,6 +45,8 @@ impl Drop for Dir {
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tilewright"));
     command.args(args).stdin(Stdio::null());
+    // Tests keep nothing where the user's programs are.
+    command.env("TILEWRIGHT_CACHE_DIR", "");
     command
 }
 

@@ -30,6 +30,7 @@ pub mod sites;
 pub mod steps;
 pub mod text;
 
+use super::cache::{Cache, Kept, Key};
 use super::graph::{Data, DataError, Graph, Kind, Node, Op as NodeOp, ValueId};
 use super::op::Bound;
 use super::{CompileError, Plan};
@@ -190,6 +191,37 @@ impl Default for Options {
 /// # Errors
 /// A node that has no lowering or no plan on this chip; tensors that do not fit.
 pub fn compile(graph: &Graph, chip: &Chip, options: &Options) -> Result<Program, ChainError> {
+    compile_kept(graph, chip, options, &Cache::none())
+}
+
+/// What a program follows from: all of the graph but the contents of its constants.
+fn key(graph: &Graph, chip: &Chip, options: &Options) -> Key {
+    let kind = |kind: &Kind| match kind {
+        Kind::Input => 'i',
+        Kind::Constant(_) => 'c',
+        Kind::Intermediate => 'm',
+        Kind::Output => 'o',
+    };
+    let values = graph.values.iter();
+    let values: Vec<_> = values
+        .map(|v| (&v.name, v.dtype, &v.shape, kind(&v.kind)))
+        .collect();
+    let (name, nodes) = (&graph.name, &graph.nodes);
+    let ends = (&graph.inputs, &graph.outputs);
+    Key::of("chain", &[name, &values, nodes, &ends, chip, options])
+}
+
+/// [`compile`] with the text and the plans of before, if this graph has been compiled before for this chip. Where tensors lie is decided
+/// anew: constants are laid out by it.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_kept(
+    graph: &Graph,
+    chip: &Chip,
+    options: &Options,
+    cache: &Cache,
+) -> Result<Program, ChainError> {
     let routed = match &options.routing {
         Some(routing) => Some(routing.put(graph)?),
         None => None,
@@ -208,15 +240,22 @@ pub fn compile(graph: &Graph, chip: &Chip, options: &Options) -> Result<Program,
     let experts = Arc::new(Experts::of(graph, &sites, first)?);
     let (steps, beside) = steps::steps(graph, &parts, &layers, &experts, &sites, chip)?;
     let placement = place::place(graph, &parts, &layers, &experts, &steps, &beside, chip)?;
-    let written = text::write(graph, &layers, &experts, &sites, &steps, &placement, chip)?;
-    let no_includes = |path: &str| Err(std::io::Error::other(format!("no include of {path}")));
-    let name = format!("<compiled {}>", graph.name);
-    let image = asm::assemble_text(&name, &written.text, &no_includes).map_err(|diagnostics| {
-        ChainError::Assembly {
+    let make = || {
+        let written = text::write(graph, &layers, &experts, &sites, &steps, &placement, chip)?;
+        let no_includes = |path: &str| Err(std::io::Error::other(format!("no include of {path}")));
+        let name = format!("<compiled {}>", graph.name);
+        let image = asm::assemble_text(&name, &written.text, &no_includes);
+        let image = image.map_err(|diagnostics| ChainError::Assembly {
             name: graph.name.clone(),
             diagnostics: diagnostics.render(false),
-        }
-    })?;
+        })?;
+        Ok(Kept {
+            text: written.text,
+            image,
+            plans: written.plans,
+        })
+    };
+    let kept = cache.through(|| key(graph, chip, options), make)?;
     let bind = |ids: &[ValueId]| -> Vec<Binding> {
         let each = ids.iter().map(|id| Binding {
             name: graph[*id].name.clone(),
@@ -260,8 +299,8 @@ pub fn compile(graph: &Graph, chip: &Chip, options: &Options) -> Result<Program,
         inputs: bind(&graph.inputs),
         outputs: bind(&graph.outputs),
         constants: constants.collect(),
-        stages: written.stages,
-        text: written.text,
-        image,
+        stages: text::described(graph, &steps, kept.plans, chip),
+        text: kept.text,
+        image: kept.image,
     })
 }

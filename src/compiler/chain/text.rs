@@ -12,6 +12,7 @@ use super::sites::{READY, Sites};
 use super::steps::{Step, Work, total};
 use super::{ChainError, MARKS, StageInfo, WINDOW};
 use crate::chip::{Chip, cost};
+use crate::compiler::Plan;
 use crate::compiler::emit::Text;
 use crate::compiler::graph::{Graph, Kind, Value, ValueId};
 use crate::compiler::stage::Site;
@@ -20,7 +21,24 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A written program.
 pub struct Written {
     pub text: String,
-    pub stages: Vec<StageInfo>,
+    /// Of each stage.
+    pub plans: Vec<Plan>,
+}
+
+/// The stages for people and reports, with their plans.
+pub fn described(graph: &Graph, steps: &[Step], plans: Vec<Plan>, chip: &Chip) -> Vec<StageInfo> {
+    let each = steps.iter().zip(plans).map(|(step, plan)| {
+        let (read, written) = step.work.hbm_bytes();
+        StageInfo {
+            place: graph.nodes[step.node].place.clone(),
+            op: step.work.to_string(),
+            bound: step.work.bound(chip),
+            flops: step.work.flops(),
+            hbm_bytes: read + written,
+            plan,
+        }
+    });
+    each.collect()
 }
 
 /// Writes the program.
@@ -39,7 +57,7 @@ pub fn write(
     let stream = layers.stream.as_ref();
     let needs = needs(steps, placement);
     let mut text = Text::default();
-    let mut stages = Vec::new();
+    let mut plans = Vec::new();
     let mut lowered = Vec::new();
     for step in steps {
         let node = &graph.nodes[step.node];
@@ -55,15 +73,7 @@ pub fn write(
             place: node.place.to_string(),
             error,
         })?;
-        let (read, written) = step.work.hbm_bytes();
-        stages.push(StageInfo {
-            place: node.place.clone(),
-            op: step.work.to_string(),
-            bound: step.work.bound(chip),
-            flops: step.work.flops(),
-            hbm_bytes: read + written,
-            plan: stage.plan.clone(),
-        });
+        plans.push(stage.plan.clone());
         lowered.push((early, stage));
     }
     text.comment(&format!(
@@ -128,7 +138,7 @@ pub fn write(
     notes(&mut text, graph, given, steps, placement, chip);
     Ok(Written {
         text: text.finish(),
-        stages,
+        plans,
     })
 }
 

@@ -65,3 +65,16 @@ impl ImportError {
         matches!(self, Open { .. } | Shape { .. } | Dynamic { .. })
     }
 }
+
+/// Opens a file of a model. What is no file with an end, such as a pipe or a device, is an error before it is waited for.
+///
+/// # Errors
+/// As [`std::fs::File::open`].
+pub(crate) fn open(path: &std::path::Path) -> std::io::Result<std::fs::File> {
+    let kind = std::fs::metadata(path)?.file_type();
+    match (kind.is_file(), kind.is_dir()) {
+        (true, _) => std::fs::File::open(path),
+        (_, true) => Err(crate::asm::is_a_directory()),
+        _ => Err(std::io::Error::other("no regular file")),
+    }
+}

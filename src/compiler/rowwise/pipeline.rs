@@ -410,11 +410,15 @@ impl Window<'_> {
             let place = moving.iter().position(|p| *p == pointer)?;
             Some(cycles.end - 1 - (place as u64).min(length - 1))
         };
+        // Only some start in a cycle: those with its remainder.
+        let mut starts: Vec<Vec<usize>> = vec![Vec::new(); interval as usize];
+        for &index in self.order {
+            starts[s.cycles[index] % s.interval].push(index);
+        }
         for t in cycles.clone() {
-            for &index in self.order {
+            for &index in &starts[(t % interval) as usize] {
                 let at = s.cycles[index] as u64;
-                if t < at || !(t - at).is_multiple_of(interval) || (t - at) / interval >= self.count
-                {
+                if t < at || (t - at) / interval >= self.count {
                     continue;
                 }
                 let iteration = (t - at) / interval;

@@ -2,14 +2,14 @@
 
 use super::*;
 
-fn sample(name: &str) -> String {
+pub(super) fn sample(name: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let path = root.join(format!("tests/onnx/test_{name}/model.onnx"));
     path.display().to_string()
 }
 
 /// A varint of a protocol buffer.
-fn varint(mut v: u64) -> Vec<u8> {
+pub(super) fn varint(mut v: u64) -> Vec<u8> {
     let mut out = Vec::new();
     while v >= 128 {
         out.push(v as u8 | 128);
@@ -20,7 +20,7 @@ fn varint(mut v: u64) -> Vec<u8> {
 }
 
 /// A field that holds bytes, a text or a message.
-fn field(tag: u64, bytes: impl AsRef<[u8]>) -> Vec<u8> {
+pub(super) fn field(tag: u64, bytes: impl AsRef<[u8]>) -> Vec<u8> {
     let bytes = bytes.as_ref();
     [
         varint(tag << 3 | 2),
@@ -30,7 +30,7 @@ fn field(tag: u64, bytes: impl AsRef<[u8]>) -> Vec<u8> {
     .concat()
 }
 
-fn number(tag: u64, v: u64) -> Vec<u8> {
+pub(super) fn number(tag: u64, v: u64) -> Vec<u8> {
     [varint(tag << 3), varint(v)].concat()
 }
 
@@ -38,7 +38,7 @@ fn number(tag: u64, v: u64) -> Vec<u8> {
 const BF16: u64 = 16;
 
 /// An input or output; the first extent is open if it is 0.
-fn value(name: &str, shape: &[u64]) -> Vec<u8> {
+pub(super) fn value(name: &str, shape: &[u64]) -> Vec<u8> {
     let dim = |d: &u64| match d {
         0 => field(1, field(2, "rows")),
         d => field(1, number(1, *d)),
@@ -48,13 +48,13 @@ fn value(name: &str, shape: &[u64]) -> Vec<u8> {
     [field(1, name), field(2, field(1, tensor))].concat()
 }
 
-fn node(op: &str, inputs: &[&str], output: &str) -> Vec<u8> {
+pub(super) fn node(op: &str, inputs: &[&str], output: &str) -> Vec<u8> {
     let inputs: Vec<u8> = inputs.iter().flat_map(|i| field(1, i)).collect();
     field(1, [inputs, field(2, output), field(4, op)].concat())
 }
 
 /// y = relu(x W) in BF16, W [k, n] an initialiser.
-fn model(rows: u64, [k, n]: [u64; 2], weights: &[f32]) -> Vec<u8> {
+pub(super) fn model(rows: u64, [k, n]: [u64; 2], weights: &[f32]) -> Vec<u8> {
     let raw: Vec<u8> = weights
         .iter()
         .flat_map(|w| bf16(*w).to_le_bytes())
@@ -88,11 +88,11 @@ fn rounded(v: f32) -> f32 {
     f32::from_bits(u32::from(bf16(v)) << 16)
 }
 
-fn array(shape: &str, values: &[f32]) -> Vec<u8> {
+pub(super) fn array(shape: &str, values: &[f32]) -> Vec<u8> {
     npy("<f4", shape, &floats(values))
 }
 
-fn pattern(count: u64, step: f32) -> Vec<f32> {
+pub(super) fn pattern(count: u64, step: f32) -> Vec<f32> {
     (0..count)
         .map(|i| ((i * 37 % 101) as f32 - 50.0) * step)
         .collect()

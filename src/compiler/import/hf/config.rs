@@ -143,7 +143,7 @@ pub fn bytes(path: &Path) -> Result<Vec<u8>, ImportError> {
         error,
     };
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(open)?;
+    let file = crate::compiler::import::open(path).map_err(open)?;
     file.take(FILE_LIMIT)
         .read_to_end(&mut bytes)
         .map_err(open)?;

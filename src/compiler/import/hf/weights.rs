@@ -60,7 +60,7 @@ fn shard(path: &Path, tensors: &mut BTreeMap<String, Entry>) -> Result<(), Impor
     let place = path.display().to_string();
     let fail = |message: String| ImportError::Format(format!("{place}: {message}"));
     let io = |e: std::io::Error| fail(e.to_string());
-    let mut file = std::fs::File::open(path).map_err(io)?;
+    let mut file = crate::compiler::import::open(path).map_err(io)?;
     let size = file.metadata().map_err(io)?.len();
     let truncated = |what: &str, end: u64| {
         fail(format!(
@@ -148,7 +148,10 @@ impl Weights {
         }
         let place = index.display().to_string();
         let fail = |message: String| ImportError::Format(format!("{place}: {message}"));
-        let bytes = std::fs::read(&index).map_err(|e| fail(e.to_string()))?;
+        let mut bytes = Vec::new();
+        crate::compiler::import::open(&index)
+            .and_then(|file| file.take(HEADER_LIMIT).read_to_end(&mut bytes))
+            .map_err(|e| fail(e.to_string()))?;
         let parsed: Index = serde_json::from_slice(&bytes).map_err(|e| fail(e.to_string()))?;
         let mut shards: Vec<&String> = parsed.weight_map.values().collect();
         shards.sort();

@@ -87,6 +87,8 @@ pub struct Context {
     pub declared: HashMap<String, Vec<u64>>,
     /// Constants already in the graph, by the name of the initialiser.
     stored: HashMap<String, ValueId>,
+    /// Elements of folded values.
+    pub folded: usize,
     /// Where the current node stands.
     pub place: String,
 }
@@ -108,6 +110,7 @@ impl Context {
             values: HashMap::new(),
             declared: HashMap::new(),
             stored: HashMap::new(),
+            folded: 0,
             place: name.to_owned(),
         }
     }

@@ -32,6 +32,12 @@ use tensor::{Elem, Stored};
 
 pub use tensor::read_tensor;
 
+/// Nodes of a graph: models of hundreds of layers have a tenth of them.
+const MAX_NODES: usize = 1 << 16;
+
+/// Numbers that the host holds for all folded values together: shape arithmetic, and small constants laid out.
+const MAX_FOLDED: usize = 1 << 26;
+
 /// Larger messages are no protobuf files; weights beyond it are external data.
 const FILE_LIMIT: u64 = 1 << 31;
 
@@ -47,7 +53,7 @@ pub fn read(path: &Path, extents: &[(String, u64)]) -> Result<Imported> {
         error,
     };
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(open)?;
+    let file = super::open(path).map_err(open)?;
     file.take(FILE_LIMIT + 1)
         .read_to_end(&mut bytes)
         .map_err(open)?;
@@ -81,6 +87,12 @@ pub fn from_bytes(
     let model = model.map_err(|e| ImportError::Format(format!("not an ONNX model: {e}")))?;
     let graph = model.graph.as_ref();
     let graph = graph.ok_or_else(|| format("not an ONNX model: it has no graph"))?;
+    if graph.node.len() > MAX_NODES {
+        let count = graph.node.len();
+        return Err(format(&format!(
+            "{count} nodes; a graph of at most {MAX_NODES} is read"
+        )));
+    }
     let standard = |o: &&proto::OperatorSet| o.domain.is_empty() || o.domain == "ai.onnx";
     let opset = model
         .opset_import
@@ -332,8 +344,15 @@ fn translate(node: &proto::Node, context: &mut Context) -> Result<()> {
         let Some(val) = results.get(at) else {
             return context.unsupported(format!("result {at} is not supported"));
         };
-        if let Where::Chip(id) = &val.place {
-            context.builder.name(*id, name);
+        match &val.place {
+            Where::Chip(id) => context.builder.name(*id, name),
+            Where::Host(numbers) => context.folded = context.folded.saturating_add(numbers.count()),
+            Where::Stored(_) => {}
+        }
+        if context.folded > MAX_FOLDED {
+            return context.unsupported(format!(
+                "with this one, values that are known before a run have over {MAX_FOLDED} elements"
+            ));
         }
         context.values.insert(name.clone(), val.clone());
     }

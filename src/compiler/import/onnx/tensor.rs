@@ -237,7 +237,10 @@ fn external(tensor: &proto::Tensor, dir: Option<&Path>) -> Result<FileRange, Str
             "external data in `{location}`, outside the model's directory"
         ));
     }
-    let size = real.metadata().map_err(io)?.len();
+    let size = super::super::open(&real)
+        .and_then(|file| file.metadata())
+        .map_err(io)?
+        .len();
     let offset = number("offset")?.unwrap_or(0);
     let bytes = match number("length")? {
         Some(length) => length,
