@@ -254,9 +254,7 @@ impl Controller {
             }
         }
         let end = until.saturating_add(1).min(gate.entry);
-        let due = end
-            .min(self.row_wake)
-            .min(self.maintenance.wake);
+        let due = end.min(self.row_wake).min(self.maintenance.wake);
         // As many as can leave before the other kind may be in favour.
         let [reads, writes] = self.queues.len;
         let mut spare = match K {
@@ -332,8 +330,7 @@ impl Controller {
         for (port, head) in heads.iter().enumerate() {
             // What left made room, or was the buffered write that would have taken it; it did not put anything into a buffer.
             let has_room = self.has_room(head.write);
-            let can = has_room
-                || gate.can[port] && !gate.clear[port] && self.absorbs(&head.place);
+            let can = has_room || gate.can[port] && !gate.clear[port] && self.absorbs(&head.place);
             gate.can[port] = can;
             gate.waits |= !has_room && head.arrival < FAR;
             if can {

@@ -487,7 +487,10 @@ impl<T: Clone> Device<T> {
     /// Bank group and stack ID of a bank, by their numbers in the channel.
     #[inline]
     pub fn nodes_of(&self, bank: u32) -> (u16, u16) {
-        ((bank >> self.group_shift) as u16, (bank >> self.sid_shift) as u16)
+        (
+            (bank >> self.group_shift) as u16,
+            (bank >> self.sid_shift) as u16,
+        )
     }
 
     /// The place of the first of some hits, all of banks of one pseudo channel, that can be read (0) or written (1) now; or from when one
@@ -507,7 +510,9 @@ impl<T: Clone> Device<T> {
         let mut wake = Time::MAX;
         let (last, free) = pc.other_sid[K];
         for (at, lane) in hits.iter().enumerate() {
-            let mut ready = lane.ready.max(self.group[usize::from(lane.group)][COLUMNS[K]]);
+            let mut ready = lane
+                .ready
+                .max(self.group[usize::from(lane.group)][COLUMNS[K]]);
             if u32::from(lane.sid) != last {
                 ready = ready.max(free);
             }
