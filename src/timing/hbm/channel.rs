@@ -72,7 +72,6 @@ pub(super) struct Channel {
     front: Front,
     /// The next half CK in which something may happen; everything before is done.
     next: Time,
-    bytes: [u64; 2],
 }
 
 /// What is in front of the controller, and what it reports to.
@@ -245,15 +244,17 @@ impl Channel {
                 account,
             },
             next: 0,
-            bytes: [0; 2],
         }
     }
 
-    /// Notes a run of so many bytes.
+    /// Notes runs, in order of arrival.
     #[inline]
-    pub fn submit(&mut self, run: Arriving, bytes: u64) {
-        self.bytes[usize::from(run.write)] += bytes;
-        self.arriving.push(run);
+    pub fn take(&mut self, runs: &mut Vec<Arriving>) {
+        if self.arriving.is_empty() {
+            std::mem::swap(&mut self.arriving, runs);
+        } else {
+            self.arriving.append(runs);
+        }
     }
 
     /// Does all that happens up to half CK `until`.
@@ -302,12 +303,8 @@ impl Channel {
         });
     }
 
-    /// Where the time went and what was moved.
+    /// Where the time went; bytes are the caller's to know.
     pub fn totals(&self, tck: u64) -> ChannelTotals {
-        ChannelTotals {
-            read_bytes: self.bytes[0],
-            write_bytes: self.bytes[1],
-            ..self.front.account.totals(tck)
-        }
+        self.front.account.totals(tck)
     }
 }

@@ -208,8 +208,19 @@ impl Mapping {
         }
         let mut rest = line >> self.bits_width;
         for digit in &self.digits {
-            let value = rest % digit.size;
-            rest /= digit.size;
+            // Few digits need a division.
+            let value = match digit.size.is_power_of_two() {
+                true => {
+                    let value = rest & (digit.size - 1);
+                    rest >>= digit.size.trailing_zeros();
+                    value
+                }
+                false => {
+                    let value = rest % digit.size;
+                    rest /= digit.size;
+                    value
+                }
+            };
             fields[digit.field as usize] |= (value as u32) << digit.at_bit;
         }
         fields

@@ -26,6 +26,7 @@ mod channel;
 mod constraint_tests;
 pub mod constraints;
 pub mod controller;
+mod crew;
 pub mod device;
 pub mod exact;
 pub mod first_order;
