@@ -7,7 +7,8 @@
 //! Reading order: [`op`] (operations, bounds), [`formats`] (operands of a product), [`limits`] (what chips must have), [`tiling`] and
 //! [`plan`] (the search), [`matmul`], [`attention`], [`stream`] (the schedules), [`rowwise`] (vector programs), [`movement`] (stages that
 //! move data), [`linear`] (few rows by weights that stream), [`emit`]; then whole models: [`import`], [`graph`], [`legal`] (their
-//! rewriting), [`stage`] and [`chain`] (one program).
+//! rewriting), [`stage`] and [`chain`] (one program); and [`check`], which proves a program against its graph and knows none of these but
+//! the graph.
 
 pub mod attention;
 pub mod chain;
