@@ -8,7 +8,8 @@
 //! [`plan`] (the search), [`matmul`], [`attention`], [`stream`] (the schedules), [`rowwise`] (vector programs), [`movement`] (stages that
 //! move data), [`linear`] (few rows by weights that stream),
 //! [`grouped`] (rows by the matrices of their experts), [`emit`]; then whole models: [`import`], [`graph`], [`legal`] (their
-//! rewriting), [`stage`] and [`chain`] (one program). [`cache`] keeps what was compiled.
+//! rewriting), [`stage`] and [`chain`] (one program);
+//! [`cache`] keeps what was compiled; [`check`] proves a program against its graph and knows none of these but the graph.
 
 pub mod attention;
 pub mod cache;

@@ -9,6 +9,8 @@
 //! **Leaves out.** Delta cycles and combinational signals (a message to another component takes at least 1 ps); cancelling events (a component
 //! ignores a wake-up it no longer wants); rollback: windows are conservative, so nothing is ever undone.
 //!
+//! [`order`] stands beside it: what a program orders whatever the time, for those who prove things of programs.
+//!
 //! **Invariants.**
 //! - Events are handled in the order (time, target, source, per-source sequence number); events from [`Engine::seed`] sort after those of components.
 //! - A message a component sends itself *now* is handled in the same instant, after that component's queued events of the instant, in FIFO order.

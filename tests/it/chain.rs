@@ -179,6 +179,20 @@ fn streamed_products_side_by_side() {
     check(&b.finish().unwrap(), "maia-200", 1e-5);
 }
 
+/// A view that has to be copied is made where a concatenation wants it.
+#[test]
+fn a_transposed_value_in_a_concatenation() {
+    let mut b = Builder::new("transposed");
+    let x = b.input("x", Dtype::F32, &[2, 2]).unwrap();
+    let t = b.transpose(x, &[1, 0]).unwrap();
+    let flat = b.reshape(t, &[4]).unwrap();
+    let both = b.concat(&[x, t], 0).unwrap();
+    b.output(flat, "flat").unwrap();
+    b.output(both, "both").unwrap();
+    let program = check(&b.finish().unwrap(), "mini", 0.0);
+    assert!(!program.stages.is_empty());
+}
+
 /// More stages than there are semaphores of stages, and memory that is used again.
 #[test]
 fn a_long_chain() {

@@ -218,7 +218,10 @@ fn adds(graph: &Graph, parts: &Parts, product: ValueId, parts_of: &BTreeMap<Valu
                 return true;
             }
             match &node.op {
-                NodeOp::Layout(_) => parts.is_part(node.outputs[0]) && passed_on(node.outputs[0]),
+                NodeOp::Layout(_) => {
+                    let result = node.outputs[0];
+                    parts.is_inside(result, node.inputs[0]) && passed_on(result)
+                }
                 NodeOp::Rowwise(program) => {
                     let mut here = program.inputs.iter().zip(&node.inputs);
                     let full = here

@@ -56,6 +56,11 @@ impl Parts {
         self.inside[id.0 as usize].is_some()
     }
 
+    /// Whether a value lies in `of` itself, as a view that costs nothing does; one that is copied may lie elsewhere, in a concatenation.
+    pub fn is_inside(&self, id: ValueId, of: ValueId) -> bool {
+        self.inside[id.0 as usize].is_some_and(|part| part.of == of)
+    }
+
     /// Finds them.
     pub fn of(graph: &Graph) -> Parts {
         let mut finder = Finder {

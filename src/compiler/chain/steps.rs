@@ -318,7 +318,7 @@ fn step(
             reads = sums;
             Work::Op(Op::Rowwise(program))
         }
-        NodeOp::Layout(_) if parts.is_part(result) => return Ok(None),
+        NodeOp::Layout(_) if parts.is_inside(result, node.inputs[0]) => return Ok(None),
         NodeOp::Layout(view) => Work::Copy(Copy::view(value(0).dtype, view)),
         NodeOp::Concat { axis } => match joined(graph, parts, *axis, node) {
             Some((copy, left)) => {

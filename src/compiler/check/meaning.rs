@@ -92,7 +92,7 @@ fn limits(graph: &Graph) -> Vec<Option<u64>> {
 /// operations allow.
 pub fn draw(graph: &Graph, seed: u64) -> Vec<Vec<u8>> {
     let limits = limits(graph);
-    let scale = if seed % 2 == 0 { LOUD } else { 1.0 };
+    let scale = if seed.is_multiple_of(2) { LOUD } else { 1.0 };
     let each = graph.inputs.iter().enumerate().map(|(n, id)| {
         let value = &graph[*id];
         let seed = splitmix64(seed, n as u64);
@@ -176,7 +176,8 @@ fn by_rows(op: &Op, n: usize, value: &Value) -> bool {
         _ => return false,
     };
     let inner = size(&value.shape[value.shape.len() - inner..]) as u64;
-    inner > 0 && inner * u64::from(value.dtype.bits()) % 8 == 0 && value.dtype != Dtype::I32
+    let bits = inner * u64::from(value.dtype.bits());
+    inner > 0 && bits.is_multiple_of(8) && value.dtype != Dtype::I32
 }
 
 /// An operand of a node.

@@ -17,9 +17,11 @@
 //! **What a clean report says.** For these shapes every operand that decides an output is the data meant, in the range meant, after the write that
 //! made it, in every run; every part of every output is written; no byte outside a declared tensor is touched; the program ends. It says so with
 //! the certainty of random numbers: a wrong operand is missed if it happens to agree to [`TOLERANCE`] of the row's largest element, and what is
-//! wrong only where a choice hides it in these inputs (the smaller side of a maximum, a masked key) is met by other seeds.
+//! wrong only where a choice hides it in these inputs (the smaller side of a maximum, a masked key) is met by other seeds. What drops out in real
+//! numbers and must not on the chip, the maximum that a softmax subtracts, shows in the range of FP32, which is kept: even seeds draw loud inputs
+//! ([`meaning::LOUD`]), of whose exponentials some are infinite if a much smaller number was subtracted.
 //!
-//! **What it does not say.** That kernels round as they should: rounding, overflow and the accuracy of functions are the differential tests' (a wrong
+//! **What it does not say.** That kernels round as they should: rounding, saturation of narrow types and the accuracy of functions are the differential tests' (a wrong
 //! type of equal width that is used on both sides is none of the checker's either, nor is an element that is read and does not matter). Nor that the
 //! program is balanced: tokens that are left over are the sanitizer's.
 //!

@@ -157,11 +157,12 @@ pub struct Touched {
 
 /// Adds a range to a list; what goes on where the one before ended is one range.
 pub fn touch(list: &mut Vec<(Place, Range<u64>)>, place: Place, bytes: Range<u64>) {
-    if let Some((at, last)) = list.last_mut() {
-        if *at == place && bytes.start >= last.start && bytes.start <= last.end {
-            last.end = last.end.max(bytes.end);
-            return;
-        }
+    if let Some((at, last)) = list.last_mut()
+        && *at == place
+        && (last.start..=last.end).contains(&bytes.start)
+    {
+        last.end = last.end.max(bytes.end);
+        return;
     }
     list.push((place, bytes));
 }
