@@ -26,7 +26,8 @@ pub mod sites;
 pub mod steps;
 pub mod text;
 
-use super::graph::{Data, DataError, Graph, Kind, ValueId};
+use super::graph::{Data, DataError, Graph, Kind, Op, ValueId};
+use super::linear::MAX_ROWS;
 use super::op::Bound;
 use super::{CompileError, Plan};
 use crate::asm;
@@ -144,7 +145,8 @@ pub enum ChainError {
 /// What the user leaves open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Bytes of each tile's SRAM for the ring of weights, in percent; 0: products of few rows load their own weights.
+    /// Bytes of each tile's SRAM for the ring of weights, in percent; 0: products of few rows load their own weights. Where
+    /// products of many rows take longer, at most [`SMALL_RING_PERCENT`].
     pub ring_percent: u64,
 }
 
@@ -154,13 +156,44 @@ impl Default for Options {
     }
 }
 
+/// Percent of the SRAM for the ring where it serves a small part of the work: enough to hide the memory's latency.
+pub const SMALL_RING_PERCENT: u64 = 10;
+
+/// Bytes of each tile's SRAM for the ring of weights. All stages do without them, so where products of many rows are most of the
+/// work (by lower bounds), a small ring leaves those their tiles.
+fn ring_bytes(graph: &Graph, chip: &Chip, options: &Options) -> u64 {
+    let (mut few, mut many) = (0.0, 0.0);
+    for node in &graph.nodes {
+        let Op::Matmul(_) = node.op else {
+            continue;
+        };
+        let [a, b] = [0, 1].map(|i| &graph[node.inputs[i]]);
+        let Ok(op) = steps::product(a, b, &graph[node.outputs[0]]) else {
+            continue;
+        };
+        let time = super::Op::Matmul(op).bound(chip).time_s;
+        if op.m <= MAX_ROWS && matches!(b.kind, Kind::Constant(_)) {
+            few += time;
+        } else {
+            many += time;
+        }
+    }
+    let percent = options.ring_percent.min(100);
+    let percent = if many > few {
+        percent.min(SMALL_RING_PERCENT)
+    } else {
+        percent
+    };
+    chip.tsram.size_bytes * percent / 100
+}
+
 /// Compiles a graph in the forms of [`crate::compiler::legal`].
 ///
 /// # Errors
 /// A node that has no lowering or no plan on this chip; tensors that do not fit.
 pub fn compile(graph: &Graph, chip: &Chip, options: &Options) -> Result<Program, ChainError> {
     let parts = Parts::of(graph);
-    let ring = chip.tsram.size_bytes * options.ring_percent.min(100) / 100;
+    let ring = ring_bytes(graph, chip, options);
     let layers = Arc::new(Layers::of(graph, &parts, chip, ring));
     let sites = Sites::new(graph, layers.stream.as_ref(), chip)?;
     let (steps, beside) = steps::steps(graph, &parts, &layers, &sites, chip)?;

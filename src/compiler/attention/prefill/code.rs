@@ -18,7 +18,7 @@ fn free(t: &Tiling) -> Vec<(String, u64)> {
         ("s_free", t.s_slots()),
         ("m_free", t.m_slots),
         ("p_free", 2),
-        ("out_free", 1),
+        ("out_free", 2),
     ];
     let fixed = fixed.into_iter().map(|(sem, n)| (sem.to_owned(), n));
     fixed
@@ -100,6 +100,8 @@ pub(super) fn start(text: &mut Text, t: &Tiling, causal: bool, site: &Site) {
         sd t0, v_to(st)
         li t0, addr(m_ring)
         sd t0, m_to(st)
+        li t0, addr(out)
+        sd t0, out_to(st)
         # all buffers are free
         rdsr t0, tile",
     );
@@ -619,7 +621,8 @@ pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
 
 /// `scale_output`: the last O of the set of step `upd`; `put_output`: its way to HBM, transposed to rows.
 pub(super) fn push_output(text: &mut Text, g: &Geometry, site: &Site) {
-    let out = Channels::of(site).out;
+    // One buffer is transposed into while the other's rows leave.
+    let Channels { out, q: turn, .. } = Channels::of(site);
     let dim = g.value_dim();
     text.blank();
     text.comment("O^T of the set of step upd by 1 / l.");
@@ -641,7 +644,10 @@ pub(super) fn push_output(text: &mut Text, g: &Geometry, site: &Site) {
         ld a2, e_o(upd)
         ld a3, e_lanes(upd)
         ld t1, e_set(upd)
-        li a0, addr(out)
+        ld a0, out_to(st)
+        li t2, addr(out) * 2 + out_set
+        sub t2, t2, a0
+        sd t2, out_to(st)
         li a1, value_dim
         li t2, {}
         li t3, s_row
@@ -649,7 +655,7 @@ pub(super) fn push_output(text: &mut Text, g: &Geometry, site: &Site) {
         wait out_free, 1
         signal out_full, 1
         signal o_free(t1), 1
-        dma.t.f32.bf16 {out}, a0, a2, a1, a3, t2, t3
+        dma.t.f32.bf16 {turn}, a0, a2, a1, a3, t2, t3
         ld a1, e_out(upd)
         ld t0, e_queries(upd)
         li t1, heads * {}

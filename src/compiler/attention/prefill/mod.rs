@@ -95,6 +95,11 @@ impl Tiling {
         g.op.batch * (g.op.heads / self.heads) * blocks
     }
 
+    /// Bytes of a set's rows of O on their way.
+    fn out_set(&self, g: &Geometry) -> u64 {
+        self.lanes() * g.value_dim() * 2
+    }
+
     fn m_bytes(&self) -> u64 {
         self.m_slots * self.chunk * M_ROW
     }
@@ -145,7 +150,7 @@ impl Tiling {
         l.place("m_ring", self.m_bytes())?;
         l.place("p_ring", 2 * self.chunk * self.p_row(g))?;
         l.place("o_buf", self.sets * g.value_dim() * self.s_row())?;
-        l.place("out", self.lanes() * g.value_dim() * 2)?;
+        l.place("out", 2 * self.out_set(g))?;
         Ok(l)
     }
 }
@@ -157,9 +162,10 @@ impl Tiling {
 pub fn plan(g: &Geometry, chip: &Chip) -> Result<Tiling, String> {
     let known = Form {
         scale: None,
+        value_dim: None,
         ..g.op.form
     };
-    if !known.is_plain() || g.op.head_dim > 256 {
+    if !known.is_plain() || g.op.head_dim.max(g.value_dim()) > 256 {
         return Err("takes plain attention of heads up to 256".to_owned());
     }
     let heads = g.heads_of_a_set();
@@ -478,6 +484,7 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
         ("k_slot", t.chunk * row, "bytes"),
         ("v_slot", t.chunk * v_row, ""),
         ("m_slot", t.chunk * M_ROW, ""),
+        ("out_set", t.out_set(g), ""),
         ("s_slot", t.chunk * t.s_row(), ""),
         ("p_slot", t.chunk * t.p_row(g), ""),
         ("q_set", t.lanes() * row, "bytes of Q of a set"),
@@ -524,6 +531,7 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
         ("u_k", "its K in HBM"),
         ("u_v", "its V in HBM"),
         ("m_to", "where the next rounded S goes"),
+        ("out_to", "where the next rows of O go"),
         ("g_next", "next set of this tile"),
         ("g_end", "behind its last"),
         ("mask_rows", "rows of the chunk from the first masked"),
