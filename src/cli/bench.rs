@@ -4,7 +4,7 @@ use super::progress::Progress;
 use super::simulate::{self, DEFAULT_MAX_CYCLES, Options};
 use super::{CliError, Context, check, decoder, inputs, model, outcome, stream, table, work};
 use crate::compiler::rowwise::kinds::Kind;
-use crate::compiler::{Attention, Matmul, MatmulType, Op, OpError, parse_attention_dtype};
+use crate::compiler::{Attention, Form, Matmul, MatmulType, Op, OpError, parse_attention_dtype};
 use crate::num::Dtype;
 use crate::report::Metrics;
 use clap::Subcommand;
@@ -49,7 +49,7 @@ enum OpArgs {
         /// Heads of K and V; divides --heads
         #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
         kv_heads: u64,
-        /// Elements of a head: a multiple of 32 up to 256
+        /// Elements of a head: a multiple of 32, up to 256 unless it decodes
         #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
         head_dim: u64,
         /// Queries per sequence; 1 is decoding
@@ -61,6 +61,8 @@ enum OpArgs {
         /// Query i sees keys 0 to kv-len - q-len + i; a query that sees none gives zeros
         #[arg(long)]
         causal: bool,
+        #[command(flatten)]
+        form: FormArgs,
         #[command(flatten)]
         operands: Operands,
         #[command(flatten)]
@@ -158,6 +160,39 @@ fn rowwise_dtype(name: &str) -> Result<Dtype, CliError> {
     }
 }
 
+/// What is not as in plain attention.
+#[derive(Debug, clap::Args)]
+struct FormArgs {
+    /// Elements of a row of V and of O, if not --head-dim
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
+    value_dim: Option<u64>,
+    /// V is the first --value-dim elements of K's rows: the latents of DeepSeek's attention
+    #[arg(long)]
+    v_in_k: bool,
+    /// A query sees the last so many keys, its own included
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
+    window: Option<u64>,
+    /// A score for each head that takes part in its softmax and has no value
+    #[arg(long)]
+    sinks: bool,
+    /// K and V lie in pages of so many tokens, at places in random order that a table names
+    #[arg(long, value_name = "TOKENS", allow_negative_numbers = true, value_parser = model::count)]
+    page: Option<u64>,
+}
+
+impl FormArgs {
+    fn form(&self) -> Form {
+        Form {
+            value_dim: self.value_dim,
+            v_in_k: self.v_in_k,
+            scale: None,
+            window: self.window,
+            sinks: self.sinks,
+            page: self.page,
+        }
+    }
+}
+
 impl OpArgs {
     fn resolve(&self) -> Result<(Op, &Common), CliError> {
         match *self {
@@ -179,6 +214,7 @@ impl OpArgs {
                 q_len,
                 kv_len,
                 causal,
+                ref form,
                 ref operands,
                 ref common,
             } => {
@@ -191,7 +227,7 @@ impl OpArgs {
                     kv_len,
                     causal,
                     dtype: parse_attention_dtype(&operands.dtype).map_err(model::usage)?,
-                    form: Default::default(),
+                    form: form.form(),
                 };
                 Ok((Op::Attention(op), common))
             }
@@ -246,6 +282,12 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     let chip = Arc::new(context.chip()?);
     let (op, common) = args.op.resolve()?;
     let (compiled, compile_s) = model::compiled(&op, &chip, None)?;
+    if common.check
+        && let Op::Attention(op) = &op
+        && !op.form.is_plain()
+    {
+        return Err(CliError::usage("--check: the reference knows plain attention only"));
+    }
     if let Some(path) = &common.output {
         model::write(&compiled, path)?;
         context.note(&format!("wrote {}", path.display()));
@@ -253,6 +295,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     let (split_k, split_depth) = (compiled.plan.split_k, compiled.plan.split_depth);
     let image = Arc::new(compiled.image);
     let mut machine = simulate::load(&chip, &image, !common.no_data, op.name())?;
+    inputs::steer(&mut machine, &op, common.seed)?;
     if !common.no_data {
         inputs::fill(&mut machine, &op, common.seed)?;
     }
@@ -295,6 +338,12 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         (false, Op::Stream(_)) => format!("random bytes of seed {}", common.seed),
         (false, _) => format!("data N(0,1) of seed {}", common.seed),
     };
-    let title = format!("{op} on {}, {data}", chip.name);
+    let places = match &op {
+        Op::Attention(op) if op.form.page.is_some() => {
+            format!(", pages in random order of seed {}", common.seed)
+        }
+        _ => String::new(),
+    };
+    let title = format!("{op} on {}, {data}{places}", chip.name);
     outcome::show(&title, &metrics, extra, findings.as_ref(), context)
 }

@@ -37,6 +37,35 @@ pub fn fill(machine: &mut Machine, op: &Op, seed: u64) -> Result<(), CliError> {
     Ok(())
 }
 
+/// Fills what steers a program, also without data: the places of pages, a permutation drawn from the seed.
+///
+/// # Errors
+/// Tensors past the host memory that a run may take.
+pub fn steer(machine: &mut Machine, op: &Op, seed: u64) -> Result<(), CliError> {
+    let Op::Attention(attention) = op else {
+        return Ok(());
+    };
+    let count = attention.batch.saturating_mul(attention.pages());
+    if count > MEMORY_LIMIT / 4 {
+        return Err(memory_limit(&format!("a table of {count} pages is too large")));
+    }
+    if count == 0 {
+        return Ok(());
+    }
+    let mut places: Vec<i32> = (0..count as i32).collect();
+    for i in (1..places.len()).rev() {
+        let other = random::splitmix64(seed ^ PLACES, i as u64) % (i as u64 + 1);
+        places.swap(i, other as usize);
+    }
+    let bytes: Vec<u8> = places.into_iter().flat_map(i32::to_le_bytes).collect();
+    machine
+        .set_tensor("pages", &bytes)
+        .map_err(|e| machine_error("pages", &e))
+}
+
+/// Keeps the places of pages apart from the streams of tensors.
+const PLACES: u64 = 0x7061_6765_7300_0000;
+
 /// Every input with its bytes as they lie in memory.
 pub fn inputs(op: &Op, seed: u64) -> Vec<(String, Vec<u8>)> {
     let stream = |i: usize| random::splitmix64(seed, i as u64);
@@ -50,7 +79,7 @@ pub fn inputs(op: &Op, seed: u64) -> Vec<(String, Vec<u8>)> {
         Op::Attention(_) | Op::Rowwise(_) => {
             let tensors = op.tensors().into_iter().enumerate();
             tensors
-                .filter(|(_, t)| !t.output)
+                .filter(|(_, t)| !t.output && t.dtype != Dtype::I32)
                 .map(|(i, t)| {
                     let bytes = rounded(t.dtype, t.elements(), stream(i));
                     (t.name, bytes)

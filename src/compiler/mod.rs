@@ -112,10 +112,8 @@ pub fn stage(op: &Op, site: &stage::Site) -> Result<stage::Stage, CompileError> 
 /// # Errors
 /// No plan.
 pub fn scratch_bytes(op: &Op, chip: &Chip) -> Result<u64, CompileError> {
-    match op {
-        Op::Attention(attention) => attention::scratch_bytes(attention, chip),
-        _ => Ok(0),
-    }
+    let _ = (op, chip);
+    Ok(0)
 }
 
 /// Assembles what a lowering made.
@@ -205,10 +203,15 @@ pub fn declare(text: &mut emit::Text, op: &Op, offsets: &[u64]) {
         let dims: Vec<String> = t.shape.iter().map(u64::to_string).collect();
         let pitch = t.pitch.map_or(String::new(), |p| format!(", pitch {p}"));
         text.directive(&format!(
-            ".tensor {}, hbm, {}, [{}], payload, at {offset:#x}{pitch}",
+            ".tensor {}, hbm, {}, [{}], {}, at {offset:#x}{pitch}",
             t.name,
             t.dtype,
-            dims.join(", ")
+            dims.join(", "),
+            // What steers a program is there without data, too.
+            match (op, t.name.as_str()) {
+                (Op::Attention(_), "pages") => "control",
+                _ => "payload",
+            }
         ));
     }
 }

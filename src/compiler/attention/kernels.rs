@@ -52,6 +52,8 @@ pub struct Shape {
     pub group: u64,
     /// Queries of a set of rows that repeats along the lanes; lane / group modulo this is the query.
     pub queries: u64,
+    /// Whether a score without a value takes part in each softmax.
+    pub sinks: bool,
 }
 
 /// Emits all kernels that decode launches.
@@ -66,7 +68,10 @@ pub fn emit(text: &mut Text, shape: &Shape) {
     exp_rows(text, &s);
     update_first(text, &s);
     update(text, &s);
-    merge(text, &s);
+    join(text, &s);
+    if s.sinks {
+        begin_sinks(text, &s);
+    }
 }
 
 pub(super) fn head(text: &mut Text, name: &str, doc: &str, args: &[&str]) {
@@ -310,6 +315,30 @@ fn begin(text: &mut Text, s: &Shape) {
     text.inst("vret");
 }
 
+fn begin_sinks(text: &mut Text, s: &Shape) {
+    head(
+        text,
+        "begin_sinks",
+        "First scores of a line with sinks z: m = max(mx scale, floor, z log2 e), l = 2^(z log2 e - m + bias).",
+        &["statistics", "lanes", "sinks"],
+    );
+    lane_predicate(text, "s2", "p1");
+    text.inst(&format!("vld.f32 v1, {STAT_MX}(s1) ?p1"));
+    text.inst("vld.f32 v6, 0(s3) ?p1");
+    constant(text, "v2", s.scale);
+    constant(text, "v7", std::f32::consts::LOG2_E);
+    constant(text, "v3", FLOOR);
+    text.inst("vmul.f32 v1, v1, v2");
+    text.inst("vmul.f32 v6, v6, v7");
+    text.inst("vmax.f32 v3, v3, v1");
+    text.inst("vmax.f32 v3, v3, v6");
+    close_maximum(text, s);
+    text.inst("vadd.f32 v6, v6, v4");
+    text.inst("vexp2.f32 v6, v6");
+    text.inst(&format!("vst.f32 v6, {STAT_L}(s1) ?p1"));
+    text.inst("vret");
+}
+
 fn rescale(text: &mut Text, s: &Shape) {
     head(
         text,
@@ -533,34 +562,121 @@ fn update(text: &mut Text, s: &Shape) {
     text.inst("vret");
 }
 
-fn merge(text: &mut Text, s: &Shape) {
+/// Parts of a line that [`join`](emit) takes at once.
+pub const JOIN_PARTS: u64 = 4;
+/// Rows of O^T that it takes at once.
+pub const JOIN_ROWS: u64 = 8;
+
+fn join(text: &mut Text, s: &Shape) {
     head(
         text,
-        "merge",
-        "Joins the result of another part of the keys: m' = max(m, m2), O^T = O^T 2^(m - m') + O2^T 2^(m2 - m'), l alike.",
+        "join",
+        "Joins rows of O^T of all parts of a line: with M = max m_i and w_i = 2^(m_i - M) the rows of part 0 become\n\
+         sum w_i O_i / sum w_i l_i. Statistics are m_i and l_i, row by row; four more parts of nothing are written behind them.",
         &[
-            "O2^T",
-            "rows: head_dim",
-            "O^T",
+            "rows of part 0",
+            "parts",
+            "statistics of part 0",
             "lanes",
-            "statistics",
-            "statistics of O2: m, l",
+            "bytes from part to part",
+            "rows / 8",
         ],
     );
+    let step = 2 * s.o_row;
     lane_predicate(text, "s4", "p1");
-    text.inst(&format!("vld.f32 v29, {STAT_M}(s5) ?p1"));
-    text.inst(&format!("vld.f32 v30, {STAT_M}(s6) ?p1"));
-    text.inst(&format!("vld.f32 v26, {STAT_L}(s5) ?p1"));
-    text.inst(&format!("vld.f32 v27, {STAT_L}(s6) ?p1"));
-    text.inst("vmax.f32 v28, v29, v30");
-    text.inst("vsub.f32 v29, v29, v28");
-    text.inst("vsub.f32 v30, v30, v28");
-    text.inst("vexp2.f32 v29, v29");
-    text.inst("vexp2.f32 v30, v30");
-    text.inst("vmul.f32 v26, v26, v29");
-    text.inst("vfma.f32 v26, v27, v30, v26");
-    text.inst(&format!("vst.f32 v28, {STAT_M}(s5) ?p1"));
-    text.inst(&format!("vst.f32 v26, {STAT_L}(s5) ?p1"));
-    blend(text, s);
+    text.inst(&format!("smuli s7, s2, {step}"));
+    text.inst("sadd s7, s7, s3");
+    constant(text, "v1", MASKED);
+    constant(text, "v2", 0.0);
+    for part in 0..JOIN_PARTS {
+        text.inst(&format!("vst.f32 v1, {}(s7) ?p1", part * step));
+        text.inst(&format!("vst.f32 v2, {}(s7) ?p1", part * step + s.o_row));
+    }
+    text.inst(&format!("saddi s8, s2, {}", JOIN_PARTS - 1));
+    text.inst(&format!("sshri s8, s8, {}", JOIN_PARTS.ilog2()));
+    text.comment("M in v29");
+    for acc in 25..29 {
+        text.inst(&format!("vmov v{acc}, v1"));
+    }
+    text.inst("sadd s7, s3, s0");
+    let end = text.fresh("maxima");
+    text.inst(&format!("loop s8, {end}"));
+    for part in 0..JOIN_PARTS {
+        text.inst(&format!("vld.f32 v{}, {}(s7) ?p1", 1 + part, part * step));
+    }
+    text.inst(&format!("saddi s7, s7, {}", JOIN_PARTS * step));
+    for part in 0..JOIN_PARTS {
+        text.inst(&format!("vmax.f32 v{0}, v{0}, v{1}", 25 + part, 1 + part));
+    }
+    text.label(&end);
+    text.inst("vmax.f32 v25, v25, v26");
+    text.inst("vmax.f32 v27, v27, v28");
+    text.inst("vmax.f32 v29, v25, v27");
+    text.comment("weights in the place of m, the sum in v30");
+    for acc in 25..29 {
+        text.inst(&format!("vxor v{acc}, v{acc}, v{acc}"));
+    }
+    text.inst("sadd s7, s3, s0");
+    let end = text.fresh("weights");
+    text.inst(&format!("loop s8, {end}"));
+    for part in 0..JOIN_PARTS {
+        text.inst(&format!("vld.f32 v{}, {}(s7) ?p1", 1 + part, part * step));
+    }
+    for part in 0..JOIN_PARTS {
+        let at = part * step + s.o_row;
+        text.inst(&format!("vld.f32 v{}, {at}(s7) ?p1", 5 + part));
+        text.inst(&format!("vsub.f32 v{0}, v{0}, v29", 1 + part));
+    }
+    for part in 0..JOIN_PARTS {
+        text.inst(&format!("vexp2.f32 v{0}, v{0}", 1 + part));
+    }
+    for part in 0..JOIN_PARTS {
+        text.inst(&format!("vst.f32 v{}, {}(s7) ?p1", 1 + part, part * step));
+        text.inst(&format!(
+            "vfma.f32 v{0}, v{1}, v{2}, v{0}",
+            25 + part,
+            1 + part,
+            5 + part
+        ));
+    }
+    text.inst(&format!("saddi s7, s7, {}", JOIN_PARTS * step));
+    text.label(&end);
+    text.inst("vadd.f32 v25, v25, v26");
+    text.inst("vadd.f32 v27, v27, v28");
+    text.inst("vadd.f32 v30, v25, v27");
+    constant(text, "v29", TINY);
+    text.inst("vmax.f32 v30, v30, v29");
+    text.inst("vrcp.f32 v30, v30");
+    let rows = text.fresh("rows");
+    text.inst(&format!("loop s6, {rows}"));
+    for row in 0..JOIN_ROWS {
+        text.inst(&format!("vxor v{0}, v{0}, v{0}", 1 + row));
+    }
+    text.inst("sadd s7, s3, s0");
+    text.inst("sadd s9, s1, s0");
+    let parts = text.fresh("parts");
+    text.inst(&format!("loop s2, {parts}"));
+    text.inst("vld.f32 v9, 0(s7) ?p1");
+    for row in 0..JOIN_ROWS {
+        let at = row * s.o_row;
+        text.inst(&format!("vld.f32 v{}, {at}(s9) ?p1", 10 + row));
+        if let Some(before) = row.checked_sub(4) {
+            text.inst(&format!("vfma.f32 v{0}, v{1}, v9, v{0}", 1 + before, 10 + before));
+        }
+    }
+    text.inst(&format!("saddi s7, s7, {step}"));
+    text.inst("sadd s9, s9, s5");
+    for row in JOIN_ROWS - 4..JOIN_ROWS {
+        text.inst(&format!("vfma.f32 v{0}, v{1}, v9, v{0}", 1 + row, 10 + row));
+    }
+    text.label(&parts);
+    for row in 0..JOIN_ROWS {
+        text.inst(&format!("vmul.f32 v{0}, v{0}, v30", 1 + row));
+    }
+    for row in 0..JOIN_ROWS {
+        text.inst(&format!("vst.f32 v{}, {}(s1) ?p1", 1 + row, row * s.o_row));
+    }
+    text.inst(&format!("saddi s1, s1, {}", JOIN_ROWS * s.o_row));
+    text.label(&rows);
     text.inst("vret");
 }

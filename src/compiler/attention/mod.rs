@@ -8,6 +8,7 @@
 //! the last divide therefore removes. Leaves out: sliding windows, sinks, soft caps, paged K and V.
 
 pub mod decode;
+pub mod form;
 pub mod kernels;
 pub mod prefill;
 pub mod schedule;
@@ -225,22 +226,6 @@ fn empty(site: &Site) -> TsramLayout {
     layout
 }
 
-/// Bytes of HBM for partial results, of the schedule that [`stage`] takes.
-///
-/// # Errors
-/// As [`schedules`].
-pub fn scratch_bytes(op: &Attention, chip: &Chip) -> Result<u64, CompileError> {
-    let site = Site {
-        chained: true,
-        ..Site::whole(&Op::Attention(*op), chip)
-    };
-    let found = schedules(op, &planned(&site))?;
-    Ok(match &found[0] {
-        Schedule::Decode(t) => decode::scratch_bytes(t, &Geometry::new(op), chip),
-        Schedule::Prefill(_) => 0,
-    })
-}
-
 /// Compiles attention by one of the [`schedules`] of the same operation and chip.
 ///
 /// # Errors
@@ -293,17 +278,11 @@ pub fn stage_as(op: &Attention, site: &Site, chosen: &Schedule) -> Result<Stage,
             Schedule::Prefill(t) => t.heads,
         },
         queries,
+        sinks: op.form.sinks,
     };
     match chosen {
         Schedule::Decode(t) => {
-            let tensors = whole.tensors().len();
-            let scratch = site.tensors.get(tensors).copied();
-            let scratch = scratch.ok_or_else(|| CompileError::NoPlan {
-                op: whole.to_string(),
-                chip: chip.name.clone(),
-                reason: "its partial results have no place in HBM".to_owned(),
-            })?;
-            decode::emit(&mut text, t, &g, site, scratch)?;
+            decode::emit(&mut text, t, &g, site)?;
             kernels::emit(&mut text, &shape(t.s_row(&g), t.p_row(&g), op.q_len));
         }
         Schedule::Prefill(t) => {
@@ -316,7 +295,7 @@ pub fn stage_as(op: &Attention, site: &Site, chosen: &Schedule) -> Result<Stage,
         text: text.finish(),
         plan,
         crosses: match chosen {
-            Schedule::Decode(t) => t.parts(&g, chip) > 0,
+            Schedule::Decode(t) => t.parts(&g, chip).is_some(),
             Schedule::Prefill(_) => false,
         },
     })

@@ -2,10 +2,11 @@
 //!
 //! Models: a view of a value, and an operand of a concatenation, as addresses in the other value: a range of it ([`Part::pitch`] none),
 //! or equal rows at equal distances ([`Pitch`]). Rows with gaps are only for row-wise programs of as many columns, whose transfers
-//! know a pitch, and for what is given before a run and read by a concatenation only: a cache of several sequences; where anyone else makes or
-//! reads such a value, it is copied. Leaves out: where the others lie ([`super::place`]).
+//! know a pitch, for V that attention finds in the rows of its K, and for what is given before a run and read by a concatenation only: a cache
+//! of several sequences; where anyone else makes or reads such a value, it is copied. Leaves out: where the others lie ([`super::place`]).
 //! Invariants: no cycle; every element of a part lies inside the other value; what a node makes lies in one place.
 
+use crate::compiler::attention::form::v_in_k;
 use crate::compiler::graph::view::contiguous;
 use crate::compiler::graph::{Graph, Kind, Op, ValueId, View, elements};
 use crate::compiler::rowwise::Spread;
@@ -111,7 +112,10 @@ impl Finder<'_> {
         let whole = self.graph[of].elements() == self.graph[result].elements();
         let fits = match (outer, pitch) {
             (None, None) => true,
-            (None, Some(p)) => bits.is_multiple_of(8) && self.read_by_rows(result, p.cols),
+            (None, Some(p)) => {
+                let read = self.read_by_rows(result, p.cols) || self.read_as_v_in_k(result);
+                bits.is_multiple_of(8) && read
+            }
             (Some(_), None) => whole,
             (Some(_), Some(_)) => false,
         };
@@ -191,6 +195,16 @@ impl Finder<'_> {
                     }
                     _ => false,
                 }
+            })
+    }
+
+    /// Whether all who read a value take it as the V that lies in their K.
+    fn read_as_v_in_k(&self, id: ValueId) -> bool {
+        let value = &self.graph[id];
+        value.kind == Kind::Intermediate
+            && self.readers[id.0 as usize].iter().all(|(n, i)| {
+                let node = &self.graph.nodes[*n];
+                *i == 2 && matches!(node.op, Op::Attention(_)) && v_in_k(self.graph, node)
             })
     }
 

@@ -16,7 +16,8 @@ use crate::compiler::movement::{self, Axis, Batched, Copy, Gather, Source, TopK}
 use crate::compiler::op::{Bound, BoundUnit};
 use crate::compiler::rowwise::Rowwise;
 use crate::compiler::stage::{Site, Stage};
-use crate::compiler::{Attention, CompileError, Matmul, MatmulType, Op};
+use crate::compiler::attention::form::{known, v_in_k};
+use crate::compiler::{CompileError, Matmul, MatmulType, Op};
 use crate::compiler::{attention, matmul, rowwise, scratch_bytes};
 use crate::num::{Dtype, Overflow, Rounding, encode};
 
@@ -262,8 +263,13 @@ fn step(
             Work::Op(Op::Matmul(op))
         }
         NodeOp::Attention(op) => {
-            let op = heads(op, value(0), value(1)).map_err(refuse)?;
-            Work::Op(Op::Attention(op))
+            let v_in_k = v_in_k(graph, node);
+            let shapes = [0, 1, 2].map(|i| &value(i).shape[..]);
+            let op = known(op, shapes, value(0).dtype, v_in_k);
+            if v_in_k {
+                reads.remove(2);
+            }
+            Work::Op(Op::Attention(op.map_err(|what| refuse(what.to_owned()))?))
         }
         NodeOp::Rowwise(program) => {
             let program = by_rows(program, parts, node);
@@ -400,34 +406,6 @@ fn batches(a: &Value, b: &Value, c: &Value) -> Option<Batched> {
         op.batches[0].b = 0;
     }
     Some(op)
-}
-
-/// Attention that the kernels know.
-fn heads(op: &graph::Attention, q: &Value, k: &Value) -> Result<Attention, String> {
-    let ([batch, q_len, heads, head_dim], [_, kv_len, kv_heads, _]) = (&q.shape[..], &k.shape[..])
-    else {
-        return Err("attention takes four axes".to_owned());
-    };
-    let ends = *kv_len as i64 - *q_len as i64;
-    let plain = op.causal.is_none_or(|offset| offset == ends)
-        && op.window.is_none_or(|window| window >= *kv_len)
-        && op.softcap.is_none()
-        && !(op.mask || op.sinks || op.lengths);
-    if !plain {
-        let what = "attention with a mask, window, sinks, soft-cap or lengths has no kernel";
-        return Err(what.to_owned());
-    }
-    Ok(Attention {
-        batch: *batch,
-        heads: *heads,
-        kv_heads: *kv_heads,
-        head_dim: *head_dim,
-        q_len: *q_len,
-        kv_len: *kv_len,
-        causal: op.causal.is_some(),
-        dtype: q.dtype,
-        form: Default::default(),
-    })
 }
 
 /// The times of units, added up, and the largest of them.

@@ -3,7 +3,7 @@
 //! | matches | gives | why it is equal |
 //! |---|---|---|
 //! | causal, where the first query sees every key already; a window that hides nothing | without | nothing is hidden |
-//! | another scale | the factor between it and 1 / sqrt(dim) on Q, in BF16 | Q rounds once: 2^-9 of each score |
+//! | another scale, sinks, a window, rows of V of another length, V as the first elements of K's rows | the same, where a schedule of the chip knows it | the kernel's own |
 //! | Q, K, V in types that BF16 holds | cast to BF16 | exact |
 //! | [`Products::Bf16`], [`Products::Fp8`] | Q, K, V cast to BF16 | asked for |
 //! | O in a type that BF16 does not hold, if asked for | O in BF16 and a cast | asked for |
@@ -17,7 +17,8 @@
 use super::rewrite::{Rewriter, rewrite};
 use super::{Folded, LegalError, Options, Products};
 use crate::chip::Chip;
-use crate::compiler;
+use crate::compiler::attention::form::{known, v_in_k};
+use crate::compiler::{self, Form};
 use crate::compiler::graph::{Attention, Data, Graph, Op, ValueId, View};
 use crate::compiler::rowwise::{
     Binary, Compare, Reduce, Rowwise, Spread, Step, StepId, Ternary, Unary,
@@ -37,8 +38,9 @@ pub fn attention(graph: &Graph, options: &Options, folded: &mut Folded) -> Resul
         };
         let extents = Extents::of(r, operands);
         let op = simplified(op, &extents);
-        let made = match kernel_type(r, &op, operands, options, &extents) {
-            Some(dtype) => kernel(r, &op, operands, dtype)?,
+        let in_k = v_in_k(r.old, node);
+        let made = match kernel_type(r, &op, operands, options, in_k) {
+            Some(dtype) => kernel(r, &op, operands, dtype, in_k)?,
             None => decomposed(r, &op, operands, options, &extents)?,
         };
         Ok(Some(vec![made]))
@@ -71,10 +73,6 @@ impl Extents {
             v_dim: at(2, 3),
         }
     }
-
-    fn offset_of_ends(&self) -> i64 {
-        self.keys as i64 - self.queries as i64
-    }
 }
 
 /// Without what hides nothing.
@@ -98,49 +96,35 @@ fn in_bf16(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::Bf16 | Dtype::E4m3 | Dtype::E5m2)
 }
 
-/// Factor between the scale and the kernel's.
-fn factor(op: &Attention, dim: u64) -> f32 {
-    let factor = f64::from(op.scale) * (dim as f64).sqrt();
-    // As near as two FP32 constants of the same meaning are.
-    if (factor - 1.0).abs() < 1e-6 {
-        return 1.0;
-    }
-    factor as f32
-}
-
 /// The type of Q, K and V for the kernel; `None` if it does not do this.
 fn kernel_type(
     r: &Rewriter<'_>,
     op: &Attention,
     operands: &[ValueId],
     options: &Options,
-    e: &Extents,
+    in_k: bool,
 ) -> Option<Dtype> {
-    let hidden = op.window.is_some() || op.mask || op.lengths;
-    let other = op.softcap.is_some() || op.sinks;
-    let aligned = op.causal.is_none_or(|offset| offset == e.offset_of_ends());
-    let dims = e.dim == e.v_dim && e.dim.is_multiple_of(32) && e.dim <= 256;
     let types = [0, 1, 2].map(|i| r.new.dtype(operands[i]));
     let asked = options.products != Products::Faithful;
     let fine = types.iter().all(|t| in_bf16(*t)) && in_bf16(op.dtype);
-    if hidden || other || !aligned || !dims || !(asked || fine) {
+    if !(asked || fine) {
         return None;
     }
-    let e4m3 = types == [Dtype::E4m3; 3] && factor(op, e.dim) == 1.0;
+    let e4m3 = types == [Dtype::E4m3; 3];
     let dtype = if e4m3 { Dtype::E4m3 } else { Dtype::Bf16 };
-    let op = compiler::Attention {
-        batch: e.batch,
-        heads: e.heads,
-        kv_heads: e.kv_heads,
-        head_dim: e.dim,
-        q_len: e.queries,
-        kv_len: e.keys,
-        causal: op.causal.is_some(),
-        dtype,
-        form: Default::default(),
-    };
+    let shapes = [0, 1, 2].map(|i| r.new.shape(operands[i]));
+    let op = known(op, shapes, dtype, in_k).ok()?;
+    let heads = [op.head_dim, op.value_dim()];
     let lowers = |chip: &Chip| compiler::attention::schedules(&op, chip).is_ok();
-    options.chip.as_ref().is_none_or(lowers).then_some(dtype)
+    let fits = match &options.chip {
+        Some(chip) => lowers(chip),
+        // Without a chip: what every schedule knows.
+        None => {
+            heads.iter().all(|d| d.is_multiple_of(32) && *d <= 256)
+                && Form { scale: None, ..op.form }.is_plain()
+        }
+    };
+    fits.then_some(dtype)
 }
 
 fn kernel(
@@ -148,26 +132,27 @@ fn kernel(
     op: &Attention,
     operands: &[ValueId],
     dtype: Dtype,
+    in_k: bool,
 ) -> Result<ValueId> {
-    let dim = r.new.shape(operands[0])[3];
-    let factor = factor(op, dim);
-    let q = match factor == 1.0 {
-        true => r.new.cast(operands[0], dtype)?,
-        false => r.new.elementwise(&operands[..1], dtype, |rows, x| {
-            let factor = rows.constant(factor);
-            rows.binary(Binary::Mul, x[0], factor)
-        })?,
+    let q = r.new.cast(operands[0], dtype)?;
+    let k = r.new.cast(operands[1], dtype)?;
+    let v = match in_k {
+        // Still a view of what K is now.
+        true => {
+            let dim = r.new.shape(operands[2])[3];
+            r.new.slice(k, 3, 0, 1, dim)?
+        }
+        false => r.new.cast(operands[2], dtype)?,
     };
-    let (k, v) = (
-        r.new.cast(operands[1], dtype)?,
-        r.new.cast(operands[2], dtype)?,
-    );
+    let mut inputs = vec![q, k, v];
+    if op.sinks {
+        inputs.push(r.new.cast(operands[3], Dtype::F32)?);
+    }
     let known = Attention {
         dtype: Dtype::Bf16,
-        scale: 1.0 / (dim as f32).sqrt(),
         ..op.clone()
     };
-    let o = r.new.attention(known, &[q, k, v])?;
+    let o = r.new.attention(known, &inputs)?;
     Ok(r.new.cast(o, op.dtype)?)
 }
 

@@ -1,31 +1,38 @@
-//! The tile program of decode: start, main loop, and the subroutines that push products, updates and loads.
+//! The tile program of decode: start, main loop, and the subroutines that push products.
 //!
 //! Sizes and names of variables come from the `.equ` lines of [`super::emit`], descriptors from [`super::describe`].
 //! Invariant: an operation is pushed after all operations that it waits for.
 
-use super::Tiling;
-use crate::compiler::attention::kernels::{STAT_L, VECTOR_BYTES};
+use super::{CONTROL, Tiling};
 use crate::compiler::attention::{AHEAD, RING};
 use crate::compiler::attention::{Channels, Geometry, bump};
 use crate::compiler::emit::Text;
 use crate::compiler::stage::Site;
 
 /// Semaphores of what is free at the start, with their tokens.
-fn free(t: &Tiling) -> [(&'static str, u64); 9] {
-    [
+fn free(t: &Tiling, g: &Geometry) -> Vec<(&'static str, u64)> {
+    let mut all = vec![
         ("q_free", 2),
         ("k_free", t.slots),
-        ("v_free", t.slots),
         ("s_free", 2),
         ("p_free", 2),
         ("part_free", 1),
-        ("o_free", 1),
+        ("o_free", t.sends()),
         ("out_free", 1),
-        ("in_free", 2),
-    ]
+    ];
+    if !g.op.form.v_in_k {
+        all.push(("v_free", t.slots));
+    }
+    if g.op.form.page.is_some() {
+        all.push(("k_pages_free", AHEAD));
+        if !g.op.form.v_in_k {
+            all.push(("v_pages_free", AHEAD));
+        }
+    }
+    all
 }
 
-pub(super) fn start(text: &mut Text, t: &Tiling) {
+pub(super) fn start(text: &mut Text, t: &Tiling, g: &Geometry, channels: Channels) {
     text.block(&format!(
         "li st, addr(state)
         # the ring of descriptors: each names its successor
@@ -54,11 +61,9 @@ pub(super) fn start(text: &mut Text, t: &Tiling) {
         sd r0, g_parity(st)
         li sk, addr(k_ring)
         sd sk, k_to(st)
-        li xv, addr(v_ring)
-        sd xv, v_to(st)
         li t0, addr(alpha)
         sd t0, g_alpha(st)
-        # the tile's run of blocks
+        # the tile's run of units
         rdsr t0, tile
         li t1, one_more
         slt t2, t0, t1
@@ -69,41 +74,112 @@ pub(super) fn start(text: &mut Text, t: &Tiling) {
         muli t4, t0, share
         add t4, t4, t3
         sd t4, g_start(st)
-        li t1, line_blocks
+        li t1, line_units
         divu t2, t4, t1
         sd t2, g_line(st)
+        sd t2, g_first(st)
+        sd r0, g_row(st)
+        sd r0, g_end(st)
         remu t2, t4, t1
-        muli t2, t2, keys
-        sd t2, g_row(st)
+        sd t2, g_unit(st)
         li t2, 1
-        sd t2, g_new(st)
-        # all buffers are free"
+        sd t2, g_new(st)"
     ));
-    for (sem, n) in free(t) {
+    if g.op.form.v_in_k {
+        text.inst("addi xv, sk, 0");
+    } else {
+        text.block("li xv, addr(v_ring)\n sd xv, v_to(st)");
+    }
+    if g.op.form.page.is_some() {
+        text.block(&format!("addi t1, st, {CONTROL}\n sd t1, g_table(st)"));
+    }
+    text.block("# all buffers are free");
+    for (sem, n) in free(t, g) {
         text.inst(&format!("sem.post t0, {sem}, {n}"));
     }
     text.block(&format!(
         "li h, {AHEAD}
-        ahead:
         jal ra, generate
-        addi h, h, -1
-        bne h, r0, ahead
         jal ra, loads # the stream starts before anything else
-        li a0, addr(stats)
+        ahead:
+        addi h, h, -1
+        beq h, r0, ahead_made
+        jal ra, generate
+        jal r0, ahead
+        ahead_made:
+        jal ra, loads"
+    ));
+    if g.op.form.sinks {
+        sinks(text, t, channels);
+    }
+    text.block(
+        "li a0, addr(stats)
         li a1, 2
         li a2, addr(ones)
-        vrun init, a0, 3
-        li a0, addr(lane_query)
-        vrun lanes, a0, 1
-        li xs, addr(s_ring)
+        vrun init, a0, 3",
+    );
+    if g.op.causal && g.op.q_len > 1 {
+        text.block("li a0, addr(lane_query)\n vrun lanes, a0, 1");
+    }
+    text.block(
+        "li xs, addr(s_ring)
         addi sr, xs, 0
         li xp, addr(p_ring)
         li upd, 0
-        jal ra, scores"
+        jal ra, scores",
+    );
+}
+
+/// Loads the sinks of all lines of a batch element, lane by lane, and awaits them.
+fn sinks(text: &mut Text, t: &Tiling, channels: Channels) {
+    if t.seqs > 1 {
+        // One query, all heads: those of each batch element behind each other.
+        text.block(&format!(
+            "li a0, addr(sink)
+            li a1, addr(sinks)
+            li a2, seqs
+            li a3, heads * 4
+            dim a2, a3, r0
+            li a2, heads
+            signal sinks_full, 1
+            dma.f32.f32 {}, a0, a1, a2
+            sem.wait sinks_full, 1",
+            channels.q
+        ));
+        return;
+    }
+    text.block(&format!(
+        "# sinks, lane by lane
+        li a0, addr(sink)
+        li a1, addr(sinks)
+        li h, parts
+        sinks_of_line:
+        li a2, line_heads
+        li a3, head_rows * 4
+        li a4, group * 4
+        dim a2, a3, a4
+        li a2, q_len
+        dim a2, a4, r0
+        li a2, group
+        signal sinks_full, 1
+        dma.f32.f32 {}, a0, a1, a2
+        addi a0, a0, {}
+        li a2, line_heads * group * 4
+        add a1, a1, a2
+        addi h, h, -1
+        bne h, r0, sinks_of_line
+        li h, parts
+        sinks_there:
+        sem.wait sinks_full, 1
+        addi h, h, -1
+        bne h, r0, sinks_there",
+        channels.q,
+        crate::compiler::attention::kernels::VECTOR_BYTES
     ));
 }
 
 pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
+    let v_in_k = g.op.form.v_in_k;
     text.blank();
     text.comment("A block: the next one's scores go to the tensor unit before this one's softmax and output.");
     text.block(
@@ -149,8 +225,27 @@ pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) 
         ld a2, e_alpha(x)
         vrun rescale, a0, 3
         jal r0, exponential
-        first_scores:
-        vrun begin, a0, 2
+        first_scores:",
+    );
+    if g.op.form.sinks {
+        text.block(&format!(
+            "ld t0, e_flags(x)
+            andi t0, t0, 4
+            beq t0, r0, no_sinks # another tile has the line's
+            ld t0, e_line(x)
+            li t1, parts
+            remu t0, t0, t1
+            muli t0, t0, {}
+            li a2, addr(sink)
+            add a2, a2, t0
+            vrun begin_sinks, a0, 3
+            jal r0, exponential
+            no_sinks:",
+            crate::compiler::attention::kernels::VECTOR_BYTES
+        ));
+    }
+    text.block(
+        "vrun begin, a0, 2
         exponential:
         addi a2, a0, 0
         addi a0, xs, 0
@@ -167,7 +262,10 @@ pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) 
     );
     bump(text, "xs", "t4", "s_slot", "s_ring");
     bump(text, "xp", "t4", "p_slot", "p_ring");
-    bump(text, "xv", "t4", "slot", "v_ring");
+    match v_in_k {
+        true => bump(text, "xv", "t4", "k_slot", "k_ring"),
+        false => bump(text, "xv", "t4", "v_slot", "v_ring"),
+    }
     text.block(
         "addi upd, x, 0
         ld x, e_next(x)
@@ -175,39 +273,47 @@ pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) 
         blocks_done:
         jal ra, take_product",
     );
-    // What the last operation gives back is `ended`, not the buffer of O^T.
-    let held = free(t).into_iter().filter(|(sem, _)| *sem != "o_free");
-    let held: Vec<(String, u64)> = ([("ended", 1)].into_iter().chain(held))
-        .map(|(sem, n)| (sem.to_owned(), n))
-        .collect();
+    super::join::push_join(text, t, g, site);
+    // What the last operations give back is `ended`, not what they would free.
+    let held = free(t, g).into_iter().filter(|(sem, _)| *sem != "o_free");
+    let held: Vec<(String, u64)> = held.map(|(sem, n)| (sem.to_owned(), n)).collect();
     site.drain(text, &held);
     text.label("finished");
     text.inst(site.leave());
 }
 
-/// A loop over the heads of a block in batches: products of a batch, then their stores. `first_*` and `last_*` are the
-/// clauses of the first and last product and store.
-struct Heads<'a> {
+/// The products of a block, and their stores: over its heads, as many at once as the accumulators hold, or, where those of one head are
+/// too many, over pieces of a head's rows, which take turns in two places. `first_*` and `last_*` are the clauses of the first and
+/// last product and store.
+struct Products<'a> {
     name: &'a str,
     batch: &'a str,
     product: String,
-    store: &'a str,
     acc: &'a str,
     acc_step: &'a str,
     /// Registers that move from head to head, with their steps.
     moves: [(&'a str, &'a str); 2],
-    first_product: &'a str,
-    last_product: &'a str,
+    /// What the first of them moves besides from batch element to batch element.
+    element_step: &'a str,
+    /// Of a head's products in pieces: their name, the first place, and the register that moves from piece to piece, with its step.
+    piece: &'a str,
+    place: &'a str,
+    piece_move: (&'a str, &'a str),
+    first_product: String,
+    /// Of every product in pieces.
+    each_product: &'a str,
+    last_product: String,
     first_store: &'a str,
     last_store: &'a str,
 }
 
-impl Heads<'_> {
-    /// Uses a0, t0..t3, h, b, s; the store's destination is t3.
-    fn emit(&self, text: &mut Text) {
+impl Products<'_> {
+    /// Uses a0, t0..t3, h, b, s; the rows of a head are in a3, the store's destination is t3.
+    fn heads(&self, text: &mut Text, t: &Tiling) {
         let n = self.name;
         text.block(&format!(
-            "li h, line_heads
+            "li h, items
+            li pl, line_heads
             {}
             {n}_batch:
             li b, {}
@@ -221,19 +327,32 @@ impl Heads<'_> {
             bne t1, r0, {n}_not_last",
             self.first_product, self.batch, self.acc
         ));
-        text.block(self.last_product);
+        text.block(&self.last_product);
         text.label(&format!("{n}_not_last"));
         text.inst(&self.product);
         text.inst(&format!("addi a0, a0, {}", self.acc_step));
         for (register, step) in self.moves {
             text.block(&format!("li t1, {step}\n add {register}, {register}, t1"));
         }
+        if t.seqs > 1 {
+            // The next batch element's keys lie behind this one's.
+            let (same, (register, _)) = (text.fresh("same_element"), self.moves[0]);
+            text.block(&format!(
+                "addi pl, pl, -1
+                bne pl, r0, {same}
+                li pl, line_heads
+                li t1, {}
+                add {register}, {register}, t1
+                {same}:",
+                self.element_step
+            ));
+        }
         text.block(&format!(
             "addi t0, t0, -1
             bne t0, r0, {n}_product
             li a0, {}
             addi t0, b, 0
-            li t1, line_heads
+            li t1, items
             bne h, t1, {n}_store
             {}
             {n}_store:
@@ -243,20 +362,94 @@ impl Heads<'_> {
             bne t1, r0, {n}_store_not_last
             {}
             {n}_store_not_last:
-            {}
+            mm.store.f32 a0, t3, a3, a4, t2
             addi a0, a0, {}
             addi t3, t3, s_head
             addi t0, t0, -1
             bne t0, r0, {n}_store
             sub h, h, b
             bne h, r0, {n}_batch",
-            self.acc, self.first_store, self.last_store, self.store, self.acc_step
+            self.acc, self.first_store, self.last_store, self.acc_step
         ));
+    }
+
+    /// Uses a0, a3, t0, t1, t3, h, pl, wl, ac; all rows are in a3, the store's destination is t3. A piece is stored when the next
+    /// one's product is on its way.
+    fn pieces(&self, text: &mut Text) {
+        let (n, piece, place) = (self.name, self.piece, self.place);
+        let (register, step) = self.piece_move;
+        text.block(&format!(
+            "addi pl, a3, 0
+            addi wl, a3, 0
+            addi h, a3, 0
+            li ac, {place}
+            {}
+            {n}_product:
+            li a3, {piece}
+            min a3, a3, pl
+            sub pl, pl, a3
+            addi a0, ac, 0
+            {}
+            bne pl, r0, {n}_not_last",
+            self.first_product, self.each_product
+        ));
+        text.block(&self.last_product);
+        text.label(&format!("{n}_not_last"));
+        text.inst(&self.product);
+        text.block(&format!(
+            "li t1, {step}
+            add {register}, {register}, t1
+            xori ac, ac, turn
+            sub t1, wl, pl
+            li t0, {piece}
+            blt t0, t1, {n}_older # two are not stored yet
+            bne pl, r0, {n}_product
+            {n}_newer:
+            xori a0, ac, turn
+            jal r0, {n}_store
+            {n}_older:
+            addi a0, ac, 0
+            {n}_store:
+            bne wl, h, {n}_not_first
+            {}
+            {n}_not_first:
+            li a3, {piece}
+            min a3, a3, wl
+            sub wl, wl, a3
+            bne wl, r0, {n}_store_not_last",
+            self.first_store
+        ));
+        text.block(self.last_store);
+        text.block(&format!(
+            "{n}_store_not_last:
+            mm.store.f32 a0, t3, a3, a4, t2
+            li t1, {piece} * s_row
+            add t3, t3, t1
+            bne pl, r0, {n}_product
+            bne wl, r0, {n}_newer"
+        ));
+    }
+
+    fn emit(&self, text: &mut Text, t: &Tiling) {
+        match t.pieces {
+            None => self.heads(text, t),
+            Some(_) => self.pieces(text),
+        }
     }
 }
 
+/// What gives back a block of K or V.
+fn give_back(which: &str) -> String {
+    format!(
+        "signal {which}_free, 1
+        ld t1, {which}_room(st)
+        addi t1, t1, 1
+        sd t1, {which}_room(st)"
+    )
+}
+
 /// `scores`: S^T of block `ss`, head by head.
-pub(super) fn push_scores(text: &mut Text, g: &Geometry) {
+pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
     let dtype = g.op.dtype;
     text.blank();
     text.comment("S^T[key][row] = K Q^T, each head into its own columns.");
@@ -268,8 +461,8 @@ pub(super) fn push_scores(text: &mut Text, g: &Geometry) {
         ld a3, e_n(ss)
         li a4, head_rows
         li a5, head_dim
-        li a6, key_row
-        li a7, row
+        li a6, k_step
+        li a7, q_row
         li t2, s_row
         addi t3, sr, 0
         andi t1, t5, 1
@@ -277,31 +470,41 @@ pub(super) fn push_scores(text: &mut Text, g: &Geometry) {
         wait q_full, 1
         same_segment:",
     );
-    Heads {
+    let k = match g.op.form.v_in_k {
+        true => String::new(), // the output's products read it too
+        false => give_back("k"),
+    };
+    Products {
         name: "scores",
         batch: "s_batch",
         product: format!("mm.new.{dtype}.{dtype}.mk.nk a0, a1, a2, a3, a4, a5, a6, a7"),
-        store: "mm.store.f32 a0, t3, a3, a4, t2",
         acc: "0",
         acc_step: "s_acc_step",
-        moves: [("a1", "row"), ("a2", "q_head")],
-        first_product: "wait k_full, 1",
-        last_product: "signal k_free, 1
-            ld t1, k_room(st)
-            addi t1, t1, 1
-            sd t1, k_room(st)
+        moves: [("a1", "k_row"), ("a2", "q_head")],
+        element_step: "(keys - 1) * k_step",
+        piece: "s_piece",
+        place: "0",
+        piece_move: ("a1", "s_piece * k_step"),
+        first_product: match t.pieces {
+            None => "wait k_full, 1".to_owned(),
+            Some(_) => String::new(),
+        },
+        each_product: "wait k_full, 1",
+        last_product: format!(
+            "{k}
             andi t1, t5, 2
             beq t1, r0, scores_not_last
             signal q_free, 1
             ld t1, q_room(st)
             addi t1, t1, 1
-            sd t1, q_room(st)",
+            sd t1, q_room(st)"
+        ),
         first_store: "wait s_free, 1",
         last_store: "signal s_full, 1",
     }
-    .emit(text);
+    .emit(text, t);
     bump(text, "sr", "t4", "s_slot", "s_ring");
-    bump(text, "sk", "t4", "slot", "k_ring");
+    bump(text, "sk", "t4", "k_slot", "k_ring");
     text.block(
         "ld ss, e_next(ss)
         jalr r0, 0(ra)",
@@ -309,7 +512,7 @@ pub(super) fn push_scores(text: &mut Text, g: &Geometry) {
 }
 
 /// `output`: O'^T of block `x`, head by head.
-pub(super) fn push_output(text: &mut Text, g: &Geometry) {
+pub(super) fn push_output(text: &mut Text, t: &Tiling, g: &Geometry) {
     let dtype = g.op.dtype;
     text.blank();
     text.comment("O'^T[element][row] = V^T P^T, each head into its own columns.");
@@ -317,352 +520,36 @@ pub(super) fn push_output(text: &mut Text, g: &Geometry) {
         "output:
         addi a1, xv, 0
         addi a2, xp, 0
-        li a3, head_dim
+        li a3, value_dim
         li a4, head_rows
         addi a5, n, 0
-        li a6, key_row
+        li a6, v_step
         li a7, p_row
         li t2, s_row
         li t3, addr(o_part)",
     );
-    Heads {
+    let (there, back) = match g.op.form.v_in_k {
+        // The scores of the block waited for it.
+        true => ("", give_back("k")),
+        false => ("wait v_full, 1", give_back("v")),
+    };
+    Products {
         name: "output",
         batch: "o_batch",
         product: format!("mm.new.{dtype}.{dtype}.km.kn a0, a1, a2, a3, a4, a5, a6, a7"),
-        store: "mm.store.f32 a0, t3, a3, a4, t2",
         acc: "o_acc",
         acc_step: "o_acc_step",
-        moves: [("a1", "row"), ("a2", "p_head")],
-        first_product: "wait p_full, 1
-            wait v_full, 1",
-        last_product: "signal p_free, 1
-            signal v_free, 1
-            ld t1, v_room(st)
-            addi t1, t1, 1
-            sd t1, v_room(st)",
+        moves: [("a1", "v_head"), ("a2", "p_head")],
+        element_step: "(keys - 1) * v_step",
+        piece: "o_piece",
+        place: "o_place",
+        piece_move: ("a1", &format!("o_piece * {}", g.element)),
+        first_product: format!("wait p_full, 1\n {there}"),
+        each_product: "",
+        last_product: format!("signal p_free, 1\n {back}"),
         first_store: "wait part_free, 1",
         last_store: "signal part_full, 1",
     }
-    .emit(text);
-    text.inst("jalr r0, 0(ra)");
-}
-
-/// What the operation signals that reads O^T last, in a segment: that its buffer is free, or, behind the tile's last block (n is 0)
-/// of a stage that others follow, the end. Clobbers t3.
-fn o_free(text: &mut Text, site: &Site) -> &'static str {
-    if !site.chained {
-        return "o_free";
-    }
-    let more = text.fresh("more_blocks");
-    text.block(&format!(
-        "li t3, 0
-        bne n, r0, {more}
-        li t3, ended - o_free
-        {more}:"
-    ));
-    "o_free(t3)"
-}
-
-/// Writes O: `a0` is ready for the transposing transfer's arguments; O^T is done when `o_done` says so.
-fn write_out(text: &mut Text, g: &Geometry, site: &Site) {
-    let out = Channels::of(site).out;
-    let dim = g.op.head_dim;
-    text.block(&format!(
-        "li a0, addr(out)
-        li a1, addr(o_buf)
-        li a2, head_dim
-        li a3, lane_count
-        li a4, {}
-        li a5, s_row",
-        2 * dim
-    ));
-    let o_free = o_free(text, site);
-    text.block(&format!(
-        "wait o_done, 1
-        wait out_free, 1
-        signal out_full, 1
-        signal {o_free}, 1
-        dma.t.f32.bf16 {out}, a0, a1, a2, a3, a4, a5
-        ld a1, e_out(upd)
-        wait out_full, 1
-        signal out_free, 1"
-    ));
-    if g.op.q_len == 1 {
-        text.block(&format!(
-            "li a2, lane_count * head_dim
-            dma.bf16.bf16 {out}, a1, a0, a2"
-        ));
-    } else {
-        text.block(&format!(
-            "li a2, line_heads
-            li a3, group * {bytes}
-            li a4, head_rows * {bytes}
-            dim a2, a3, a4
-            li a2, q_len
-            li a4, heads * {bytes}
-            dim a2, a4, a3
-            li a2, group * head_dim
-            dma.bf16.bf16 {out}, a1, a0, a2",
-            bytes = 2 * dim
-        ));
-    }
-}
-
-/// `take_product`: O of block `upd`; at the end of a segment also its way out.
-pub(super) fn push_update(text: &mut Text, g: &Geometry, site: &Site) {
-    let channels = Channels::of(site);
-    let (parts, sends) = (channels.k, channels.out);
-    text.blank();
-    text.comment("O^T of block upd takes in its product. A whole line is divided and written; a line that began in another");
-    text.comment(
-        "tile goes to its owner; a line that goes on takes in what the other tiles made of it.",
-    );
-    text.block(&format!(
-        "take_product:
-        ld t0, e_flags(upd)
-        ld t5, e_whole(upd)
-        li a0, addr(o_part)
-        li a1, head_dim
-        li a2, addr(o_buf)
-        li a3, lane_count
-        li a4, addr(ones)
-        ld a5, e_alpha(upd)
-        andi t2, t0, 2
-        wait part_full, 1
-        signal part_free, 1
-        beq t2, r0, goes_on
-        li t1, 2
-        beq t5, t1, goes_on # done when the other parts are in
-        signal o_done, 1
-        li t1, 1
-        bne t5, t1, goes_on
-        ld a4, e_stat(upd)
-        addi a4, a4, {STAT_L}
-        goes_on:
-        andi t3, t0, 1
-        bne t3, r0, first_update
-        vrun update, a0, 6
-        jal r0, updated
-        first_update:
-        wait o_free, 1
-        vrun update_first, a0, 5
-        updated:
-        beq t2, r0, update_end
-        li t1, 1
-        beq t5, t1, write_line
-        li t1, 2
-        beq t5, t1, join_line"
-    ));
-    text.comment(
-        "Send m, l and O^T to HBM and tell the owner, the tile of the line's first block.",
-    );
-    text.block(
-        "ld t0, e_line(upd)
-        muli t0, t0, line_blocks
-        li t1, one_more * (share + 1) # blocks of the tiles that have one more
-        li t2, share + 1
-        blt t0, t1, owner_found
-        sub t0, t0, t1
-        li t2, share
-        divu t0, t0, t2
-        addi t0, t0, one_more
-        jal r0, owner_known
-        owner_found:
-        divu t0, t0, t2
-        owner_known:
-        rdsr t1, tile
-        muli t1, t1, partial
-        li t2, addr(partials)
-        add t1, t1, t2
-        li t2, o_bytes
-        add t2, t1, t2
-        ld a0, e_stat(upd)
-        li a1, 2
-        li a2, s_row",
-    );
-    text.block(&format!(
-        "li a3, {VECTOR_BYTES}
-        li a4, lane_count
-        wait o_done, 1
-        signal sent, 1
-        dim a1, a2, a3
-        dma.f32.f32 {sends}, t2, a0, a4
-        li a0, addr(o_buf)
-        li a1, head_dim"
-    ));
-    let sent = o_free(text, site);
-    text.block(&format!(
-        "wait sent, 1
-        signal {sent}, 1
-        signal.unit t0, joined, 1
-        dim a1, a2, a2
-        dma.f32.f32 {sends}, t1, a0, a4
-        jal r0, update_end"
-    ));
-    text.comment("Join: the tiles that start inside this line, in their order. Nothing else is left to do here.");
-    text.block(&format!(
-        "join_line:
-        ld t0, e_line(upd)
-        addi t0, t0, 1
-        muli t0, t0, line_blocks # the line's end
-        rdsr t1, tile
-        addi t2, t1, 1
-        count_parts:
-        li t3, last_tile
-        blt t3, t2, parts_counted
-        li t3, one_more
-        min t3, t3, t2
-        muli t4, t2, share
-        add t3, t3, t4 # first block of tile t2
-        bge t3, t0, parts_counted
-        sem.wait joined, 1
-        addi t2, t2, 1
-        jal r0, count_parts
-        parts_counted:
-        li t5, addr(in_o)
-        li t4, addr(in_stat)
-        next_part:
-        addi t1, t1, 1
-        bge t1, t2, joined_all
-        muli t3, t1, partial
-        li a0, addr(partials)
-        add t3, t3, a0
-        li a1, head_dim
-        li a2, s_row
-        li a3, lane_count
-        wait in_free, 1
-        signal in_full, 1
-        dim a1, a2, a2
-        dma.f32.f32 {parts}, t5, t3, a3
-        li a0, o_bytes
-        add t3, t3, a0
-        li a1, 2
-        li a0, {VECTOR_BYTES}
-        signal in_full, 1
-        dim a1, a0, a2
-        dma.f32.f32 {parts}, t4, t3, a3 # behind the first, so in_free holds for both
-        addi a0, t5, 0
-        li a1, head_dim
-        li a2, addr(o_buf)
-        li a3, lane_count
-        ld a4, e_stat(upd)
-        addi a5, t4, 0
-        wait in_full, 2
-        signal in_free, 1
-        vrun merge, a0, 6"
-    ));
-    bump(text, "t5", "t3", "o_bytes", "in_o");
-    bump(
-        text,
-        "t4",
-        "t3",
-        &format!("{}", 2 * VECTOR_BYTES),
-        "in_stat",
-    );
-    text.block(&format!(
-        "jal r0, next_part
-        joined_all:
-        li a0, addr(o_buf)
-        li a1, head_dim
-        addi a2, a0, 0
-        li a3, lane_count
-        ld a4, e_stat(upd)
-        addi a4, a4, {STAT_L}
-        signal o_done, 1
-        vrun update_first, a0, 5
-        write_line:"
-    ));
-    write_out(text, g, site);
-    text.block(
-        "update_end:
-        jalr r0, 0(ra)",
-    );
-}
-
-/// `loads`: every block of K and V, and Q, whose room was given back by an operation already pushed.
-pub(super) fn loads(text: &mut Text, t: &Tiling, g: &Geometry, channels: Channels) {
-    let for_q = channels.q;
-    let dtype = g.op.dtype;
-    text.blank();
-    text.comment("Pushes every load whose room some operation already pushed gives back.");
-    text.label("loads");
-    for (p, channel) in [("k", channels.k), ("v", channels.v)] {
-        let out = format!("{p}_loads_end");
-        text.block(&format!(
-            "{p}_loads:
-            ld t0, {p}_room(st)
-            beq t0, r0, {out}
-            ld t1, made(st)
-            ld t2, {p}_count(st)
-            beq t1, t2, {out}
-            ld a0, {p}_block(st)"
-        ));
-        if p == "k" {
-            text.block(&format!(
-                "ld t3, e_flags(a0)
-                andi t3, t3, 1
-                beq t3, r0, k_load
-                ld t3, q_room(st)
-                beq t3, r0, {out}
-                addi t3, t3, -1
-                sd t3, q_room(st)
-                ld a2, e_q(a0) # Q of the new segment
-                ld a3, e_q_from(a0)"
-            ));
-            if g.op.q_len == 1 {
-                text.block(&format!(
-                    "li t5, lane_count * head_dim
-                    wait q_free, 1
-                    signal q_full, 1
-                    dma.{dtype}.{dtype} {for_q}, a2, a3, t5"
-                ));
-            } else {
-                text.block(&format!(
-                    "li a4, line_heads
-                    li t3, q_head
-                    li t4, group * row
-                    dim a4, t3, t4
-                    li a4, q_len
-                    li t5, heads * row
-                    dim a4, t4, t5
-                    li t5, group * head_dim
-                    wait q_free, 1
-                    signal q_full, 1
-                    dma.{dtype}.{dtype} {for_q}, a2, a3, t5"
-                ));
-            }
-            text.label("k_load");
-        }
-        text.block(&format!(
-            "addi t0, t0, -1
-            sd t0, {p}_room(st)
-            ld a4, e_n(a0)
-            ld a3, e_{p}(a0)
-            ld a2, {p}_to(st)
-            wait {p}_free, 1
-            signal {p}_full, 1"
-        ));
-        if t.line_heads == g.op.kv_heads {
-            text.block("muli t4, a4, line_heads * head_dim # consecutive in HBM");
-        } else {
-            text.block(
-                "li t4, key_row
-                li t5, kv_row
-                dim a4, t4, t5
-                li t4, line_heads * head_dim",
-            );
-        }
-        text.inst(&format!("dma.{dtype}.{dtype} {channel}, a2, a3, t4"));
-        bump(text, "a2", "t4", "slot", &format!("{p}_ring"));
-        text.block(&format!(
-            "sd a2, {p}_to(st)
-            ld a0, e_next(a0)
-            sd a0, {p}_block(st)
-            addi t2, t2, 1
-            sd t2, {p}_count(st)
-            jal r0, {p}_loads
-            {out}:"
-        ));
-    }
+    .emit(text, t);
     text.inst("jalr r0, 0(ra)");
 }

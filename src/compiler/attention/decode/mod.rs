@@ -1,29 +1,39 @@
 //! Decode: few queries per K/V head, many keys. HBM limits it, so every tile streams an equal share of all keys.
 //!
 //! A *line* is the keys of a batch element for a part of its K/V heads (all of them, unless their query rows pass 128 lanes or
-//! a block would not fit). All lines together are cut in blocks of `keys` keys and every tile takes an equal, contiguous
-//! run of blocks, whatever lines they belong to. A lane is (K/V head, query, query head), so one kernel serves all heads of a
-//! block; products go head by head. A tile's blocks of one line are a *segment*. A segment that is a whole line is
-//! divided and written; of a line that spans tiles, the tile that holds its first block (its *owner*) takes the partial results
-//! of the others from HBM, in order of tiles, and writes it. Only a tile's first segment can be another's, only its last its own
-//! unfinished. Leaves out: reuse of K and V between queries (that is [`super::prefill`]).
+//! a block would not fit), or, where those are few, of several batch elements at the same keys, as if they were heads. All lines together are cut in *units* of keys and every tile takes an equal, contiguous run of units,
+//! whatever lines they belong to; a unit may be a whole line. A lane is (K/V head, query, query head), so one kernel serves all
+//! heads of a block; products go head by head. A tile's part of one line is a *segment*, worked on in *blocks* of about equally many
+//! keys. A segment that is a whole line is divided and written.
+//!
+//! A line over several tiles is joined where its output is cut: the rows of O^T in as many slices as there are *receivers*, the tiles
+//! behind the line's first. Every tile of the line, receivers too, sends each receiver its slice, and its m and l to all of them, into
+//! SRAM that is kept for it; at its end a receiver joins what came and writes its elements of O. A tile receives for one line at
+//! most: the one that began before its run.
+//!
+//! Forms: V as the first elements of K's rows (a block is loaded once for both products), rows of V of another length, another scale,
+//! sinks (they start m and l of the segment that a line begins with), a window for one query (a shorter line), pages (a block's
+//! places are loaded in front of it and steer a gathering transfer; pages and windows do not meet).
+//! Leaves out: reuse of K and V between queries (that is [`super::prefill`]), windows of several queries.
 
 mod code;
 mod describe;
+mod join;
+mod loads;
 
-use super::kernels::{STAT_BYTES, VECTOR_BYTES};
+use super::kernels::{JOIN_PARTS, JOIN_ROWS, STAT_BYTES, VECTOR_BYTES};
 use super::{
     AHEAD, Channels, ENTRY, Geometry, KERNEL_NEEDS, LANES, RING, VARIABLES, declare, empty, equ,
     no_room,
 };
 use crate::chip::{Chip, cost};
-use crate::compiler::{CompileError, Form};
+use crate::compiler::CompileError;
 use crate::compiler::emit::{Text, TsramLayout};
 use crate::compiler::limits::Needs;
 use crate::compiler::stage::Site;
 
 /// Semaphores, in their order.
-const SEMAPHORES: [&str; 20] = [
+const SEMAPHORES: [&str; 26] = [
     "q_full",
     "q_free",
     "k_full",
@@ -37,26 +47,51 @@ const SEMAPHORES: [&str; 20] = [
     "part_full",
     "part_free",
     "o_done",
+    "first_done",
+    "last_done",
     "o_free",
     "out_full",
     "out_free",
-    "sent",
-    "joined",
     "in_full",
-    "in_free",
+    "joined",
+    "sinks_full",
+    "k_pages_full",
+    "k_pages_free",
+    "v_pages_full",
+    "v_pages_free",
+    "ended",
 ];
+
+/// How the tiles share the lines.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Shares {
+    /// Units of a line.
+    line: u64,
+    /// Units of every tile.
+    each: u64,
+    /// Tiles that have one more.
+    more: u64,
+}
 
 /// Sizes of a schedule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tiling {
-    /// K/V heads of a line.
+    /// Batch elements of a line.
+    pub seqs: u64,
+    /// K/V heads of a line, of each of its batch elements.
     pub line_heads: u64,
-    /// Keys of a block.
+    /// Most keys of a block.
     pub keys: u64,
+    /// Keys of a unit of the tiles' shares.
+    pub unit: u64,
     /// Buffers for blocks of K, and of V.
     pub slots: u64,
+    /// Tiles that join a line that lies in several; 0: none does.
+    pub receivers: u64,
     /// Heads whose products are in the accumulator RAM at once: scores, output.
-    pub batch: [u64; 2],
+    batch: [u64; 2],
+    /// Rows of a head's products that are in the accumulator RAM at once, where those of a head are not: scores, output.
+    pieces: Option<[u64; 2]>,
     /// Predicted cycles.
     pub cycles: u64,
 }
@@ -67,9 +102,14 @@ impl Tiling {
         g.group() * g.op.q_len
     }
 
+    /// K/V heads of a line over all its batch elements.
+    fn heads(&self) -> u64 {
+        self.seqs * self.line_heads
+    }
+
     /// Lanes in use.
     pub fn lanes(&self, g: &Geometry) -> u64 {
-        self.line_heads * self.rows(g)
+        self.heads() * self.rows(g)
     }
 
     fn padded_lanes(&self, g: &Geometry) -> u64 {
@@ -86,82 +126,169 @@ impl Tiling {
         g.element * self.padded_lanes(g)
     }
 
-    fn line_blocks(&self, g: &Geometry) -> u64 {
-        g.op.kv_len.div_ceil(self.keys)
-    }
-
     fn lines(&self, g: &Geometry) -> u64 {
-        g.op.batch * (g.op.kv_heads / self.line_heads)
+        g.op.batch / self.seqs * (g.op.kv_heads / self.line_heads)
     }
 
-    fn blocks(&self, g: &Geometry) -> u64 {
-        self.lines(g) * self.line_blocks(g)
+    fn shares(&self, g: &Geometry, chip: &Chip) -> Shares {
+        let line = g.op.seen_keys().div_ceil(self.unit);
+        let (all, tiles) = (line * self.lines(g), u64::from(chip.tiles()));
+        Shares {
+            line,
+            each: all / tiles,
+            more: all % tiles,
+        }
+    }
+
+    /// The least and most tiles of the lines that lie in several; `None` if there are none.
+    pub(super) fn parts(&self, g: &Geometry, chip: &Chip) -> Option<(u64, u64)> {
+        let s = self.shares(g, chip);
+        let tiles = u64::from(chip.tiles());
+        let starts = (0..tiles).take_while(|t| s.each > 0 || *t < s.more);
+        let inside = starts.map(|t| t * s.each + t.min(s.more));
+        let inside = inside.filter(|start| !start.is_multiple_of(s.line));
+        let mut found: Option<(u64, u64)> = None;
+        let (mut line, mut count) = (None, 0);
+        let mut close = |count: u64| {
+            if count > 0 {
+                let (least, most) = found.unwrap_or((u64::MAX, 0));
+                found = Some((least.min(count + 1), most.max(count + 1)));
+            }
+        };
+        for start in inside {
+            if line != Some(start / s.line) {
+                close(count);
+                (line, count) = (Some(start / s.line), 0);
+            }
+            count += 1;
+        }
+        close(count);
+        found
+    }
+
+    /// Rows of O^T that a receiver joins.
+    fn slice(&self, g: &Geometry) -> u64 {
+        g.op.value_dim() / self.receivers.max(1)
     }
 
     /// Bytes of a block of K.
-    fn block_bytes(&self, g: &Geometry) -> u64 {
-        self.keys * self.line_heads * g.op.head_dim * g.element
+    fn k_bytes(&self, g: &Geometry) -> u64 {
+        self.keys * self.heads() * g.op.head_dim * g.element
+    }
+
+    /// Bytes of a block of V, where it is not K's.
+    fn v_bytes(&self, g: &Geometry) -> u64 {
+        match g.op.form.v_in_k {
+            true => 0,
+            false => self.keys * self.heads() * g.op.value_dim() * g.element,
+        }
+    }
+
+    /// Bytes that a page table's part for a block takes.
+    fn table_bytes(&self, page: u64) -> u64 {
+        (4 * self.keys.div_ceil(page)).next_multiple_of(64)
     }
 
     /// Places the buffers in an empty layout.
-    fn layout(&self, g: &Geometry, mut l: TsramLayout) -> Result<TsramLayout, CompileError> {
-        let dim = g.op.head_dim;
-        let o = dim * self.s_row(g);
-        l.place("state", VARIABLES + (RING + 1) * ENTRY)?;
+    fn layout(&self, g: &Geometry, chip: &Chip, mut l: TsramLayout) -> Result<TsramLayout, CompileError> {
+        let (dim, value_dim) = (g.op.head_dim, g.op.value_dim());
+        let o = value_dim * self.s_row(g);
+        let tables = g.op.form.page.map_or(0, |page| AHEAD * self.table_bytes(page));
+        // Control words are together.
+        l.place("state", CONTROL + tables)?;
         l.place("stats", 2 * STAT_BYTES)?;
         l.place("ones", VECTOR_BYTES)?;
         l.place("alpha", 2 * VECTOR_BYTES)?;
         l.place("lane_query", VECTOR_BYTES)?;
+        if g.op.form.sinks {
+            l.place("sink", g.op.kv_heads / self.line_heads * VECTOR_BYTES)?;
+        }
         l.place("q_buf", 2 * self.lanes(g) * dim * g.element)?;
         l.place("s_ring", 2 * self.keys * self.s_row(g))?;
         l.place("p_ring", 2 * self.keys * self.p_row(g))?;
         l.place("o_part", o)?;
         l.place("o_buf", o)?;
-        l.place("in_o", 2 * o)?;
-        l.place("in_stat", 4 * VECTOR_BYTES)?;
-        l.place("out", self.lanes(g) * dim * 2)?;
-        l.place("k_ring", self.slots * self.block_bytes(g))?;
-        l.place("v_ring", self.slots * self.block_bytes(g))?;
+        if let Some((_, most)) = self.parts(g, chip) {
+            l.place("in_o", most * self.slice(g) * self.s_row(g))?;
+            l.place("in_stat", (most + JOIN_PARTS) * 2 * self.s_row(g))?;
+        }
+        l.place("out", self.lanes(g) * value_dim * 2)?;
+        l.place("k_ring", self.slots * self.k_bytes(g))?;
+        if !g.op.form.v_in_k {
+            l.place("v_ring", self.slots * self.v_bytes(g))?;
+        }
         Ok(l)
     }
 
-    /// Tiles other than its owner that hold a part of one line, at most: a line of n blocks over runs of at least r blocks.
-    pub(super) fn parts(&self, g: &Geometry, chip: &Chip) -> u64 {
-        let tiles = u64::from(chip.tiles());
-        let run = (self.blocks(g) / tiles).max(1);
-        match self.line_blocks(g) {
-            0 | 1 => 0,
-            n => ((n - 2) / run + 1).min(tiles - 1),
-        }
-    }
-
-    /// What the program needs besides memory. Counters hold the free slots of a ring, or the parts of a line that arrived.
+    /// What the program needs besides memory. Counters hold the free slots of a ring, what is to be sent, or what arrives.
     fn needs(&self, g: &Geometry, chip: &Chip) -> Needs {
+        let arrive = self.parts(g, chip).map_or(0, |(_, most)| 2 * most);
+        let pages = g.op.form.page.map_or(0, |_| AHEAD);
         Needs {
             semaphores: SEMAPHORES.len() as u64,
-            counter: self.slots.max(2).max(self.parts(g, chip)),
+            counter: [2, self.slots * self.k_loads(), arrive, self.receivers + 2, pages]
+                .into_iter()
+                .max()
+                .unwrap_or(0),
             ..KERNEL_NEEDS
         }
     }
 
-    /// Bytes of a tile's partial result in HBM: O^T, m and l.
-    fn partial_bytes(&self, g: &Geometry) -> u64 {
-        (g.op.head_dim + 2) * self.s_row(g)
+    /// Transfers that a block of K comes in: as many as its scores are computed in, so that these need not await the block.
+    fn k_loads(&self) -> u64 {
+        self.pieces.map_or(1, |[rows, _]| self.keys.div_ceil(rows))
     }
+
+    /// Reads of O^T and statistics that free them: a transposing transfer, or what is sent.
+    fn sends(&self) -> u64 {
+        match self.receivers {
+            0 => 1,
+            r => r + 1,
+        }
+    }
+}
+
+/// Bytes of control words in front of the tables of pages.
+const CONTROL: u64 = VARIABLES + (RING + 1) * ENTRY;
+
+/// What of the operation's form the schedule does not know.
+fn refused(g: &Geometry) -> Option<String> {
+    let form = &g.op.form;
+    let hides = g.op.seen_keys() < g.op.kv_len;
+    if form.window.is_some_and(|w| w < g.op.kv_len) && g.op.q_len > 1 {
+        return Some("takes a window with one query only".to_owned());
+    }
+    let page = form.page?;
+    if hides {
+        return Some("takes no window over pages".to_owned());
+    }
+    let fits = page.is_power_of_two() && page >= 8;
+    (!fits).then(|| format!("takes pages of a power of two from 8 tokens, not {page}"))
 }
 
 /// The tiling of the least predicted time among those that fit.
 ///
 /// # Errors
-/// Why none fits: more than 128 query rows to a K/V head, or what the least demanding tiling lacks.
+/// As [`tilings`].
 pub fn plan(g: &Geometry, chip: &Chip) -> Result<Tiling, String> {
+    // Of equals the one with the most buffers and the longest runs in HBM.
+    let mut best: Option<Tiling> = None;
+    for t in tilings(g, chip)? {
+        if best.is_none_or(|b| t.cycles <= b.cycles) {
+            best = Some(t);
+        }
+    }
+    best.ok_or_else(|| no_room(chip))
+}
+
+/// The tilings that fit, never none.
+///
+/// # Errors
+/// Why none fits: more than 128 query rows to a K/V head, or what the least demanding tiling lacks.
+pub fn tilings(g: &Geometry, chip: &Chip) -> Result<Vec<Tiling>, String> {
     let op = &g.op;
-    let known = Form {
-        scale: None,
-        ..op.form
-    };
-    if !known.is_plain() || op.head_dim > 256 {
-        return Err("takes plain attention of heads up to 256".to_owned());
+    if let Some(reason) = refused(g) {
+        return Err(reason);
     }
     let rows = g
         .group()
@@ -169,131 +296,244 @@ pub fn plan(g: &Geometry, chip: &Chip) -> Result<Tiling, String> {
         .filter(|r| *r <= LANES)
         .ok_or_else(|| format!("has more than {LANES} query rows to a K/V head"))?;
     let mut refused: Option<String> = None;
-    let half = u64::from(chip.ttu.accumulator_blocks) / 2;
-    let columns = rows.div_ceil(32);
-    let mut best: Option<Tiling> = None;
-    for line_heads in (1..=op.kv_heads.min(LANES / rows)).filter(|h| op.kv_heads.is_multiple_of(*h))
-    {
-        for keys in [8, 16, 32, 64, 128, 256, 512, 1024] {
-            let score_blocks = u64::div_ceil(keys, 32) * columns;
-            let output_blocks = op.head_dim.div_ceil(32) * columns;
-            if score_blocks > half || output_blocks > half {
-                continue;
+    let mut all = Vec::new();
+    let seen = op.seen_keys();
+    let parts = (1..=op.kv_heads.min(LANES / rows)).filter(|h| op.kv_heads.is_multiple_of(*h));
+    let whole = LANES / rows / op.kv_heads;
+    let several = (2..=whole.min(op.batch)).filter(|s| {
+        s.is_power_of_two() && op.batch.is_multiple_of(*s) && op.q_len == 1 && op.form.page.is_none()
+    });
+    let several = several.map(|seqs| (seqs, op.kv_heads));
+    for (seqs, line_heads) in parts.map(|heads| (1, heads)).chain(several) {
+        for keys in BLOCKS {
+            // Larger ones are no other.
+            if keys >= 2 * seen.next_multiple_of(16) {
+                break;
             }
-            for slots in [2, 3, 4, 6, AHEAD] {
-                let mut t = Tiling {
-                    line_heads,
-                    keys,
-                    slots,
-                    batch: [half / score_blocks, half / output_blocks],
-                    cycles: 0,
-                };
-                let scratch = scratch_bytes(&t, g, chip);
-                if t.layout(g, TsramLayout::new(chip)).is_err() || scratch > g.hbm_room(chip) {
-                    break;
+            let Some((batch, pieces)) = accumulators(g, chip, seqs * line_heads, keys)
+            else {
+                continue;
+            };
+            for unit in UNITS.into_iter().filter(|u| *u < seen).chain([seen]) {
+                let long = |page| pieces.is_some_and(|[rows, _]| rows % page != 0);
+                let cuts = |page| unit % page != 0 && unit != seen;
+                let odd = |page| keys % page != 0 && page % keys != 0;
+                if op.form.page.is_some_and(|page| cuts(page) || odd(page) || long(page)) {
+                    continue;
                 }
-                if let Some(missing) = t.needs(g, chip).missing(chip) {
-                    refused.get_or_insert(missing);
-                    break;
-                }
-                t.cycles = predict(&t, g, chip);
-                // Of equals the one with the most buffers and the longest runs in HBM.
-                if best.is_none_or(|b| t.cycles <= b.cycles) {
-                    best = Some(t);
+                for receivers in [0, 1, 2, 4, 8, 16] {
+                    let slice = op.value_dim() / receivers.max(1);
+                    if !slice.is_multiple_of(JOIN_ROWS) {
+                        continue;
+                    }
+                    let mut t = Tiling {
+                        seqs,
+                        line_heads,
+                        keys,
+                        unit,
+                        slots: 0,
+                        receivers,
+                        batch,
+                        pieces,
+                        cycles: 0,
+                    };
+                    let fits = match t.parts(g, chip) {
+                        None => receivers == 0,
+                        Some((least, _)) => receivers > 0 && receivers < least,
+                    };
+                    if !fits {
+                        continue;
+                    }
+                    for slots in [2, 3, 4, 6, AHEAD] {
+                        t.slots = slots;
+                        if t.layout(g, chip, TsramLayout::new(chip)).is_err() {
+                            break;
+                        }
+                        if let Some(missing) = t.needs(g, chip).missing(chip) {
+                            refused.get_or_insert(missing);
+                            break;
+                        }
+                        t.cycles = predict(&t, g, chip);
+                        all.push(t);
+                    }
                 }
             }
         }
     }
-    best.ok_or_else(|| refused.unwrap_or_else(|| no_room(chip)))
+    match all.is_empty() {
+        true => Err(refused.unwrap_or_else(|| no_room(chip))),
+        false => Ok(all),
+    }
 }
 
-/// Cycles without queueing: the slowest of HBM, vector, control and tensor work per block, times the most blocks of a tile.
+/// Keys of a block that are tried.
+const BLOCKS: [u64; 11] = [16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024];
+/// Keys of a unit that are tried, besides a whole line.
+const UNITS: [u64; 8] = [16, 32, 64, 128, 256, 512, 1024, 2048];
+
+/// How products lie in the accumulator RAM, half of it for scores and half for output: so many heads at once, or where those of one
+/// head do not fit, so many rows at once in two places that take turns. `None`: neither fits.
+fn accumulators(
+    g: &Geometry,
+    chip: &Chip,
+    heads: u64,
+    keys: u64,
+) -> Option<([u64; 2], Option<[u64; 2]>)> {
+    let half = u64::from(chip.ttu.accumulator_blocks) / 2;
+    let columns = (g.group() * g.op.q_len).div_ceil(32);
+    let blocks = [keys, g.op.value_dim()].map(|rows| rows.div_ceil(32) * columns);
+    if blocks.iter().all(|b| *b <= half) {
+        return Some((blocks.map(|b| half / b), None));
+    }
+    let quarter = half / 2;
+    let rows = 32 * (quarter / columns);
+    let place = quarter.checked_ilog2().map_or(0, |l| 1 << l);
+    let rows = rows.min(32 * (place / columns));
+    (heads == 1 && rows > 0).then_some(([1, 1], Some([rows, rows])))
+}
+
+/// Cycles without queueing: the slowest of HBM, vector, control and tensor work of a tile's blocks, and what comes before and after.
 fn predict(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
     let op = &g.op;
     let tiles = u64::from(chip.tiles());
-    let bytes = 2.0 * t.block_bytes(g) as f64;
-    let request = f64::from(chip.dma.request_bytes);
-    let piece = (t.line_heads * op.head_dim * g.element) as f64;
-    // Rows that are no whole requests waste the rest of one.
-    let waste = if t.line_heads == op.kv_heads {
-        1.0
-    } else {
-        (piece / request).ceil() * request / piece
+    let shares = t.shares(g, chip);
+    let units = shares.each + u64::from(shares.more > 0);
+    let seen = op.seen_keys();
+    let share = (units * t.unit).min(units.div_ceil(shares.line) * seen) as f64;
+    let line = seen as f64;
+    // Segments: whole lines, and where shares are no whole lines the cut ones.
+    let segments = match t.receivers {
+        0 => (units / shares.line) as f64,
+        _ => (share / line + 1.0).min(units as f64).max(1.0),
     };
-    let per_tile =
-        cost::hbm_peak_bytes_per_s(chip) as f64 * 0.93 / (chip.clock_hz as f64 * tiles as f64);
+    let segments = if t.receivers > 0 && share < line {
+        // Most tiles lie inside a line, some in two.
+        1.0 + share / line
+    } else {
+        segments
+    };
+    let length = share / segments;
+    let blocks = segments * (length / t.keys as f64).ceil();
+    let keys = share / blocks;
+    let request = f64::from(chip.dma.request_bytes);
+    // Rows that are no whole requests waste the rest of one.
+    let row = |dim: u64| {
+        let piece = (t.line_heads * dim * g.element) as f64;
+        t.seqs as f64
+            * match t.line_heads == op.kv_heads {
+                true => piece,
+                false => (piece / request).ceil() * request,
+            }
+    };
+    let mut token = row(op.head_dim);
+    if !op.form.v_in_k {
+        token += row(op.value_dim());
+    }
+    let busy = (tiles as f64).min((shares.each * tiles + shares.more) as f64);
+    let rate = cost::hbm_peak_bytes_per_s(chip) as f64 * 0.95 / chip.clock_hz as f64;
     // Little's law: what is in flight, over the latency.
-    let flight = (bytes * (t.slots as f64 - 1.0)).min(f64::from(chip.dma.outstanding) * request);
+    let in_flight = f64::from(chip.dma.outstanding) * request;
+    let ahead = (t.slots as f64 - 1.0) * keys * token;
     let latency = (f64::from(chip.hbm.path.total_ns()) + 100.0) * chip.clock_hz as f64 * 1e-9;
-    let hbm = bytes * waste / per_tile.min(flight / latency);
-    let keys = t.keys as f64;
-    let rows = t.rows(g);
-    let vector = 3.0 * keys + 2.0 * op.head_dim as f64 + 330.0;
-    let control = 60.0 * t.line_heads as f64 + 350.0;
+    let per_tile = (rate / busy).min(in_flight.min(ahead) / latency).min(256.0);
+    let value_dim = op.value_dim() as f64;
+    // Its first scores await a part of a block only.
+    let first = keys / (t.k_loads() as f64).max(1.0);
+    let hbm = keys * token / per_tile;
+    let vector = 3.0 * keys + 2.0 * value_dim + VECTOR_BLOCK;
+    let items = match t.pieces {
+        None => 2.0 * t.heads() as f64,
+        Some([s, o]) => (keys / s as f64).ceil() + (value_dim / o as f64).ceil(),
+    };
+    let control = 30.0 * items + 350.0;
     let dtype = op.dtype;
-    let products = cost::mm_steps(chip, dtype, dtype, t.keys, rows, op.head_dim)
-        + cost::mm_steps(chip, dtype, dtype, op.head_dim, rows, t.keys)
-        + cost::store_cycles(chip, crate::num::Dtype::F32, t.keys, rows)
-        + cost::store_cycles(chip, crate::num::Dtype::F32, op.head_dim, rows);
-    let tensor = t.line_heads as f64 * products as f64 + 300.0;
-    let block = hbm.max(vector).max(control).max(tensor);
-    let share = t.blocks(g).div_ceil(tiles) as f64;
-    let parts = (tiles.min(t.blocks(g)) as f64 / t.lines(g) as f64).ceil();
-    let tail = vector + tensor + control + 4.0 * latency + parts * 3.0 * op.head_dim as f64;
-    (share * block + latency + bytes / 256.0 + tail) as u64
+    let rows = t.rows(g);
+    let block = (keys as u64).max(1);
+    let scores = cost::mm_steps(chip, dtype, dtype, block, rows, op.head_dim)
+        + cost::store_cycles(chip, crate::num::Dtype::F32, block, rows);
+    let output = cost::mm_steps(chip, dtype, dtype, op.value_dim(), rows, block)
+        + cost::store_cycles(chip, crate::num::Dtype::F32, op.value_dim(), rows);
+    let launch = 2.0 * f64::from(chip.ttu.latency_cycles);
+    let scores = (t.heads() * scores) as f64 + launch;
+    let output = (t.heads() * output) as f64 + launch;
+    let tensor = scores + output;
+    let busiest = hbm.max(vector).max(control).max(tensor);
+    // The first block comes in and goes through; then the others.
+    let start = START + latency + first * token / per_tile + scores;
+    let end = vector + output + control;
+    let lanes = t.lanes(g) as f64;
+    let write = latency + lanes * value_dim * 2.0 / 256.0;
+    let join = match t.parts(g, chip) {
+        None => 0.0,
+        Some((_, most)) => {
+            let (parts, slice) = (most as f64, t.slice(g) as f64);
+            let port = f64::from(chip.noc.tile_port_bytes).max(1.0);
+            let sent = (slice * t.receivers as f64).max(parts * slice) * t.s_row(g) as f64 / port;
+            let kernel = slice / JOIN_ROWS as f64 * (14.0 * parts + 24.0) + 12.0 * parts + 150.0;
+            sent + kernel + 24.0 * t.receivers as f64 + 300.0
+        }
+    };
+    (start + blocks * busiest - busiest.min(hbm) + end + join + write) as u64
 }
+
+/// Cycles of a block's launches of vector kernels beside their loops.
+const VECTOR_BLOCK: f64 = 330.0;
+/// Cycles of control code before the first load.
+const START: f64 = 300.0;
 
 /// Facts for the plan.
 pub fn explain(t: &Tiling, g: &Geometry, chip: &Chip) -> Vec<(&'static str, String)> {
-    let bytes = t.block_bytes(g) / 1024;
+    let bytes = (t.k_bytes(g) + t.v_bytes(g)) / 1024;
+    let shares = t.shares(g, chip);
     vec![
         (
             "schedule",
-            "decode: all keys in one line, an equal run of blocks for every tile".into(),
+            "decode: all keys in one line, an equal run of units for every tile".into(),
         ),
         (
             "lines",
             format!(
-                "{} of {} blocks, {} K/V heads each",
+                "{} of {} keys, {} K/V heads of {} batch elements each",
                 t.lines(g),
-                t.line_blocks(g),
-                t.line_heads
+                g.op.seen_keys(),
+                t.line_heads,
+                t.seqs
             ),
         ),
         (
-            "blocks",
+            "shares",
             format!(
-                "{} of {} keys over {} tiles",
-                t.blocks(g),
-                t.keys,
-                chip.tiles()
+                "{} or {} units of {} keys on each of {} tiles, in blocks of up to {} keys",
+                shares.each,
+                shares.each + u64::from(shares.more > 0),
+                t.unit,
+                chip.tiles(),
+                t.keys
             ),
+        ),
+        (
+            "joins",
+            match t.parts(g, chip) {
+                None => "none: no line is in two tiles".to_owned(),
+                Some((_, most)) => format!(
+                    "lines in up to {most} tiles, each by {} of them, {} elements of a head each",
+                    t.receivers,
+                    t.slice(g)
+                ),
+            },
         ),
         ("rows", format!("{} lanes", t.lanes(g))),
         (
             "buffers",
-            format!("{} blocks of K and of V, {bytes} KiB each", t.slots),
+            format!("{} blocks of K and V, {bytes} KiB each", t.slots),
         ),
     ]
 }
 
-/// Emits the tile program. `scratch` is the HBM offset where partial results may lie.
-pub fn emit(
-    text: &mut Text,
-    t: &Tiling,
-    g: &Geometry,
-    site: &Site,
-    scratch: u64,
-) -> Result<(), CompileError> {
-    let chip = &site.chip;
-    let layout = t.layout(g, empty(site))?;
-    let tiles = u64::from(chip.tiles());
+/// Emits the tile program.
+pub fn emit(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) -> Result<(), CompileError> {
+    let layout = t.layout(g, &site.chip, empty(site))?;
     let channels = Channels::of(site);
-    text.directive(&format!(
-        ".tensor partials, hbm, f32, [{tiles}, {}, {}], payload, at {scratch:#x}",
-        g.op.head_dim + 2,
-        t.s_row(g) / 4
-    ));
     declare(text, &layout, &["state"]);
     text.blank();
     constants(text, t, g, site);
@@ -326,60 +566,62 @@ pub fn emit(
         ("upd", "block whose O update is due, or 0"),
         ("h", "heads left"),
         ("b", "heads of a batch"),
+        ("pl", "rows left for products"),
+        ("wl", "rows left for stores"),
+        ("ac", "accumulators"),
     ]);
-    code::start(text, t);
+    code::start(text, t, g, channels);
     code::main_loop(text, t, g, site);
-    code::push_scores(text, g);
-    code::push_output(text, g);
-    code::push_update(text, g, site);
-    code::loads(text, t, g, channels);
-    describe::generate(text, g);
+    code::push_scores(text, t, g);
+    code::push_output(text, t, g);
+    join::push_update(text, t, g, site);
+    loads::loads(text, t, g, channels);
+    describe::generate(text, t, g, channels);
     site.end(text);
     Ok(())
 }
 
-/// Bytes that a partial result needs in HBM, over all tiles.
-pub fn scratch_bytes(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
-    u64::from(chip.tiles()) * t.partial_bytes(g)
-}
-
 fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
     let (op, chip) = (&g.op, &site.chip);
-    let row = op.head_dim * g.element;
+    let [k_row, v_row] = [op.head_dim, op.value_dim()].map(|dim| dim * g.element);
     let tiles = u64::from(chip.tiles());
-    let half = u64::from(chip.ttu.accumulator_blocks) / 2;
     let columns = t.rows(g).div_ceil(32);
+    let half = u64::from(chip.ttu.accumulator_blocks) / 2;
+    let shares = t.shares(g, chip);
     text.comment("Semaphores: data there (full), room there (free).");
     for (index, name) in SEMAPHORES.iter().enumerate() {
         text.equ(name, site.semaphore + index as u64, "");
     }
-    if site.chained {
-        let next = site.semaphore + SEMAPHORES.len() as u64;
-        text.equ("ended", next, "the last segment is written or sent");
-    }
     text.comment("Sizes.");
     for (name, value, comment) in [
         ("head_dim", op.head_dim, ""),
-        ("line_blocks", t.line_blocks(g), "blocks of a line"),
-        ("share", t.blocks(g) / tiles, "blocks of every tile"),
-        ("one_more", t.blocks(g) % tiles, "tiles that have one more"),
+        ("value_dim", op.value_dim(), ""),
+        ("line_units", shares.line, "units of a line"),
+        ("unit", t.unit, "keys"),
+        ("share", shares.each, "units of every tile"),
+        ("one_more", shares.more, "tiles that have one more"),
         ("last_tile", tiles - 1, ""),
         (
             "parts",
             op.kv_heads / t.line_heads,
             "lines of a batch element",
         ),
-        ("line_heads", t.line_heads, "K/V heads of a line"),
+        ("seqs", t.seqs, "batch elements of a line"),
+        ("line_heads", t.line_heads, "K/V heads of each"),
+        ("items", t.heads(), "of all"),
         ("q_len", op.q_len, ""),
         ("kv_len", op.kv_len, ""),
+        ("seen", op.seen_keys(), "keys of a line"),
+        ("first_key", op.kv_len - op.seen_keys(), "of a line"),
         ("kv_heads", op.kv_heads, ""),
         ("heads", op.heads, ""),
         ("group", g.group(), "query heads of a K/V head"),
         ("head_rows", t.rows(g), "query rows of a K/V head"),
         ("lane_count", t.lanes(g), "rows of a line"),
-        ("keys", t.keys, "of a block"),
+        ("keys", t.keys, "of a block, at most"),
         ("slots", t.slots, "blocks of K, and of V"),
-        ("slot", t.block_bytes(g), "bytes"),
+        ("k_slot", t.k_bytes(g), "bytes"),
+        ("v_slot", t.v_bytes(g), "bytes"),
         (
             "s_batch",
             t.batch[0],
@@ -398,32 +640,61 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
         ("o_acc", half, "first accumulator block of the output"),
         (
             "o_acc_step",
-            op.head_dim.div_ceil(32) * columns,
+            op.value_dim().div_ceil(32) * columns,
             "accumulator blocks of a head's output",
         ),
-        ("row", row, "bytes of a head's row of Q, K or V"),
+        ("q_row", k_row, "bytes of a head's row of Q"),
+        ("k_row", k_row, "bytes of a head's row of K"),
+        ("v_row", v_row, "bytes of a head's row of V"),
         (
-            "key_row",
-            t.line_heads * row,
+            "k_step",
+            t.line_heads * k_row,
             "bytes from key to key in SRAM",
         ),
-        ("kv_row", op.kv_heads * row, "bytes from key to key in HBM"),
+        (
+            "v_step",
+            t.line_heads * if op.form.v_in_k { k_row } else { v_row },
+            "of V",
+        ),
+        (
+            "v_head",
+            if op.form.v_in_k { k_row } else { v_row },
+            "bytes from head to head in V",
+        ),
+        ("k_pitch", op.kv_heads * k_row, "bytes from key to key in HBM"),
+        ("v_pitch", op.kv_heads * v_row, "of V"),
         ("s_row", t.s_row(g), "bytes of a row of S and of O"),
         ("p_row", t.p_row(g), "bytes of a row of P"),
         ("s_slot", t.keys * t.s_row(g), "bytes of S of a block"),
         ("p_slot", t.keys * t.p_row(g), ""),
-        ("q_slot", t.lanes(g) * row, "bytes of Q of a line"),
+        ("q_slot", t.lanes(g) * k_row, "bytes of Q of a line"),
         (
             "s_head",
             t.rows(g) * 4,
             "bytes from head to head in a row of S and of O",
         ),
         ("p_head", t.rows(g) * g.element, "in a row of P"),
-        ("q_head", t.rows(g) * row, "in Q"),
-        ("partial", t.partial_bytes(g), "bytes of a partial result"),
-        ("o_bytes", op.head_dim * t.s_row(g), "bytes of O^T"),
+        ("q_head", t.rows(g) * k_row, "in Q"),
+        ("sends", t.sends(), "reads that free O^T"),
+        ("receivers", t.receivers, "tiles that join a line"),
+        ("slice", t.slice(g), "rows of O^T that one joins"),
+        ("slice_bytes", t.slice(g) * t.s_row(g), ""),
     ] {
         text.equ(name, value, comment);
+    }
+    if let Some(page) = op.form.page {
+        text.equ("page", page, "tokens of a page");
+        text.equ("page_count", op.pages(), "of a batch element");
+        text.equ("table", t.table_bytes(page), "bytes of a block's places");
+        text.equ("tables", CONTROL, "of blocks, behind the descriptors");
+    }
+    if let Some([s, o]) = t.pieces {
+        let place = |rows: u64| rows / 32 * columns;
+        let turn = place(s.max(o)).next_power_of_two();
+        text.equ("s_piece", s, "keys whose scores are in the accumulators at once");
+        text.equ("o_piece", o, "elements whose output is");
+        text.equ("turn", turn, "from one place in the accumulators to the other");
+        text.equ("o_place", 2 * turn, "first of the output's");
     }
     let signed = op.kv_len as i64 - op.q_len as i64;
     text.directive(&format!(".equ first_seen, {signed}"));
@@ -441,14 +712,20 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
             ("v_block", "block that V comes from next"),
             ("k_to", "where it goes"),
             ("v_to", "where it goes"),
-            ("g_left", "blocks to describe"),
-            ("g_line", "line of the next"),
-            ("g_row", "its first key"),
+            ("g_left", "units to describe"),
+            ("g_line", "line of the next block"),
+            ("g_unit", "first unit of the next segment, in its line"),
+            ("g_row", "first key of the next block"),
+            ("g_end", "key behind its segment"),
+            ("g_cut", "keys of its segment's blocks"),
             ("g_new", "it starts a segment"),
+            ("g_shared", "its segment is no whole line"),
             ("g_parity", "buffers of the segment: 0 or 1"),
             ("g_alpha", "alpha of the next block"),
             ("g_entry", "descriptor to write"),
-            ("g_start", "first block of the tile, over all lines"),
+            ("g_start", "first unit of the tile, over all lines"),
+            ("g_first", "its line"),
+            ("g_table", "where the next block's places go"),
         ],
         0,
     );
@@ -460,7 +737,7 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
             ("e_n", "keys; 0: no block"),
             (
                 "e_flags",
-                "1 first of its segment, 2 last, 4 first of its line, 8 last of its line",
+                "1 first of its segment, 2 last, 4 first of its line",
             ),
             ("e_line", "line"),
             ("e_k", "K in HBM"),
@@ -475,10 +752,9 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
                 "key of row 0, counted from the last that the first query sees",
             ),
             ("e_out", "O in HBM"),
-            (
-                "e_whole",
-                "1: the segment is a line, 0: it began in another tile, 2: it goes on in the next",
-            ),
+            ("e_shared", "the segment is no whole line"),
+            ("e_table", "places of its pages in SRAM"),
+            ("e_places", "in HBM"),
         ],
         0,
     );
