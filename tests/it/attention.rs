@@ -388,6 +388,54 @@ fn forms_of_decode() {
     }
 }
 
+#[test]
+fn forms_of_prefill() {
+    let plain = Form::default();
+    let sinks = Form {
+        sinks: true,
+        ..plain
+    };
+    let window = |w| Form {
+        window: Some(w),
+        ..plain
+    };
+    let values = |dim| Form {
+        value_dim: Some(dim),
+        ..plain
+    };
+    for (shape, causal, dtype, form) in [
+        ([1, 4, 4, 192, 100, 100], true, FP8, values(128)),
+        ([1, 4, 2, 64, 70, 200], false, BF16, values(96)),
+        ([2, 8, 2, 64, 130, 200], true, BF16, sinks),
+        ([1, 6, 3, 32, 50, 70], false, FP8, sinks),
+        // One run of the mask's rows for both edges, sets of several blocks; two runs; keys before the queries' own.
+        (
+            [1, 16, 2, 64, 300, 300],
+            true,
+            BF16,
+            Form {
+                sinks: true,
+                ..window(128)
+            },
+        ),
+        ([1, 2, 1, 32, 260, 500], true, FP8, window(17)),
+        ([1, 4, 4, 64, 200, 900], true, BF16, window(600)),
+        ([1, 2, 2, 32, 700, 700], true, FP8, window(500)),
+        // Queries 0 to 99 see no key; a window of one key.
+        ([1, 1, 1, 32, 200, 100], true, BF16, window(1)),
+    ] {
+        let op = formed(shape, causal, dtype, form);
+        for chip in ["mini", "maia-200-2ghz"] {
+            let chip = Chip::preset(chip).unwrap();
+            let tiling = lowering::prefill::plan(&Geometry::new(&op), &chip).unwrap();
+            let lowered = lowering::lower_as(&op, &chip, &Schedule::Prefill(tiling)).unwrap();
+            let compiled =
+                compiler::assemble(&Op::Attention(op), lowered).unwrap_or_else(|e| panic!("{e}"));
+            run(&op, compiled, &chip, 5).unwrap_or_else(|e| panic!("{op:?}: {e}\n{tiling:?}"));
+        }
+    }
+}
+
 /// K and V in pages give the bytes of K and V in a row, by the same tiling.
 #[test]
 fn pages_give_the_same_bytes() {

@@ -98,7 +98,7 @@ impl Geometry {
 
     /// Elements of a row of V and of O.
     pub fn value_dim(&self) -> u64 {
-        self.op.head_dim
+        self.op.value_dim()
     }
 
     /// First byte of HBM behind the operation's tensors.

@@ -31,7 +31,8 @@ pub mod steps;
 pub mod text;
 
 use super::cache::{Cache, Kept, Key};
-use super::graph::{Data, DataError, Graph, Kind, Node, Op as NodeOp, ValueId};
+use super::graph::{Data, DataError, Graph, Kind, Op, ValueId};
+use super::linear::MAX_ROWS;
 use super::op::Bound;
 use super::{CompileError, Plan};
 use crate::asm;
@@ -171,7 +172,7 @@ pub enum ChainError {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// Bytes of each tile's SRAM for the ring of weights, in percent; 0: products of few rows load their own weights. With experts the ring
-    /// has [`EXPERTS_RING`] at most.
+    /// has [`EXPERTS_RING`] at most, where products of many rows take longer [`SMALL_RING_PERCENT`].
     pub ring_percent: u64,
     /// Which experts tokens take, instead of those that the router chooses.
     pub routing: Option<Routing>,
@@ -184,6 +185,41 @@ impl Default for Options {
             routing: None,
         }
     }
+}
+
+/// Percent of the SRAM for the ring where it serves a small part of the work: enough to hide the memory's latency.
+pub const SMALL_RING_PERCENT: u64 = 10;
+
+/// Bytes of each tile's SRAM for the ring of weights. All stages do without them, so where products of many rows are most of the
+/// work (by lower bounds), a small ring leaves those their tiles.
+fn ring_bytes(graph: &Graph, chip: &Chip, options: &Options) -> u64 {
+    let (mut few, mut many) = (0.0, 0.0);
+    let mut most = 100;
+    for node in &graph.nodes {
+        match node.op {
+            Op::Matmul(_) => {}
+            Op::Grouped(_) => {
+                most = EXPERTS_RING;
+                continue;
+            }
+            _ => continue,
+        }
+        let [a, b] = [0, 1].map(|i| &graph[node.inputs[i]]);
+        let Ok(op) = steps::product(a, b, &graph[node.outputs[0]]) else {
+            continue;
+        };
+        let time = super::Op::Matmul(op).bound(chip).time_s;
+        if op.m <= MAX_ROWS && matches!(b.kind, Kind::Constant(_)) {
+            few += time;
+        } else {
+            many += time;
+        }
+    }
+    if many > few {
+        most = most.min(SMALL_RING_PERCENT);
+    }
+    let percent = options.ring_percent.min(most);
+    chip.tsram.size_bytes * percent / 100
 }
 
 /// Compiles a graph in the forms of [`crate::compiler::legal`].
@@ -228,12 +264,7 @@ pub fn compile_kept(
     };
     let graph = routed.as_ref().unwrap_or(graph);
     let parts = Parts::of(graph);
-    let grouped = |node: &Node| matches!(node.op, NodeOp::Grouped(_));
-    let most = match graph.nodes.iter().any(grouped) {
-        true => EXPERTS_RING,
-        false => 100,
-    };
-    let ring = chip.tsram.size_bytes * options.ring_percent.min(most) / 100;
+    let ring = ring_bytes(graph, chip, options);
     let layers = Arc::new(Layers::of(graph, &parts, chip, ring));
     let sites = Sites::new(graph, layers.stream.as_ref(), chip)?;
     let first = graph.values.len() + layers.beside.len();

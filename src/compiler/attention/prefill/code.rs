@@ -18,7 +18,7 @@ fn free(t: &Tiling) -> Vec<(String, u64)> {
         ("s_free", t.s_slots()),
         ("m_free", t.m_slots),
         ("p_free", 2),
-        ("out_free", 1),
+        ("out_free", 2),
     ];
     let fixed = fixed.into_iter().map(|(sem, n)| (sem.to_owned(), n));
     fixed
@@ -26,7 +26,8 @@ fn free(t: &Tiling) -> Vec<(String, u64)> {
         .collect()
 }
 
-pub(super) fn start(text: &mut Text, t: &Tiling, causal: bool, site: &Site) {
+pub(super) fn start(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
+    let causal = g.op.causal;
     text.block("li st, addr(state)");
     text.comment("Rings of descriptors: each names its successor.");
     text.block(&format!(
@@ -100,6 +101,8 @@ pub(super) fn start(text: &mut Text, t: &Tiling, causal: bool, site: &Site) {
         sd t0, v_to(st)
         li t0, addr(m_ring)
         sd t0, m_to(st)
+        li t0, addr(out)
+        sd t0, out_to(st)
         # all buffers are free
         rdsr t0, tile",
     );
@@ -118,19 +121,37 @@ pub(super) fn start(text: &mut Text, t: &Tiling, causal: bool, site: &Site) {
     if site.chained {
         text.inst("signal ended, 1");
     }
-    let last = match causal {
-        true => "vrun mask_table, a0, 1",
-        false => "vrun init, a0, 3",
-    };
+    text.inst("vrun init, a0, 3");
+    if g.op.form.sinks {
+        text.block(&format!(
+            "li a0, addr(sink_list)
+            li a1, addr(sinks)
+            li a2, heads
+            signal o_done, 1
+            dma.f32.f32 {}, a0, a1, a2
+            li a1, addr(sink_rows)
+            wait o_done, 1
+            vrun spread_sinks, a0, 2",
+            Channels::of(site).out
+        ));
+    }
     if causal {
-        text.block(
-            "vrun init, a0, 3
-            li a0, addr(mask)",
-        );
+        text.inst("li a0, addr(mask)");
+    }
+    for (first, rows) in t.mask_runs(g) {
+        text.block(&format!(
+            "li a1, {}
+            li a2, {first}
+            vrun mask_table, a0, 3
+            li a1, {}
+            add a0, a0, a1",
+            rows / PASS,
+            rows * t.s_row()
+        ));
     }
     text.block(&format!(
         "signal o_done, 1 # borrowed: the kernels of the start are done
-        {last}
+        vrun nothing, a0, 0
         addi y, x, entry
         addi ss, y, 0
         li xs, addr(s_ring)
@@ -178,9 +199,16 @@ pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) 
         li a3, addr(alpha)
         vrun rescale, a0, 4
         jal r0, slot
-        first_scores:
-        vrun begin, a0, 3",
+        first_scores:",
     );
+    if g.op.form.sinks {
+        text.block(
+            "ld a3, e_sink(x)
+            vrun begin, a0, 4",
+        );
+    } else {
+        text.inst("vrun begin, a0, 3");
+    }
     text.blank();
     text.comment("A slot: a chunk of x and a chunk of y. First the loads, then products up to two chunks ahead of the maximum.");
     text.block(
@@ -509,20 +537,44 @@ pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
     );
     if g.op.causal {
         text.block(
-            "ld t4, mask_rows(st)
-            bge t0, t4, no_mask
-            ld t4, mask_key(st)
+            "ld t4, mask_key(st)
             sub t4, t4, t0
-            sub t4, t4, a3
+            sub t4, t4, a3 # key of its first row
+            sd r0, masked(st)",
+        );
+        if g.op.form.window.is_some() {
+            text.block(
+                "li a7, set_queries - window
+                blt t4, a7, lower_edge",
+            );
+        }
+        text.block(
+            "ld a7, mask_rows(st)
+            bge t0, a7, no_mask
             li a7, set_queries # from this key on all is masked
             min t4, t4, a7
             li a7, s_row
             mul t4, t4, a7
-            li a7, addr(mask) + mask_origin
-            add t4, t4, a7
-            li a7, s_row
+            li a7, addr(mask) + mask_upper
+            add t4, t4, a7",
+        );
+        if g.op.form.window.is_some() {
+            text.block(
+                "jal r0, from_mask
+                lower_edge:
+                li a7, s_row
+                mul t4, t4, a7
+                li a7, addr(mask) + mask_lower
+                add t4, t4, a7
+                from_mask:",
+            );
+        }
+        text.block(
+            "li a7, s_row
+            sd a7, masked(st)
             mm.load a0, t4, a3, a4, a7
-            no_mask:",
+            no_mask:
+            li a7, s_row",
         );
     }
     text.block(
@@ -549,8 +601,8 @@ pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
     );
     if g.op.causal {
         text.block(&format!(
-            "ld t4, mask_rows(st)
-            bge t0, t4, from_zero
+            "ld t4, masked(st)
+            beq t4, r0, from_zero
             mm.acc.{dtype}.{dtype}.mk.nk a0, a1, a2, a3, a4, a5, a6, a6
             jal r0, piece_made
             from_zero:"
@@ -619,7 +671,8 @@ pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
 
 /// `scale_output`: the last O of the set of step `upd`; `put_output`: its way to HBM, transposed to rows.
 pub(super) fn push_output(text: &mut Text, g: &Geometry, site: &Site) {
-    let out = Channels::of(site).out;
+    // One buffer is transposed into while the other's rows leave.
+    let Channels { out, q: turn, .. } = Channels::of(site);
     let dim = g.value_dim();
     text.blank();
     text.comment("O^T of the set of step upd by 1 / l.");
@@ -641,7 +694,10 @@ pub(super) fn push_output(text: &mut Text, g: &Geometry, site: &Site) {
         ld a2, e_o(upd)
         ld a3, e_lanes(upd)
         ld t1, e_set(upd)
-        li a0, addr(out)
+        ld a0, out_to(st)
+        li t2, addr(out) * 2 + out_set
+        sub t2, t2, a0
+        sd t2, out_to(st)
         li a1, value_dim
         li t2, {}
         li t3, s_row
@@ -649,7 +705,7 @@ pub(super) fn push_output(text: &mut Text, g: &Geometry, site: &Site) {
         wait out_free, 1
         signal out_full, 1
         signal o_free(t1), 1
-        dma.t.f32.bf16 {out}, a0, a2, a1, a3, t2, t3
+        dma.t.f32.bf16 {turn}, a0, a2, a1, a3, t2, t3
         ld a1, e_out(upd)
         ld t0, e_queries(upd)
         li t1, heads * {}

@@ -5,6 +5,8 @@
 
 use super::Tiling;
 use super::kernels::STAT_BYTES;
+use crate::compiler::attention::Geometry;
+use crate::compiler::attention::kernels::{PASS, VECTOR_BYTES};
 use crate::compiler::emit::Text;
 
 /// Keys that the set ending before query `register` needs: what its last query sees, in whole passes, at least one pass.
@@ -25,8 +27,23 @@ fn keys_needed(text: &mut Text, register: &str, spare: &str, causal: bool) {
     }
 }
 
+/// The first key of the unit whose first query is `register`: what that one sees first, in whole passes.
+fn first_key(text: &mut Text, register: &str, spare: &str, g: &Geometry) {
+    if g.op.form.window.is_some() {
+        text.block(&format!(
+            "li {spare}, first_seen + 1 - window
+            add {register}, {register}, {spare}
+            max {register}, {register}, r0
+            andi {register}, {register}, -{PASS}"
+        ));
+    } else {
+        text.inst(&format!("li {register}, 0"));
+    }
+}
+
 /// `generate`: the descriptor of the next step; an empty one after the last.
-pub(super) fn generate(text: &mut Text, t: &Tiling, causal: bool) {
+pub(super) fn generate(text: &mut Text, t: &Tiling, g: &Geometry) {
+    let causal = g.op.causal;
     let log_chunk = t.chunk.ilog2();
     text.blank();
     text.comment("Describes the next step, and its block of keys if that is new.");
@@ -85,8 +102,18 @@ pub(super) fn generate(text: &mut Text, t: &Tiling, causal: bool) {
         divu a4, a3, a0 # batch
         remu a5, a3, a0
         li a0, sets_per_kv
-        divu a6, a5, a0 # K/V head
-        sd t1, u_q0(st)
+        divu a6, a5, a0 # K/V head",
+    );
+    if g.op.form.sinks {
+        text.block(&format!(
+            "muli t4, a5, {VECTOR_BYTES}
+            li t5, addr(sink_rows)
+            add t4, t4, t5
+            sd t4, u_sink(st)"
+        ));
+    }
+    text.block(
+        "        sd t1, u_q0(st)
         li t2, q_len
         sub t2, t2, t1
         min t2, t2, t3
@@ -128,7 +155,12 @@ pub(super) fn generate(text: &mut Text, t: &Tiling, causal: bool) {
     keys_needed(text, "t1", "t4", causal);
     text.block(
         "sd t1, u_keys(st)
-        sd r0, g_row(st)
+        ld t1, u_q0(st)",
+    );
+    first_key(text, "t1", "t4", g);
+    text.block(
+        "sd t1, u_first(st)
+        sd t1, g_row(st)
         sd r0, g_set(st)
         sd r0, g_open(st)
         li t0, 1
@@ -169,7 +201,8 @@ pub(super) fn generate(text: &mut Text, t: &Tiling, causal: bool) {
         sd t3, e_slot(a5)
         # flags
         li a6, 0
-        bne a1, r0, gen_not_first
+        ld t3, u_first(st)
+        bne a1, t3, gen_not_first
         li a6, 1
         gen_not_first:
         sub t3, t1, a1
@@ -212,6 +245,12 @@ pub(super) fn generate(text: &mut Text, t: &Tiling, causal: bool) {
         sd t3, e_out(a5)",
         t.sets
     ));
+    if g.op.form.sinks {
+        text.block(
+            "ld t3, u_sink(st)
+            sd t3, e_sink(a5)",
+        );
+    }
     if causal {
         text.block(
             "li t3, first_seen # last key that the first query sees, less that query
@@ -231,7 +270,8 @@ pub(super) fn generate(text: &mut Text, t: &Tiling, causal: bool) {
         sd t3, g_open(st)
         ld t4, g_block(st)
         sd r0, b_new(t4)
-        bne a1, r0, gen_old_unit
+        ld t5, u_first(st)
+        bne a1, t5, gen_old_unit
         ori a6, a6, 16
         sd t3, b_new(t4)
         gen_old_unit:

@@ -43,15 +43,20 @@ pub struct Prefill {
     pub whole: bool,
     /// Bytes of the ring of rounded scores.
     pub m_bytes: u64,
-    /// The mask's table: key of its first row, counted from the first query's own, and rows; causal only.
-    pub table: Option<(i64, u64)>,
+    /// A causal mask; the window, if the mask has one.
+    pub mask: Option<Option<u64>>,
+    /// Query heads, if each has a sink.
+    pub sinks: Option<u64>,
 }
 
 /// Emits all kernels.
 pub fn emit(text: &mut Text, k: &Prefill) {
     init(text, k);
-    if let Some((first, rows)) = k.table {
-        mask_table(text, k, first, rows);
+    if let Some(window) = k.mask {
+        mask_table(text, k, window);
+    }
+    if let Some(heads) = k.sinks {
+        spread_sinks(text, k, heads);
     }
     max_rows(text, k);
     begin(text, k);
@@ -111,26 +116,31 @@ fn init(text: &mut Text, k: &Prefill) {
     text.inst("vret");
 }
 
-fn mask_table(text: &mut Text, k: &Prefill, first: i64, rows: u64) {
+fn mask_table(text: &mut Text, k: &Prefill, window: Option<u64>) {
     let s = &k.shape;
     head(
         text,
         "mask_table",
-        "Causal mask, as what a product of scores starts from: 0 where key <= query, counted from the first query of a set.",
-        &["the table"],
+        "Causal mask, as what a product of scores starts from: 0 where query - window < key <= query, counted from the first\n\
+         query of a set.",
+        &["rows", "rows / 16", "key of the first row"],
     );
     text.inst("viota v1, s0");
     divide_lanes(text, "v2", "v1", s.group);
     divide_lanes(text, "v3", "v2", s.queries);
-    text.inst(&format!("sli s2, {}", s.queries));
-    text.inst("vbc.i32 v4, s2");
+    text.inst(&format!("sli s5, {}", s.queries));
+    text.inst("vbc.i32 v4, s5");
     text.inst("vmul.i32 v3, v3, v4");
     text.inst("vsub.i32 v28, v2, v3");
+    if let Some(window) = window {
+        text.inst(&format!("sli s5, {window}"));
+        text.inst("vbc.i32 v4, s5");
+        text.inst("vsub.i32 v27, v28, v4");
+    }
     text.inst("vxor v31, v31, v31");
     constant(text, "v29", MASKED);
     text.inst("sli s9, 8");
     text.inst("vbc.i32 v30, s9");
-    text.inst(&format!("sli s3, {first}"));
     text.comment("keys of eight rows");
     for k in 0..8 {
         text.inst(&format!("vbc.i32 v{}, s3", 9 + k));
@@ -138,29 +148,77 @@ fn mask_table(text: &mut Text, k: &Prefill, first: i64, rows: u64) {
     }
     text.inst(&format!("sli s4, {}", s.s_row / 4));
     lane_predicate(text, "s4", "p1");
+    // A row's compares, selection and store; the compare with the lower edge needs a cycle more for each row.
+    let interval = if window.is_some() { 2 } else { 1 };
+    let chosen = interval * ARITHMETIC;
+    let mut steps = vec![
+        // Predicates repeat every four rows: this read comes before the compare of the same cycle.
+        compute(chosen, |r| {
+            format!("vsel.f32 v{}, p{}, v31, v29", 1 + r % 8, 2 + r % 4)
+        }),
+        compute(0, |r| {
+            format!("vcmp.le.i32 p{}, v{}, v28", 2 + r % 4, 9 + r % 8)
+        }),
+    ];
+    if window.is_some() {
+        steps.push(compute(ARITHMETIC, |r| {
+            format!("vcmp.gt.i32 p{0}, v{1}, v27 ?p{0}", 2 + r % 4, 9 + r % 8)
+        }));
+    }
+    steps.extend([
+        compute(if window.is_some() { ARITHMETIC } else { 1 }, |r| {
+            format!("vadd.i32 v{0}, v{0}, v30", 9 + r % 8)
+        }),
+        access(chosen + ARITHMETIC, 0, |r, at| {
+            format!("vst.f32 v{}, {at}(s1) ?p1", 1 + r % 8)
+        }),
+    ]);
     let table = Rows {
-        interval: 1,
+        interval,
         unroll: PASS as usize,
         pointers: vec![Pointer {
             register: "s1",
             step: s.s_row,
         }],
-        steps: vec![
-            // Predicates repeat every four rows: this read comes before the compare of the same cycle.
-            compute(ARITHMETIC, |r| {
-                format!("vsel.f32 v{}, p{}, v31, v29", 1 + r % 8, 2 + r % 4)
-            }),
-            compute(0, |r| {
-                format!("vcmp.le.i32 p{}, v{}, v28", 2 + r % 4, 9 + r % 8)
-            }),
-            compute(1, |r| format!("vadd.i32 v{0}, v{0}, v30", 9 + r % 8)),
-            access(2 * ARITHMETIC, 0, |r, at| {
-                format!("vst.f32 v{}, {at}(s1) ?p1", 1 + r % 8)
-            }),
-        ],
+        steps,
     };
-    text.inst(&format!("sli s6, {}", rows / PASS));
-    table.emit(text, "s6", "s8");
+    table.emit(text, "s2", "s8");
+    text.inst("vret");
+}
+
+fn spread_sinks(text: &mut Text, k: &Prefill, heads: u64) {
+    let group = k.shape.group;
+    head(
+        text,
+        "spread_sinks",
+        "A vector for each set of query heads: each lane its head's sink, in units of log2.",
+        &["sinks", "vectors"],
+    );
+    text.inst("viota v1, s0");
+    divide_lanes(text, "v2", "v1", group);
+    text.inst(&format!("sli s5, {group}"));
+    text.inst("vbc.i32 v4, s5");
+    text.inst("vmul.i32 v2, v2, v4");
+    text.inst("vsub.i32 v2, v1, v2");
+    constant(text, "v5", std::f32::consts::LOG2_E);
+    text.inst("sli s6, 1");
+    text.inst("vbc.i32 v6, s6");
+    text.inst(&format!("sli s7, {}", heads / group));
+    let (sets, each) = (text.fresh("sets"), text.fresh("heads"));
+    text.inst(&format!("loop s7, {sets}"));
+    text.inst("vxor v3, v3, v3");
+    text.inst("vxor v7, v7, v7");
+    text.inst(&format!("loop s5, {each}"));
+    text.inst("vldb.f32 v8, 0(s1)");
+    text.inst("saddi s1, s1, 4");
+    text.inst("vcmp.eq.i32 p2, v2, v3");
+    text.inst("vadd.i32 v3, v3, v6");
+    text.inst("vmul.f32 v8, v8, v5");
+    text.inst("vsel.f32 v7, p2, v8, v7");
+    text.label(&each);
+    text.inst("vst.f32 v7, 0(s2)");
+    text.inst(&format!("saddi s2, s2, {VECTOR_BYTES}"));
+    text.label(&sets);
     text.inst("vret");
 }
 
@@ -304,16 +362,33 @@ fn begin(text: &mut Text, k: &Prefill) {
         text,
         "begin",
         "First scores of a set of rows: m = max(mx scale, floor), l = 0. Beside it 1 / l of the set before.",
-        &["statistics", "statistics of the set before", "its 1 / l"],
+        &[
+            "statistics",
+            "statistics of the set before",
+            "its 1 / l",
+            "sinks of the lanes: they are in m and l from the start",
+        ],
     );
     inverse_begin(text);
     text.inst("vxor v6, v6, v6");
-    text.inst(&format!("vst.f32 v6, {STAT_L}(s1)"));
+    if k.sinks.is_none() {
+        text.inst(&format!("vst.f32 v6, {STAT_L}(s1)"));
+    }
     text.inst(&format!("vst.f32 v6, {}(s1)", STAT_L + VECTOR_BYTES));
     constant(text, "v7", -FLOOR);
+    if k.sinks.is_some() {
+        text.inst("vld.f32 v14, 0(s4)");
+    }
     take_maximum(text, k);
     inverse_end(text);
     text.inst("vmin.f32 v3, v3, v7");
+    if k.sinks.is_some() {
+        text.inst("vsub.f32 v15, v13, v14");
+        text.inst("vmin.f32 v3, v3, v15");
+        text.inst("vadd.f32 v14, v14, v3");
+        text.inst("vexp2.f32 v14, v14");
+        text.inst(&format!("vst.f32 v14, {STAT_L}(s1)"));
+    }
     text.inst(&format!("vst.f32 v3, {STAT_NEGM}(s1)"));
     text.inst("vret");
 }

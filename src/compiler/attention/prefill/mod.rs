@@ -95,16 +95,49 @@ impl Tiling {
         g.op.batch * (g.op.heads / self.heads) * blocks
     }
 
+    /// Bytes of a set's rows of O on their way.
+    fn out_set(&self, g: &Geometry) -> u64 {
+        self.lanes() * g.value_dim() * 2
+    }
+
     fn m_bytes(&self) -> u64 {
         self.m_slots * self.chunk * M_ROW
     }
 
-    /// The mask's table, if there is one: the key of its first row, counted from the first query's own, and its rows. A
-    /// piece that the mask touches starts at the earliest so that its last key is masked for the first query; keys are
-    /// counted in whole passes past the last query's own.
-    fn table(&self, g: &Geometry) -> Option<(i64, u64)> {
-        let rows = (self.piece + self.set_queries + PASS).next_multiple_of(PASS);
-        g.op.causal.then_some((1 - self.piece as i64, rows))
+    /// The mask's rows in TSRAM, in runs: the key of the first, counted from the first query's own, and how many. The upper edge: a
+    /// piece that it touches starts at the earliest so that its last key is masked for the first query; keys are counted in
+    /// whole passes past the last query's own. The lower edge of a window: sets of a unit start with the first one's keys. A
+    /// short window is one run, so that a piece may touch both edges.
+    fn mask_runs(&self, g: &Geometry) -> Vec<(i64, u64)> {
+        let pieces = |rows: u64| rows.next_multiple_of(PASS);
+        let upper = (
+            1 - self.piece as i64,
+            pieces(self.piece + self.set_queries + PASS),
+        );
+        let Some(window) = g.op.form.window else {
+            return if g.op.causal { vec![upper] } else { Vec::new() };
+        };
+        let before = (PASS + self.sets * self.set_queries) as i64;
+        let first = -(window as i64) - before;
+        let whole = pieces((self.set_queries + PASS) + first.unsigned_abs());
+        let lower = (first, pieces(before as u64 + self.set_queries + self.piece));
+        if window < self.piece + self.set_queries + PASS || whole <= upper.1 + lower.1 {
+            vec![(first, whole)]
+        } else {
+            vec![upper, lower]
+        }
+    }
+
+    /// Where in the mask's rows that of key 0 is for a piece at the upper edge, and for one at the lower: bytes, which may be before the
+    /// first or behind the last.
+    fn mask_origins(&self, g: &Geometry) -> [i64; 2] {
+        let runs = self.mask_runs(g);
+        let row = self.s_row() as i64;
+        match runs[..] {
+            [(first, _)] => [-first * row; 2],
+            [(upper, rows), (lower, _)] => [-upper * row, (rows as i64 - lower) * row],
+            _ => [0; 2],
+        }
     }
 
     /// The kernels of this tiling.
@@ -115,7 +148,8 @@ impl Tiling {
             pair: (u64::from(chip.tvp.lanes_16) / LANES).clamp(1, 2),
             whole: u64::from(chip.tvp.lanes_16) == 2 * LANES,
             m_bytes: self.m_bytes(),
-            table: self.table(g),
+            mask: g.op.causal.then_some(g.op.form.window),
+            sinks: g.op.form.sinks.then_some(g.op.heads),
         }
     }
 
@@ -135,8 +169,13 @@ impl Tiling {
         l.place("stats", 2 * self.sets * STAT_BYTES)?;
         l.place("alpha", VECTOR_BYTES)?;
         l.place("inverse_l", VECTOR_BYTES)?;
-        if let Some((_, rows)) = self.table(g) {
-            l.place("mask", rows * self.s_row())?;
+        let mask: u64 = self.mask_runs(g).iter().map(|(_, rows)| rows).sum();
+        if mask > 0 {
+            l.place("mask", mask * self.s_row())?;
+        }
+        if g.op.form.sinks {
+            l.place("sink_list", (4 * g.op.heads).next_multiple_of(VECTOR_BYTES))?;
+            l.place("sink_rows", g.op.heads / self.heads * VECTOR_BYTES)?;
         }
         l.place("q_buf", 2 * self.sets * self.lanes() * row)?;
         l.place("k_ring", self.k_slots() * self.chunk * row)?;
@@ -145,7 +184,7 @@ impl Tiling {
         l.place("m_ring", self.m_bytes())?;
         l.place("p_ring", 2 * self.chunk * self.p_row(g))?;
         l.place("o_buf", self.sets * g.value_dim() * self.s_row())?;
-        l.place("out", self.lanes() * g.value_dim() * 2)?;
+        l.place("out", 2 * self.out_set(g))?;
         Ok(l)
     }
 }
@@ -157,10 +196,16 @@ impl Tiling {
 pub fn plan(g: &Geometry, chip: &Chip) -> Result<Tiling, String> {
     let known = Form {
         scale: None,
+        value_dim: None,
+        window: None,
+        sinks: false,
         ..g.op.form
     };
-    if !known.is_plain() || g.op.head_dim > 256 {
-        return Err("takes plain attention of heads up to 256".to_owned());
+    if !known.is_plain() || g.op.head_dim.max(g.value_dim()) > 256 {
+        return Err("takes heads up to 256, K and V apart and without pages".to_owned());
+    }
+    if g.op.form.window.is_some() && !g.op.causal {
+        return Err("takes windows of causal attention".to_owned());
     }
     let heads = g.heads_of_a_set();
     let mut refused: Option<String> = None;
@@ -255,7 +300,10 @@ fn predict(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
         vector.max(tensor).max(control) + waits
     };
     let unit = |first: u64, sets: u64| {
-        let seen = |s: u64| keys_of(t, g, first + s);
+        let seen = |s: u64| {
+            let (start, end) = keys_of(t, g, first, first + s);
+            end - start
+        };
         let work: f64 = (0..sets).map(|s| set(seen(s))).sum();
         work.max(2.0 * seen(sets - 1) as f64 * row_bytes / rate)
     };
@@ -290,17 +338,19 @@ fn predict(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
     (most + 3000.0) as u64
 }
 
-/// Keys that a set of queries walks, whole passes.
-fn keys_of(t: &Tiling, g: &Geometry, set: u64) -> u64 {
+/// First and last key of a set of queries in a unit that starts with set `first`, whole passes.
+fn keys_of(t: &Tiling, g: &Geometry, first: u64, set: u64) -> (u64, u64) {
     let op = &g.op;
     if !op.causal {
-        return op.kv_len;
+        return (0, op.kv_len);
     }
     let end = ((set + 1) * t.set_queries).min(op.q_len);
     let seen = (op.kv_len + end).saturating_sub(op.q_len);
-    seen.next_multiple_of(PASS)
-        .clamp(PASS, op.kv_len.max(PASS))
-        .min(op.kv_len)
+    let last = seen.next_multiple_of(PASS).max(PASS).min(op.kv_len);
+    let start = op.form.window.map_or(0, |window| {
+        (op.kv_len + first * t.set_queries + 1).saturating_sub(op.q_len + window) / PASS * PASS
+    });
+    (start.min(last), last)
 }
 
 /// Facts for the plan.
@@ -342,7 +392,6 @@ pub fn explain(t: &Tiling, g: &Geometry, chip: &Chip) -> Vec<(&'static str, Stri
 
 /// Emits the tile program.
 pub fn emit(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) -> Result<(), CompileError> {
-    let op = &g.op;
     let layout = t.layout(g, empty(site))?;
     let channels = Channels::of(site);
     declare(text, &layout, &["state"]);
@@ -382,12 +431,12 @@ pub fn emit(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) -> Result<()
         ("lead", "chunks of S pushed beyond the maximum"),
         ("upd", "last step of a set whose O is due, or 0"),
     ]);
-    code::start(text, t, op.causal, site);
+    code::start(text, t, g, site);
     code::main_loop(text, t, g, site);
     code::push_scores(text, t, g);
     code::push_output(text, g, site);
     code::loads(text, g, channels);
-    describe::generate(text, t, op.causal);
+    describe::generate(text, t, g);
     site.end(text);
     Ok(())
 }
@@ -477,6 +526,7 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
         ("k_slot", t.chunk * row, "bytes"),
         ("v_slot", t.chunk * v_row, ""),
         ("m_slot", t.chunk * M_ROW, ""),
+        ("out_set", t.out_set(g), ""),
         ("s_slot", t.chunk * t.s_row(), ""),
         ("p_slot", t.chunk * t.p_row(g), ""),
         ("q_set", t.lanes() * row, "bytes of Q of a set"),
@@ -485,9 +535,12 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
     ] {
         text.equ(name, value, comment);
     }
-    if let Some((first, _)) = t.table(g) {
-        let origin = first.unsigned_abs() * t.s_row();
-        text.equ("mask_origin", origin, "of the mask's row of key 0");
+    let [upper, lower] = t.mask_origins(g);
+    text.comment("The mask's row of key 0, for pieces at the upper and at the lower edge.");
+    text.directive(&format!(".equ mask_upper, {upper}"));
+    text.directive(&format!(".equ mask_lower, {lower}"));
+    if let Some(window) = op.form.window {
+        text.equ("window", window, "keys that a query sees");
     }
     let signed = op.kv_len as i64 - op.q_len as i64;
     text.directive(&format!(".equ first_seen, {signed}"));
@@ -522,11 +575,15 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
         ("u_o", "its O in HBM"),
         ("u_k", "its K in HBM"),
         ("u_v", "its V in HBM"),
+        ("u_first", "its first key"),
+        ("u_sink", "sinks of its lanes"),
         ("m_to", "where the next rounded S goes"),
+        ("out_to", "where the next rows of O go"),
         ("g_next", "next set of this tile"),
         ("g_end", "behind its last"),
         ("mask_rows", "rows of the chunk from the first masked"),
         ("mask_key", "key behind the chunk, as e_key"),
+        ("masked", "the piece starts from rows of the mask"),
         ("o_fused", "step whose O the fused kernel finishes, or 0"),
         ("started", "V has been let go"),
     ];
@@ -554,6 +611,7 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
             ),
             ("e_out", "O in HBM"),
             ("e_queries", "queries"),
+            ("e_sink", "sinks of the lanes"),
         ],
         0,
     );
