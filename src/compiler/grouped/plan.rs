@@ -307,7 +307,7 @@ fn chunks(p: &mut Packing, chip: &Chip, room: u64) -> bool {
             cut(p, most, chip);
         }
         p.slot = p.pieces.total().next_multiple_of(BUFFER);
-        let most = (depth - 1).max(2).min(255);
+        let most = (depth - 1).clamp(2, 255);
         p.ring = (room.min(2 * RING_GOAL) / p.slot).clamp(ring.min(room / p.slot), most);
         return p.ring >= 2;
     }
