@@ -130,7 +130,7 @@ fn import(dir: &Path, inputs: &[Tensor]) -> Result<Imported, ImportError> {
         let number = tensor.map_or(0, |t| t.elem_type);
         // Those that are told are scalars and vectors of integers, or a border; larger ones are data.
         let (integer, border) = ([6, 7].contains(&number), number == 1 && shape.is_empty());
-        if !(integer && shape.len() <= 1) && !border {
+        if !(border || integer && shape.len() <= 1) {
             return true;
         }
         let mut tensor = onnx::proto::Tensor {
