@@ -26,7 +26,9 @@ pub mod sites;
 pub mod steps;
 pub mod text;
 
-use super::graph::{Data, DataError, Graph, Kind, ValueId};
+use super::attention::form::{known, v_in_k};
+use super::attention::schedules;
+use super::graph::{Data, DataError, Graph, Kind, Op, ValueId};
 use super::op::Bound;
 use super::{CompileError, Plan};
 use crate::asm;
@@ -154,13 +156,47 @@ impl Default for Options {
     }
 }
 
+/// The ring's part of the SRAM: as asked for, less where attention would take half as long again in what that leaves. Large heads
+/// (latents) want large blocks.
+fn ring_percent(graph: &Graph, chip: &Chip, options: &Options) -> u64 {
+    let asked = options.ring_percent.min(100);
+    let mut ops: Vec<crate::compiler::Attention> = Vec::new();
+    for node in &graph.nodes {
+        if let Op::Attention(op) = &node.op {
+            let shapes = [0, 1, 2].map(|i| &graph[node.inputs[i]].shape[..]);
+            let dtype = graph[node.inputs[0]].dtype;
+            match known(op, shapes, dtype, v_in_k(graph, node)) {
+                Ok(op) if !ops.contains(&op) => ops.push(op),
+                // The steps refuse it.
+                _ => {}
+            }
+        }
+    }
+    let cycles = |op: &crate::compiler::Attention, chip: &Chip| {
+        let found = schedules(op, chip).ok()?;
+        found.first().map(|s| s.cycles())
+    };
+    let fits = |percent: u64| {
+        let mut left = chip.clone();
+        left.tsram.size_bytes = chip.tsram.size_bytes * (100 - percent) / 100;
+        ops.iter().all(|op| match (cycles(op, chip), cycles(op, &left)) {
+            (Some(whole), Some(left)) => left <= whole + whole / 2,
+            (whole, _) => whole.is_none(),
+        })
+    };
+    [asked, asked / 2, asked / 4]
+        .into_iter()
+        .find(|percent| fits(*percent))
+        .unwrap_or(0)
+}
+
 /// Compiles a graph in the forms of [`crate::compiler::legal`].
 ///
 /// # Errors
 /// A node that has no lowering or no plan on this chip; tensors that do not fit.
 pub fn compile(graph: &Graph, chip: &Chip, options: &Options) -> Result<Program, ChainError> {
     let parts = Parts::of(graph);
-    let ring = chip.tsram.size_bytes * options.ring_percent.min(100) / 100;
+    let ring = chip.tsram.size_bytes * ring_percent(graph, chip, options) / 100;
     let layers = Arc::new(Layers::of(graph, &parts, chip, ring));
     let sites = Sites::new(graph, layers.stream.as_ref(), chip)?;
     let (steps, beside) = steps::steps(graph, &parts, &layers, &sites, chip)?;
