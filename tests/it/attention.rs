@@ -449,11 +449,8 @@ fn pages_give_the_same_bytes() {
             ..Form::default()
         };
         let [paged, plain] = [form, Form::default()].map(|form| formed(shape, true, dtype, form));
-        for t in lowering::decode::tilings(&Geometry::new(&paged), &chip)
-            .unwrap()
-            .iter()
-            .step_by(37)
-        {
+        let all = lowering::decode::tilings(&Geometry::new(&paged), &chip).unwrap();
+        for t in all.iter().step_by(all.len() / 6) {
             let bytes = |op: &Attention| {
                 let lowered = lowering::lower_as(op, &chip, &Schedule::Decode(*t)).unwrap();
                 let compiled = compiler::assemble(&Op::Attention(*op), lowered).unwrap();
@@ -647,8 +644,8 @@ fn program_size_does_not_grow_with_the_problem() {
     assert!(size([1, 32, 8, 128, 65536, 65536]) <= prefill + 64);
     let decode = size([32, 32, 8, 128, 1, 8192]);
     assert!(decode < 32 << 10, "{decode}");
-    // Up to four receivers of a joined line have their own instructions.
-    assert!(size([64, 128, 8, 128, 1, 131_072]) <= decode + 512);
+    // Lines in several tiles, which the first may not have, are joined by instructions of their own.
+    assert!(size([64, 128, 8, 128, 1, 131_072]) <= decode + 2048);
 }
 
 #[test]

@@ -19,20 +19,20 @@
 //!
 //! Experts lie in HBM as their products read them ([`experts`]); which of them tokens take may be given by a table ([`routing`]).
 //!
-//! Reading order: this page, [`parts`], [`linear`], [`experts`], [`routing`], [`sites`], [`steps`], [`place`], [`text`].
+//! Reading order: this page, [`parts`], [`linear`], [`ring`], [`experts`], [`routing`], [`sites`], [`steps`], [`place`], [`text`].
 
 pub mod experts;
 pub mod linear;
 pub mod parts;
 pub mod place;
+pub mod ring;
 pub mod routing;
 pub mod sites;
 pub mod steps;
 pub mod text;
 
 use super::cache::{Cache, Kept, Key};
-use super::graph::{Data, DataError, Graph, Kind, Op, ValueId};
-use super::linear::MAX_ROWS;
+use super::graph::{Data, DataError, Graph, Kind, ValueId};
 use super::op::Bound;
 use super::{CompileError, Plan};
 use crate::asm;
@@ -51,9 +51,6 @@ pub const WINDOW: usize = 8;
 
 /// The tensor in HBM where tile 0 leaves the cycle at which it started each stage, and the last one at which it ended.
 pub const MARKS: &str = "marks";
-
-/// Percent of a tile's SRAM for the ring of weights in a graph with experts, which have a ring of their own.
-pub const EXPERTS_RING: u64 = 24;
 
 /// A tensor of the graph that is set before a run or read after it.
 #[derive(Clone, Debug, PartialEq)]
@@ -171,8 +168,7 @@ pub enum ChainError {
 /// What the user leaves open.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// Bytes of each tile's SRAM for the ring of weights, in percent; 0: products of few rows load their own weights. With experts the ring
-    /// has [`EXPERTS_RING`] at most, where products of many rows take longer [`SMALL_RING_PERCENT`].
+    /// Bytes of each tile's SRAM for the ring of weights, in percent, at most ([`ring`]); 0: products of few rows load their own weights.
     pub ring_percent: u64,
     /// Which experts tokens take, instead of those that the router chooses.
     pub routing: Option<Routing>,
@@ -185,41 +181,6 @@ impl Default for Options {
             routing: None,
         }
     }
-}
-
-/// Percent of the SRAM for the ring where it serves a small part of the work: enough to hide the memory's latency.
-pub const SMALL_RING_PERCENT: u64 = 10;
-
-/// Bytes of each tile's SRAM for the ring of weights. All stages do without them, so where products of many rows are most of the
-/// work (by lower bounds), a small ring leaves those their tiles.
-fn ring_bytes(graph: &Graph, chip: &Chip, options: &Options) -> u64 {
-    let (mut few, mut many) = (0.0, 0.0);
-    let mut most = 100;
-    for node in &graph.nodes {
-        match node.op {
-            Op::Matmul(_) => {}
-            Op::Grouped(_) => {
-                most = EXPERTS_RING;
-                continue;
-            }
-            _ => continue,
-        }
-        let [a, b] = [0, 1].map(|i| &graph[node.inputs[i]]);
-        let Ok(op) = steps::product(a, b, &graph[node.outputs[0]]) else {
-            continue;
-        };
-        let time = super::Op::Matmul(op).bound(chip).time_s;
-        if op.m <= MAX_ROWS && matches!(b.kind, Kind::Constant(_)) {
-            few += time;
-        } else {
-            many += time;
-        }
-    }
-    if many > few {
-        most = most.min(SMALL_RING_PERCENT);
-    }
-    let percent = options.ring_percent.min(most);
-    chip.tsram.size_bytes * percent / 100
 }
 
 /// Compiles a graph in the forms of [`crate::compiler::legal`].
@@ -264,7 +225,7 @@ pub fn compile_kept(
     };
     let graph = routed.as_ref().unwrap_or(graph);
     let parts = Parts::of(graph);
-    let ring = ring_bytes(graph, chip, options);
+    let ring = ring::bytes(graph, chip, options.ring_percent);
     let layers = Arc::new(Layers::of(graph, &parts, chip, ring));
     let sites = Sites::new(graph, layers.stream.as_ref(), chip)?;
     let first = graph.values.len() + layers.beside.len();

@@ -4,6 +4,7 @@
 //! the table.
 
 use super::LegalError;
+use crate::compiler::attention::form::known;
 use crate::compiler::graph::{Attention, Graph, Grouped, Kind, Matmul, Op, Value};
 use crate::num::Dtype;
 
@@ -61,19 +62,15 @@ fn grouped(op: &Grouped, operands: &[&Value]) -> Option<String> {
 }
 
 fn attention(op: &Attention, operands: &[&Value]) -> Option<String> {
-    let [q, k, v] = operands else {
-        return Some("attention with a mask, sinks or lengths has no lowering".to_owned());
+    let [q, k, v, ..] = operands else {
+        return Some("attention takes Q, K and V".to_owned());
     };
-    let (queries, dim, keys) = (q.shape[1], q.shape[3], k.shape[1]);
     let types = [q, k, v].iter().all(|x| x.dtype == q.dtype)
         && matches!(q.dtype, Dtype::Bf16 | Dtype::E4m3)
-        && op.dtype == Dtype::Bf16;
-    let dims = dim.is_multiple_of(32) && dim <= 256 && v.shape[3] == dim;
-    let scale = (f64::from(op.scale) * (dim as f64).sqrt() - 1.0).abs() < 1e-6;
-    let aligned = op
-        .causal
-        .is_none_or(|offset| offset == keys as i64 - queries as i64);
-    let plain = op.window.is_none() && op.softcap.is_none();
-    let fine = types && dims && scale && aligned && plain;
+        && op.dtype == Dtype::Bf16
+        && (!op.sinks || operands.get(3).is_some_and(|z| z.dtype == Dtype::F32));
+    let dims = [q, v].iter().all(|x| x.shape[3].is_multiple_of(32));
+    let form = known(op, [q, k, v].map(|x| &x.shape[..]), q.dtype, false);
+    let fine = types && dims && form.is_ok();
     (!fine).then(|| format!("attention of {q}, {k} and {v} has no lowering"))
 }

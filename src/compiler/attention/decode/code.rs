@@ -462,7 +462,7 @@ pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
         li a4, head_rows
         li a5, head_dim
         li a6, k_step
-        li a7, q_row
+        li a7, q_step
         li t2, s_row
         addi t3, sr, 0
         andi t1, t5, 1

@@ -84,8 +84,7 @@ fn tile_of(text: &mut Text) {
 
 /// `take_product`: O of block `upd`; at the end of a segment also its way out.
 pub(super) fn push_update(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
-    let channels = Channels::of(site);
-    let sends = channels.out;
+    let sends = Channels::of(site).out;
     text.blank();
     text.comment("O^T of block upd takes in its product. A whole line is divided and written; of a part of a line the receivers get");
     text.comment("their rows.");
@@ -171,22 +170,20 @@ pub(super) fn push_update(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site
         li a1, addr(o_buf)
         li a2, slice"
     ));
-    let turns = [channels.q, channels.k, channels.v, channels.out];
-    let turns = &turns[..turns.len().min(t.receivers as usize)];
-    text.block(&format!("li h, receivers / {}\n send_rows:", turns.len()));
-    for channel in turns {
-        text.block(&format!(
-            "wait first_done(a6), 1
-            signal {o_free}, 1
-            signal.dest in_full, 1
-            dim a2, a4, a4
-            dma.f32.f32 {channel}, a0, a1, a3
-            li t0, 1 << 32
-            add a0, a0, t0
-            li t0, slice_bytes
-            add a1, a1, t0"
-        ));
-    }
+    // All on one channel: their waits take one signal's tokens in one order.
+    text.block(&format!(
+        "li h, receivers
+        send_rows:
+        wait first_done(a6), 1
+        signal {o_free}, 1
+        signal.dest in_full, 1
+        dim a2, a4, a4
+        dma.f32.f32 {sends}, a0, a1, a3
+        li t0, 1 << 32
+        add a0, a0, t0
+        li t0, slice_bytes
+        add a1, a1, t0"
+    ));
     text.block("addi h, h, -1\n bne h, r0, send_rows\n jal r0, update_end\n write_line:");
     write_out(text, g, site);
     text.block("update_end:\n jalr r0, 0(ra)");

@@ -44,7 +44,18 @@ pub(super) fn loads(text: &mut Text, t: &Tiling, g: &Geometry, channels: Channel
                 ld a2, e_q(a0) # Q of the new segment
                 ld a3, e_q_from(a0)"
             ));
-            if g.op.q_len == 1 {
+            if g.op.q_len == 1 && t.pieces.is_some() {
+                text.block(&format!(
+                    "li a4, lane_count
+                    li t3, q_step
+                    li t4, q_row
+                    dim a4, t3, t4
+                    li t5, head_dim
+                    wait q_free, 1
+                    signal q_full, 1
+                    dma.{dtype}.{dtype} {for_q}, a2, a3, t5"
+                ));
+            } else if g.op.q_len == 1 {
                 text.block(&format!(
                     "li t5, lane_count * head_dim
                     wait q_free, 1

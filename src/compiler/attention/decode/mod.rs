@@ -26,7 +26,7 @@ use super::{
     AHEAD, Channels, ENTRY, Geometry, KERNEL_NEEDS, LANES, RING, VARIABLES, declare, empty, equ,
     no_room,
 };
-use crate::chip::{Chip, cost};
+use crate::chip::{Chip, bank, cost};
 use crate::compiler::CompileError;
 use crate::compiler::emit::{Text, TsramLayout};
 use crate::compiler::limits::Needs;
@@ -171,6 +171,20 @@ impl Tiling {
         g.op.value_dim() / self.receivers.max(1)
     }
 
+    /// Bytes between rows of Q in SRAM: where a head's products come in pieces, and Q's rows one by one, so many that its rows meet
+    /// in few banks.
+    fn q_row(&self, g: &Geometry, chip: &Chip) -> u64 {
+        let row = g.op.head_dim * g.element;
+        let word = chip.tsram.bank_bytes;
+        if self.pieces.is_none() || g.op.q_len > 1 {
+            return row;
+        }
+        let strides = (0..=row.next_power_of_two() / u64::from(word)).map(|w| w * u64::from(word));
+        let strides = strides.filter(|s| *s >= row);
+        let meets = |s: &u64| bank::bank_cycles(chip, 0, *s, 32, word);
+        strides.min_by_key(meets).unwrap_or(row).max(row)
+    }
+
     /// Bytes of a block of K.
     fn k_bytes(&self, g: &Geometry) -> u64 {
         self.keys * self.heads() * g.op.head_dim * g.element
@@ -196,7 +210,7 @@ impl Tiling {
         chip: &Chip,
         mut l: TsramLayout,
     ) -> Result<TsramLayout, CompileError> {
-        let (dim, value_dim) = (g.op.head_dim, g.op.value_dim());
+        let value_dim = g.op.value_dim();
         let o = value_dim * self.s_row(g);
         let tables =
             g.op.form
@@ -211,7 +225,7 @@ impl Tiling {
         if g.op.form.sinks {
             l.place("sink", g.op.kv_heads / self.line_heads * VECTOR_BYTES)?;
         }
-        l.place("q_buf", 2 * self.lanes(g) * dim * g.element)?;
+        l.place("q_buf", 2 * self.lanes(g) * self.q_row(g, chip))?;
         l.place("s_ring", 2 * self.keys * self.s_row(g))?;
         l.place("p_ring", 2 * self.keys * self.p_row(g))?;
         l.place("o_part", o)?;
@@ -226,6 +240,16 @@ impl Tiling {
             l.place("v_ring", self.slots * self.v_bytes(g))?;
         }
         Ok(l)
+    }
+
+    /// Bytes from token to token in HBM, of K and of V.
+    fn pitch(&self, g: &Geometry) -> u64 {
+        let v = if g.op.form.v_in_k {
+            0
+        } else {
+            g.op.value_dim()
+        };
+        g.op.kv_heads * (g.op.head_dim + v) * g.element
     }
 
     /// What the program needs besides memory. Counters hold the free slots of a ring, what is to be sent, or what arrives.
@@ -365,6 +389,10 @@ pub fn tilings(g: &Geometry, chip: &Chip) -> Result<Vec<Tiling>, String> {
                         continue;
                     }
                     for slots in [2, 3, 4, 6, AHEAD] {
+                        // With V in it a block of K is held until the block behind it has its scores.
+                        if slots == 2 && op.form.v_in_k {
+                            continue;
+                        }
                         t.slots = slots;
                         if t.layout(g, chip, TsramLayout::new(chip)).is_err() {
                             break;
@@ -408,7 +436,11 @@ fn accumulators(
     let quarter = half / 2;
     let rows = 32 * (quarter / columns);
     let place = quarter.checked_ilog2().map_or(0, |l| 1 << l);
-    let rows = rows.min(32 * (place / columns));
+    // With fewer blocks of rows than of columns the tensor unit keeps a block of K or V and reads its other operand, Q or P, each
+    // step: those rows lie apart as its banks like it.
+    let rows = rows
+        .min(32 * (place / columns))
+        .min(32 * (columns - 1).max(1));
     (heads == 1 && rows > 0).then_some(([1, 1], Some([rows, rows])))
 }
 
@@ -450,12 +482,23 @@ fn predict(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
         token += row(op.value_dim());
     }
     let busy = (tiles as f64).min((shares.each * tiles + shares.more) as f64);
-    let rate = cost::hbm_peak_bytes_per_s(chip) as f64 * 0.95 / chip.clock_hz as f64;
+    // Rows of a part of the heads walk over as large a part of the channels: fewer streams in each, so that rows stay open.
+    let part = match t.line_heads == op.kv_heads {
+        true => 1.0,
+        false => (token / t.pitch(g) as f64).min(1.0),
+    };
+    let peak = cost::hbm_peak_bytes_per_s(chip) as f64 / chip.clock_hz as f64;
+    let rate = peak * (0.95 - 0.03 * part);
     // Little's law: what is in flight, over the latency.
     let in_flight = f64::from(chip.dma.outstanding) * request;
-    let ahead = (t.slots as f64 - 1.0) * keys * token;
-    let latency = (f64::from(chip.hbm.path.total_ns()) + 100.0) * chip.clock_hz as f64 * 1e-9;
-    let per_tile = (rate / busy).min(in_flight.min(ahead) / latency).min(256.0);
+    let held = if op.form.v_in_k { 2.0 } else { 1.0 };
+    let ahead = (t.slots as f64 - held) * keys * token;
+    let cycles = |ns: f64| ns * chip.clock_hz as f64 * 1e-9;
+    let path = f64::from(chip.hbm.path.total_ns());
+    let latency = cycles(path + 100.0);
+    // Under load requests queue besides.
+    let loaded = cycles(path + 170.0);
+    let per_tile = (rate / busy).min(in_flight.min(ahead) / loaded).min(256.0);
     let value_dim = op.value_dim() as f64;
     // Its first scores await a part of a block only.
     let first = keys / (t.k_loads() as f64).max(1.0);
@@ -663,7 +706,8 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
             op.value_dim().div_ceil(32) * columns,
             "accumulator blocks of a head's output",
         ),
-        ("q_row", k_row, "bytes of a head's row of Q"),
+        ("q_row", k_row, "bytes of a head's row of Q in HBM"),
+        ("q_step", t.q_row(g, chip), "in SRAM"),
         ("k_row", k_row, "bytes of a head's row of K"),
         ("v_row", v_row, "bytes of a head's row of V"),
         (
@@ -691,14 +735,18 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
         ("p_row", t.p_row(g), "bytes of a row of P"),
         ("s_slot", t.keys * t.s_row(g), "bytes of S of a block"),
         ("p_slot", t.keys * t.p_row(g), ""),
-        ("q_slot", t.lanes(g) * k_row, "bytes of Q of a line"),
+        (
+            "q_slot",
+            t.lanes(g) * t.q_row(g, chip),
+            "bytes of Q of a line",
+        ),
         (
             "s_head",
             t.rows(g) * 4,
             "bytes from head to head in a row of S and of O",
         ),
         ("p_head", t.rows(g) * g.element, "in a row of P"),
-        ("q_head", t.rows(g) * k_row, "in Q"),
+        ("q_head", t.rows(g) * t.q_row(g, chip), "in Q"),
         ("sends", t.sends(), "reads that free O^T"),
         ("receivers", t.receivers, "tiles that join a line"),
         ("slice", t.slice(g), "rows of O^T that one joins"),
