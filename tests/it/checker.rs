@@ -318,6 +318,27 @@ fn no_change_that_matters_goes_unnoticed() {
     }
 }
 
+/// The command line says what was proved, and that a program alone has no graph.
+#[test]
+fn the_flag_of_the_command_line() {
+    let run = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tilewright"));
+        let command = command.current_dir(env!("CARGO_MANIFEST_DIR")).args(args);
+        let output = command.output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let texts = (text(&output.stdout), text(&output.stderr));
+        (output.status.code(), texts.0, texts.1)
+    };
+    let model = "tests/onnx/test_matmul_4d/model.onnx";
+    let (code, out, err) = run(&["compile", model, "--explain", "--check", "--json"]);
+    assert_eq!(code, Some(0), "{out}{err}");
+    let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(value["checked"]["elements"], 18, "{out}");
+    let (code, out, err) = run(&["run", "programs/kernels/vector_add.s", "--check"]);
+    assert_eq!(code, Some(2), "{out}{err}");
+    assert!(err.contains("--check"), "{err}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
