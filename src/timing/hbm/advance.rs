@@ -1,8 +1,8 @@
 //! How time passes in a controller and how requests come in: from event to event, with what waits in front of it.
 //!
 //! Models: one or two ports, each with the request that it would hand over next; per half CK up to four enter, of those that have arrived
-//! and find room the one of lowest order. Between two events nothing is looked at; column commands follow each other without a look at the
-//! rest as long as nothing else is due. Leaves out: where requests come from, which is the
+//! and find room the one of lowest order. Between two events nothing is looked at; column commands follow each other, with the requests that
+//! enter in the place of what leaves, without a look at the rest as long as nothing else is due. Leaves out: where requests come from, which is the
 //! [`Feed`]'s. Invariant: as if every half CK were stepped through, one burst at a time (tests compare the two).
 
 use super::constraints::Time;
