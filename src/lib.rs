@@ -30,7 +30,7 @@
 //! | [`machine`] | memories, processors, the executor, the untimed runner, deadlock reports | num, isa, chip |
 //! | [`trace`] | event schema, trace folders, exporters | isa, sim |
 //! | [`timing`] | every unit as a component of the event engine, and their wiring | machine, chip, sim, trace, isa, num |
-//! | [`compiler`] | operation → plan → SRAM allocation → schedule → assembly: `matmul`, `attention`, `rowwise`, `stream`; whole graphs (`graph`) imported from ONNX and Hugging Face (`import`), brought into the chip's forms (`legal`) and made one program (`chain`) of stages (`movement`, `linear` and those above) | isa, asm, chip, num |
+//! | [`compiler`] | operation → plan → SRAM allocation → schedule → assembly: `matmul`, `attention`, `rowwise`, `stream`; whole graphs (`graph`) imported from ONNX and Hugging Face (`import`), brought into the chip's forms (`legal`) and made one program (`chain`) of stages (`movement`, `linear`, `grouped` and those above), which is proved against its graph (`check`) and kept (`cache`) | isa, asm, chip, num |
 //! | [`report`] | rates, bounds, stalls, lines; times of measured devices; the references of `--check` | trace, chip, asm, isa, num, sim |
 //! | [`cli`] | a file per subcommand | all |
 //! | `testing` | feature `testing`: strategies, runs compared, fuzz targets for property tests | isa, asm, chip, machine, timing, trace, num, cli's readers |
@@ -84,7 +84,7 @@
 //! 4. [`sim`], then [`timing`]: `processor`, `dma`, `tensor`, `vector`, `tile`, `cluster`, `global`, `hbm`.
 //! 5. `timing::hbm` and `timing::noc`: the parts that also run alone, each with its own page and reading order.
 //! 6. [`trace`] and [`report`]: where the time went. [`compiler`]: `op`, `plan`, `matmul`, `attention`, `rowwise`, `stream`, then
-//!    whole models: `import`, `graph`, `legal`, `stage` and `chain`.
+//!    whole models: `import`, `graph`, `legal`, `stage` and `chain`; and `check`, which stands apart.
 //!
 //! # Adding an instruction
 //!
