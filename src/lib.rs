@@ -22,15 +22,15 @@
 //! | layer | what it is | uses |
 //! |---|---|---|
 //! | [`num`] | formats, rounding, the exact block product, vector functions, random numbers | nothing |
-//! | [`sim`] | event engine: integer picoseconds, partitions, queues for bandwidth; knows no chip | nothing |
+//! | [`sim`] | event engine: integer picoseconds, partitions, queues for bandwidth, what happens before what (`order`); knows no chip | nothing |
 //! | [`isa`] | instruction types generated from `isa/*.toml`, decoder, printer, the program image | num |
 //! | [`reference`] | the instruction set a second time, slow and plain, and what graphs and row-wise programs compute, in f64: for tests (feature `testing`) and `--check` | isa, the compiler's graph types |
 //! | [`asm`] | assembler, object file, disassembler, diagnostics | isa, num |
 //! | [`chip`] | the chip description and its cost formulas (rates and widths; no queueing) | isa, num |
-//! | [`machine`] | memories, processors, the executor, the untimed runner, deadlock reports | num, isa, chip |
+//! | [`machine`] | memories, processors, the executor, the untimed runner, deadlock reports | num, isa, chip, sim |
 //! | [`trace`] | event schema, trace folders, exporters | isa, sim |
 //! | [`timing`] | every unit as a component of the event engine, and their wiring | machine, chip, sim, trace, isa, num |
-//! | [`compiler`] | operation → plan → SRAM allocation → schedule → assembly: `matmul`, `attention`, `rowwise`, `stream`; whole graphs (`graph`) imported from ONNX and Hugging Face (`import`), brought into the chip's forms (`legal`) and made one program (`chain`) of stages (`movement`, `linear`, `grouped` and those above), which is proved against its graph (`check`) and kept (`cache`) | isa, asm, chip, num |
+//! | [`compiler`] | operation → plan → SRAM allocation → schedule → assembly: `matmul`, `attention`, `rowwise`, `stream`; whole graphs (`graph`) imported from ONNX and Hugging Face (`import`), brought into the chip's forms (`legal`) and made one program (`chain`) of stages (`movement`, `linear`, `grouped` and those above), which is proved against its graph (`check`) and kept (`cache`) | isa, asm, chip, num, sim |
 //! | [`report`] | rates, bounds, stalls, lines; times of measured devices; the references of `--check` | trace, chip, asm, isa, num, sim |
 //! | [`cli`] | a file per subcommand | all |
 //! | `testing` | feature `testing`: strategies, runs compared, fuzz targets for property tests | isa, asm, chip, machine, timing, trace, num, cli's readers |
