@@ -286,7 +286,9 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         && let Op::Attention(op) = &op
         && !op.form.is_plain()
     {
-        return Err(CliError::usage("--check: the reference knows plain attention only"));
+        return Err(CliError::usage(
+            "--check: the reference knows plain attention only",
+        ));
     }
     if let Some(path) = &common.output {
         model::write(&compiled, path)?;

@@ -47,7 +47,9 @@ pub fn steer(machine: &mut Machine, op: &Op, seed: u64) -> Result<(), CliError> 
     };
     let count = attention.batch.saturating_mul(attention.pages());
     if count > MEMORY_LIMIT / 4 {
-        return Err(memory_limit(&format!("a table of {count} pages is too large")));
+        return Err(memory_limit(&format!(
+            "a table of {count} pages is too large"
+        )));
     }
     if count == 0 {
         return Ok(());

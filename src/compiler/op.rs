@@ -664,7 +664,11 @@ mod tests {
                     let mut op = attention(q as u64, kv as u64, true);
                     op.form.window = Some(w as u64);
                     let seen: i64 = (0..q).map(|i| (kv - q + i + 1).clamp(0, w)).sum();
-                    assert_eq!(op.scores_per_head(), seen as u128, "q {q} kv {kv} window {w}");
+                    assert_eq!(
+                        op.scores_per_head(),
+                        seen as u128,
+                        "q {q} kv {kv} window {w}"
+                    );
                 }
                 let seen: i64 = (0..q).map(|i| (kv - q + i + 1).clamp(0, kv)).sum();
                 assert_eq!(

@@ -48,7 +48,9 @@ impl Inputs {
         codes.push(("K", in_pages(op, &k_codes, k_row)));
         if op.form.v_in_k {
             let rows = k.chunks_exact(op.head_dim as usize);
-            v = rows.flat_map(|r| r[..op.value_dim() as usize].to_vec()).collect();
+            v = rows
+                .flat_map(|r| r[..op.value_dim() as usize].to_vec())
+                .collect();
         } else {
             codes.push(("V", in_pages(op, &v_codes, v_row)));
         }
@@ -59,7 +61,13 @@ impl Inputs {
             let places = (0..op.batch * op.pages()).map(|p| place_of(op, p) as i32);
             codes.push(("pages", places.flat_map(i32::to_le_bytes).collect()));
         }
-        Inputs { codes, q, k, v, sinks }
+        Inputs {
+            codes,
+            q,
+            k,
+            v,
+            sinks,
+        }
     }
 }
 
@@ -119,7 +127,11 @@ fn reference(op: &Attention, i: &Inputs) -> Vec<f64> {
             })
             .collect();
         let sink = op.form.sinks.then(|| i.sinks[head]);
-        let max = scores.iter().copied().chain(sink).fold(f64::NEG_INFINITY, f64::max);
+        let max = scores
+            .iter()
+            .copied()
+            .chain(sink)
+            .fold(f64::NEG_INFINITY, f64::max);
         let powers: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
         let sum: f64 = powers.iter().sum::<f64>() + sink.map_or(0.0, |z| (z - max).exp());
         for d in 0..v_dim {
@@ -295,14 +307,40 @@ fn forms() -> Vec<Attention> {
         scale: Some(0.07),
         ..plain
     };
-    let sinks = Form { sinks: true, ..plain };
-    let window = |w| Form { window: Some(w), ..sinks };
-    let page = |p| Form { page: Some(p), ..plain };
+    let sinks = Form {
+        sinks: true,
+        ..plain
+    };
+    let window = |w| Form {
+        window: Some(w),
+        ..sinks
+    };
+    let page = |p| Form {
+        page: Some(p),
+        ..plain
+    };
     vec![
         formed([2, 128, 1, 576, 1, 700], false, FP8, latent),
         formed([1, 64, 1, 576, 2, 333], true, BF16, latent),
-        formed([2, 6, 2, 64, 1, 200], false, BF16, Form { value_dim: Some(32), ..plain }),
-        formed([1, 4, 4, 32, 3, 77], true, FP8, Form { value_dim: Some(96), scale: Some(0.3), ..plain }),
+        formed(
+            [2, 6, 2, 64, 1, 200],
+            false,
+            BF16,
+            Form {
+                value_dim: Some(32),
+                ..plain
+            },
+        ),
+        formed(
+            [1, 4, 4, 32, 3, 77],
+            true,
+            FP8,
+            Form {
+                value_dim: Some(96),
+                scale: Some(0.3),
+                ..plain
+            },
+        ),
         formed([2, 16, 4, 64, 1, 300], false, BF16, sinks),
         formed([1, 8, 2, 64, 3, 300], true, BF16, sinks),
         formed([3, 16, 4, 64, 1, 300], true, BF16, window(128)),
@@ -310,7 +348,15 @@ fn forms() -> Vec<Attention> {
         formed([2, 8, 2, 64, 1, 500], false, BF16, page(16)),
         formed([3, 8, 8, 32, 2, 333], true, FP8, page(64)),
         formed([1, 2, 1, 64, 1, 1000], false, BF16, page(256)),
-        formed([2, 128, 1, 576, 1, 500], false, FP8, Form { page: Some(32), ..latent }),
+        formed(
+            [2, 128, 1, 576, 1, 500],
+            false,
+            FP8,
+            Form {
+                page: Some(32),
+                ..latent
+            },
+        ),
     ]
 }
 
@@ -327,7 +373,9 @@ fn forms_of_decode() {
                     continue;
                 }
             };
-            let most = found.iter().max_by_key(|t| (t.receivers, u64::MAX - t.keys));
+            let most = found
+                .iter()
+                .max_by_key(|t| (t.receivers, u64::MAX - t.keys));
             let whole = found.iter().find(|t| t.receivers == 0);
             let best = found.iter().min_by_key(|t| t.cycles);
             for t in [most, whole, best].into_iter().flatten() {
@@ -352,8 +400,7 @@ fn pages_give_the_same_bytes() {
             page: Some(page),
             ..Form::default()
         };
-        let [paged, plain] =
-            [form, Form::default()].map(|form| formed(shape, true, dtype, form));
+        let [paged, plain] = [form, Form::default()].map(|form| formed(shape, true, dtype, form));
         let all = lowering::decode::tilings(&Geometry::new(&paged), &chip).unwrap();
         for t in all.iter().step_by(all.len() / 6) {
             let bytes = |op: &Attention| {
@@ -437,7 +484,11 @@ fn every_tile_s_part_of_a_line_counts_once() {
             v[at..at + 2].copy_from_slice(&0x3f80u16.to_le_bytes());
         }
         assert!(expect[..tiles as usize].iter().all(|x| *x > 0.0));
-        let inputs = [("Q", vec![0; 2 * 64 * 2]), ("K", vec![0; v.len()]), ("V", v)];
+        let inputs = [
+            ("Q", vec![0; 2 * 64 * 2]),
+            ("K", vec![0; v.len()]),
+            ("V", v),
+        ];
         let lowered = lowering::lower_as(&op, &chip, &Schedule::Decode(t)).unwrap();
         let compiled = compiler::assemble(&Op::Attention(op), lowered).unwrap();
         for order_seed in 1..=3 {

@@ -67,6 +67,8 @@ pub fn v_in_k(graph: &Graph, node: &Node) -> bool {
     };
     let view = View::slice(shape, last, 0, 1, *count);
     graph.nodes.iter().any(|n| {
-        n.outputs[..] == [v] && n.inputs[..] == [k] && matches!(&n.op, Op::Layout(made) if *made == view)
+        n.outputs[..] == [v]
+            && n.inputs[..] == [k]
+            && matches!(&n.op, Op::Layout(made) if *made == view)
     })
 }

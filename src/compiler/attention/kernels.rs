@@ -714,7 +714,11 @@ fn join(text: &mut Text, s: &Shape) {
         let at = row * s.o_row;
         text.inst(&format!("vld.f32 v{}, {at}(s9) ?p1", 10 + row));
         if let Some(before) = row.checked_sub(4) {
-            text.inst(&format!("vfma.f32 v{0}, v{1}, v9, v{0}", 1 + before, 10 + before));
+            text.inst(&format!(
+                "vfma.f32 v{0}, v{1}, v9, v{0}",
+                1 + before,
+                10 + before
+            ));
         }
     }
     text.inst(&format!("saddi s7, s7, {step}"));

@@ -179,10 +179,11 @@ fn ring_percent(graph: &Graph, chip: &Chip, options: &Options) -> u64 {
     let fits = |percent: u64| {
         let mut left = chip.clone();
         left.tsram.size_bytes = chip.tsram.size_bytes * (100 - percent) / 100;
-        ops.iter().all(|op| match (cycles(op, chip), cycles(op, &left)) {
-            (Some(whole), Some(left)) => left <= whole + whole / 2,
-            (whole, _) => whole.is_none(),
-        })
+        ops.iter()
+            .all(|op| match (cycles(op, chip), cycles(op, &left)) {
+                (Some(whole), Some(left)) => left <= whole + whole / 2,
+                (whole, _) => whole.is_none(),
+            })
     };
     [asked, asked / 2, asked / 4]
         .into_iter()

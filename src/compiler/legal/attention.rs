@@ -18,11 +18,11 @@ use super::rewrite::{Rewriter, rewrite};
 use super::{Folded, LegalError, Options, Products};
 use crate::chip::Chip;
 use crate::compiler::attention::form::{known, v_in_k};
-use crate::compiler::{self, Form};
 use crate::compiler::graph::{Attention, Data, Graph, Op, ValueId, View};
 use crate::compiler::rowwise::{
     Binary, Compare, Reduce, Rowwise, Spread, Step, StepId, Ternary, Unary,
 };
+use crate::compiler::{self, Form};
 use crate::num::Dtype;
 
 type Result<T> = std::result::Result<T, LegalError>;
@@ -121,7 +121,11 @@ fn kernel_type(
         // Without a chip: what every schedule knows.
         None => {
             heads.iter().all(|d| d.is_multiple_of(32) && *d <= 256)
-                && Form { scale: None, ..op.form }.is_plain()
+                && Form {
+                    scale: None,
+                    ..op.form
+                }
+                .is_plain()
         }
     };
     fits.then_some(dtype)

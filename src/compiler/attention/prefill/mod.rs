@@ -22,10 +22,10 @@ use super::{
     Channels, ENTRY, Geometry, KERNEL_NEEDS, LANES, RING, VARIABLES, declare, empty, equ, no_room,
 };
 use crate::chip::{Chip, cost};
-use crate::compiler::{CompileError, Form};
 use crate::compiler::emit::{Text, TsramLayout};
 use crate::compiler::limits::Needs;
 use crate::compiler::stage::Site;
+use crate::compiler::{CompileError, Form};
 
 /// The semaphore of a stage's end.
 const ENDED: u64 = 15;
