@@ -5,7 +5,8 @@
 //! of P, declarations. Both work on transposed scores S^T[key][query row], so that softmax runs down the keys without
 //! reductions across lanes. P is rounded to the operand type after a scale of 2^8 in E4M3 (the largest P, 1, becomes 256 of
 //! 448; the smallest that survives is 2^-17) and of 1 in BF16; sums take P before rounding, in FP32, with the same scale, which
-//! the last divide therefore removes. Leaves out: sliding windows, sinks, soft caps, paged K and V.
+//! the last divide therefore removes. Rows of V of another length, V inside of K's rows, sinks, windows and pages are [`crate::compiler::Form`]; each
+//! schedule's page says which it knows, and [`form`] which attentions of a graph become one. Leaves out: soft caps, masks, lengths.
 
 pub mod decode;
 pub mod form;
@@ -149,7 +150,7 @@ impl Schedule {
 /// The schedules that fit the chip, the faster one by prediction first.
 ///
 /// # Errors
-/// A head that is no multiple of 32 up to 256, extents past the control code's arithmetic, a tile SRAM too small for any plan, no
+/// A head that is no multiple of 32 up to 1024, extents past the control code's arithmetic, a tile SRAM too small for any plan, no
 /// room in HBM for the partial results of a split.
 pub fn schedules(op: &Attention, chip: &Chip) -> Result<Vec<Schedule>, CompileError> {
     let whole = Op::Attention(*op);
@@ -202,7 +203,7 @@ pub fn lower(op: &Attention, chip: &Chip) -> Result<Lowered, CompileError> {
 /// [`CONTROL_BYTES`].
 ///
 /// # Errors
-/// As [`schedules`]; a site without a place for the [`scratch_bytes`].
+/// As [`schedules`].
 pub fn stage(op: &Attention, site: &Site) -> Result<Stage, CompileError> {
     let found = schedules(op, &planned(site))?;
     stage_as(op, site, &found[0])

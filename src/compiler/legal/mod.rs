@@ -6,7 +6,7 @@
 //! | operation | forms that are left |
 //! |---|---|
 //! | Matmul | A [m, k] by B [k, n], or A [b or 1, m, k] by B [b or 1, k, n] with one of the two `b`; both operands BF16, both E4M3 or both E5M2; C in BF16 or F32 |
-//! | Attention | all of Q, K, V in BF16 or all in E4M3, O in BF16; the dimension of a head is 32 to 256, a multiple of 32, the same for V; scale 1 / sqrt(dim); causal not at all or with the ends aligned; no window, soft-cap, mask, sinks or lengths |
+//! | Attention | all of Q, K, V in BF16 or all in E4M3, O in BF16; the dimension of a head is a multiple of 32; causal not at all or with the ends aligned, a window only then; sinks in FP32; no soft-cap, mask or lengths; what no schedule of the chip knows is not kept |
 //! | Rowwise | any program that [`crate::compiler::rowwise`] takes; chains are one program |
 //! | Layout | one view of an input, of a constant that it makes much larger, or of what another operation made; aliases cost nothing ([`View::is_alias`](super::graph::View::is_alias), [`View::is_run`](super::graph::View::is_run)) |
 //! | Concat, Pad, Gather, TopK | as they were |
