@@ -9,8 +9,12 @@ use std::path::Path;
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
     /// A flag's value is out of range, flags contradict each other, or a named file cannot be opened or written: exit 2.
-    #[error("{message}")]
-    Usage { message: String },
+    #[error("{}{message}", .place.as_deref().map(|p| format!("{p}: ")).unwrap_or_default())]
+    Usage {
+        message: String,
+        /// The flag or the file, where one is to blame.
+        place: Option<String>,
+    },
     /// The content of a file is bad: exit 3.
     #[error("{place}: {message}")]
     File {
@@ -59,6 +63,15 @@ impl CliError {
     pub fn usage(message: impl Into<String>) -> CliError {
         CliError::Usage {
             message: message.into(),
+            place: None,
+        }
+    }
+
+    /// A bad value of a flag, which is its place.
+    pub fn flag(flag: &str, message: impl Into<String>) -> CliError {
+        CliError::Usage {
+            message: message.into(),
+            place: Some(flag.to_owned()),
         }
     }
 
@@ -108,6 +121,9 @@ impl CliError {
                 (message.clone(), Some(place.clone()))
             }
             CliError::Run { message, place, .. } => (message.clone(), place.clone()),
+            CliError::Usage {
+                place: Some(place), ..
+            } => (self.to_string(), Some(place.clone())),
             other => (other.to_string(), None),
         };
         let mut error = json!({ "code": self.code(), "message": message, "where": place });
@@ -173,6 +189,9 @@ mod tests {
         let want = json!({ "code": "file", "message": "shape [1], wanted [2]", "where": "a.npy" });
         assert_eq!(error.json(), want);
         assert_eq!(CliError::usage("x").json()["where"], Value::Null);
+        let flag = CliError::flag("--rate", "`x` is no rate").json();
+        assert_eq!(flag["where"], "--rate");
+        assert_eq!(flag["message"], "--rate: `x` is no rate");
     }
 
     #[test]
