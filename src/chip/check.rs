@@ -106,11 +106,53 @@ impl Chip {
                 return self.conflict(key, "hbm.timing.refi", limit);
             }
         }
+        let most = interval.saturating_sub(timing.refresh_gap_ck());
+        if timing.rfc_ck > most {
+            let limit = format!(
+                "above {most} CK: a row is opened, accessed and closed between two refreshes, hbm.timing.refi = {interval} CK apart"
+            );
+            return self.conflict("hbm.timing.rfc", "hbm.timing.refi", limit);
+        }
         let sizes = mapping::sizes(timing);
         if let Err(error) = Digits::parse(&mapping::list(&self.hbm), &sizes) {
             return self.conflict("hbm.mapping", "hbm.device", error.to_string());
         }
-        self.check_timing()
+        self.check_timing()?;
+        self.check_bank_refresh(changed)
+    }
+
+    /// Banks that are refreshed one by one all have their turn in a refresh interval, rounded up to whole CK of each.
+    fn check_bank_refresh(&self, changed: impl Fn(&str) -> bool) -> Result<(), Fault> {
+        let t = &self.hbm.timing;
+        let (banks, most) = (t.banks(), t.refi_ck.div_ceil(t.banks()));
+        if t.refipb_ck > most {
+            let shape = [
+                "hbm.timing.sids",
+                "hbm.timing.bank_groups",
+                "hbm.timing.banks_per_group",
+            ];
+            let other = shape.into_iter().find(|key| changed(key));
+            let limit = format!(
+                "above {most} CK, refi = {} CK / {banks} banks rounded up: banks would miss their refresh",
+                t.refi_ck
+            );
+            return self.conflict(
+                "hbm.timing.refipb",
+                other.unwrap_or("hbm.timing.refi"),
+                limit,
+            );
+        }
+        // A stack ID alone begins again only when its last bank is done.
+        let last = t.refipb_ck.max(t.rfcpb_ck + t.pseudo_channels);
+        let round = t.refipb_ck * (banks - 1) + last;
+        if t.sids == 1 && round > most * banks {
+            let limit = format!(
+                "the banks of the only stack ID take {round} CK in turn, above refi = {} CK",
+                t.refi_ck
+            );
+            return self.conflict("hbm.timing.rfcpb", "hbm.timing.refi", limit);
+        }
+        Ok(())
     }
 
     /// Timing tables that contradict themselves: a later command would be legal before one that it must follow.

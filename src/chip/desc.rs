@@ -330,6 +330,19 @@ impl HbmDevice {
         self.sids * self.bank_groups * self.banks_per_group
     }
 
+    /// CK in which every bank is refreshed once: tREFI, rounded up to a whole number for each bank.
+    pub fn refresh_round_ck(&self) -> u32 {
+        let banks = self.banks().max(1);
+        self.refi_ck.div_ceil(banks) * banks
+    }
+
+    /// Least CK from the end of an all-bank refresh to the next that let a row be opened, accessed and closed.
+    pub fn refresh_gap_ck(&self) -> u32 {
+        let read = self.rcdrd_ck + self.rtp_ck;
+        let write = self.rcdwr_ck + self.cwl_ck + self.bl_ck + self.wr_ck;
+        self.ras_ck.max(read).max(write) + self.rp_ck
+    }
+
     /// Bytes of one row of a pseudo channel.
     pub fn row_bytes(&self) -> u32 {
         self.columns * self.burst_bytes

@@ -71,6 +71,10 @@ fn malformed_files_are_refused_with_place_key_and_limit() {
         (source("hbm.timing.rtw", "15"), "t.toml:3: `hbm.timing.rtw` is 15 CK: below cl + bl - cwl = 16 CK".into()),
         (source("hbm.timing.rfc", "37"), "t.toml:3: `hbm.timing.rfc` is 37 CK: below rp = 38 CK".into()),
         (source("hbm.timing.refipb", "20"), "t.toml:3: `hbm.timing.rfcpb` is 457 CK: not below refipb x 16 banks of a stack ID = 320 CK: refresh would never catch up".into()),
+        (source("hbm.timing.refipb", "187"), "t.toml:3: `hbm.timing.refipb` is 187 CK: above 186 CK, refi = 8904 CK / 48 banks rounded up: banks would miss their refresh".into()),
+        (source("hbm.timing.refi", "4000"), "t.toml:3: `hbm.timing.refipb` is 186 CK: above 84 CK, refi = 4000 CK / 48 banks rounded up: banks would miss their refresh".into()),
+        (source("hbm.timing.sids", "5"), "t.toml:3: `hbm.timing.refipb` is 186 CK: above 112 CK, refi = 8904 CK / 80 banks rounded up: banks would miss their refresh".into()),
+        (source("hbm.timing.rfc", "8900"), "t.toml:3: `hbm.timing.rfc` is 8900 CK: above 8779 CK: a row is opened, accessed and closed between two refreshes, hbm.timing.refi = 8904 CK apart".into()),
         (
             source("hbm.timing.refi", "500"),
             "t.toml:3: `hbm.timing.rfc` is 800 CK: not below the refresh interval, hbm.timing.refi = 500 CK".into(),

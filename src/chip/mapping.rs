@@ -70,6 +70,21 @@ pub enum MappingError {
         "mapping digit {position}: `{digit}` is not one of pc, sid, bg, ba, ro, co, with `:n` for n bits"
     )]
     UnknownDigit { position: usize, digit: String },
+    /// One word that is no digit was meant as a name.
+    #[error(
+        "no mapping is named `{name}`: it is one of {}, blocks (of hbm.interleave), for `mem` also chip (the chip's own), or digits from low to high such as pc,bg,co,ba,sid,ro",
+        names()
+    )]
+    UnknownName { name: String },
+    #[error(
+        "mapping digit {position}: `{digit}`: a number of bits is from 1 to {left}, what is left of `{field}`"
+    )]
+    BadWidth {
+        position: usize,
+        digit: String,
+        field: &'static str,
+        left: u32,
+    },
     #[error(
         "mapping digit {position}: `{digit}` takes {wanted} bits of `{field}`, which has {left} left"
     )]
@@ -94,7 +109,10 @@ pub enum MappingError {
         digit: String,
         field: &'static str,
     },
-    #[error("mapping leaves out {left} bits of `{field}`: every bit stands exactly once")]
+    #[error(
+        "mapping leaves out {left} bit{} of `{field}`: every bit stands exactly once",
+        if *.left == 1 { "" } else { "s" }
+    )]
     Missing { field: &'static str, left: u32 },
     #[error("mapping term `{term}`: {problem}")]
     BadXor { term: String, problem: String },
@@ -133,18 +151,33 @@ pub const NAMED: &[(&str, &str)] = &[
 /// The name, in a chip description, of the mapping that follows its interleave: see [`list`].
 pub const BLOCKS: &str = "blocks";
 
+fn names() -> String {
+    let names: Vec<_> = NAMED.iter().map(|(name, _)| *name).collect();
+    names.join(", ")
+}
+
+/// The digits of a name; what is not one is its own digits.
+pub fn named(text: &str) -> &str {
+    let found = NAMED.iter().find(|(name, _)| *name == text);
+    found.map_or(text, |(_, digits)| digits)
+}
+
 /// Characters that a mapping may have.
 pub const MAX_TEXT: usize = 256;
 
-/// The digits of a chip's mapping. [`BLOCKS`] is `co:n,pc,sid,bg,co,ba,ro` with 2^n bursts in a block of `hbm.interleave` (at most a row), so
+/// The digits of a chip's mapping.
+pub fn list(hbm: &Hbm) -> String {
+    match hbm.mapping == BLOCKS {
+        true => blocks(hbm),
+        false => named(&hbm.mapping).to_owned(),
+    }
+}
+
+/// The digits of [`BLOCKS`], `co:n,pc,sid,bg,co,ba,ro` with 2^n bursts in a block of `hbm.interleave` (at most a row), so
 /// that a block stays in one row of one pseudo channel and blocks go round pseudo channels, stack IDs and bank groups: a bank under
 /// refresh holds up few of them, because refresh goes through one stack ID after the other. Bank group and bank are xored with all bits of
 /// the row, folded.
-pub fn list(hbm: &Hbm) -> String {
-    if hbm.mapping != BLOCKS {
-        let named = NAMED.iter().find(|(name, _)| *name == hbm.mapping);
-        return named.map_or_else(|| hbm.mapping.clone(), |(_, digits)| (*digits).to_owned());
-    }
+pub fn blocks(hbm: &Hbm) -> String {
     let d = &hbm.timing;
     let bursts = hbm.interleave_bytes / d.burst_bytes.max(1);
     let block_bits = bursts.min(d.columns).max(1).ilog2();
@@ -192,10 +225,13 @@ impl Digits {
     /// # Errors
     /// The digit or term that is not one, takes a bit twice or splits what goes whole; a field with bits left out.
     pub fn parse(text: &str, sizes: &Sizes) -> Result<Digits, MappingError> {
-        let list = NAMED
-            .iter()
-            .find(|(name, _)| *name == text)
-            .map_or(text, |(_, digits)| digits);
+        let list = named(text);
+        let is_name = !list.contains([',', ':']) && find(list).is_none();
+        if is_name && !list.starts_with('^') {
+            return Err(MappingError::UnknownName {
+                name: list.to_owned(),
+            });
+        }
         let mut taken = [0u32; 6];
         let mut whole = [false; 6];
         let mut digits = Vec::new();
@@ -211,14 +247,24 @@ impl Digits {
                 digit: word.to_owned(),
             };
             let (name, width) = match word.split_once(':') {
-                Some((name, width)) => {
-                    let width = width.parse::<u32>().ok().filter(|w| (1..=32).contains(w));
-                    (name, Some(width.ok_or_else(unknown)?))
-                }
+                Some((name, width)) => (name, Some(width)),
                 None => (word, None),
             };
             let field = find(name).ok_or_else(unknown)?;
             let (index, size, name) = (field as usize, field.size(sizes), field.name());
+            let width = match width {
+                None => None,
+                Some(width) => {
+                    let width = width.parse::<u32>().ok().filter(|w| (1..=32).contains(w));
+                    let left = bits(size).map_or(0, |all| all - taken[index]);
+                    Some(width.ok_or_else(|| MappingError::BadWidth {
+                        position,
+                        digit: digit.clone(),
+                        field: name,
+                        left,
+                    })?)
+                }
+            };
             if whole[index] {
                 return Err(MappingError::Twice {
                     position,
@@ -306,8 +352,18 @@ fn parse_xor(term: &str, sizes: &Sizes) -> Result<Xor, MappingError> {
     if source == target {
         return Err(bad("a field cannot be its own mask"));
     }
-    if low > high || high >= 32 {
-        return Err(bad("a range is `[high:low]`, both below 32"));
+    if low > high {
+        return Err(bad(&format!(
+            "a range is `[high:low]`, so this one `[{low}:{high}]`"
+        )));
+    }
+    let all = source.size(sizes);
+    let source_bits = all.next_power_of_two().trailing_zeros();
+    if high >= source_bits {
+        return Err(bad(&format!(
+            "bit {high} of `{}`, which has {all} values and so bits below {source_bits}",
+            source.name()
+        )));
     }
     let Some(width) = bits(target.size(sizes)) else {
         return Err(bad(&format!(
@@ -340,15 +396,31 @@ mod tests {
         for (text, want) in [
             (
                 "M4",
-                "mapping digit 1: `M4` is not one of pc, sid, bg, ba, ro, co, with `:n` for n bits",
+                "no mapping is named `M4`: it is one of M1, M2, M3, M5, M6, M7, M1X, M5X, blocks (of hbm.interleave), for `mem` also chip (the chip's own), or digits from low to high such as pc,bg,co,ba,sid,ro",
             ),
             (
                 "",
-                "mapping digit 1: `` is not one of pc, sid, bg, ba, ro, co, with `:n` for n bits",
+                "no mapping is named ``: it is one of M1, M2, M3, M5, M6, M7, M1X, M5X, blocks (of hbm.interleave), for `mem` also chip (the chip's own), or digits from low to high such as pc,bg,co,ba,sid,ro",
+            ),
+            (
+                "pc,x,co",
+                "mapping digit 2: `x` is not one of pc, sid, bg, ba, ro, co, with `:n` for n bits",
             ),
             (
                 "pc,bg,co:0,ba,sid,co,ro",
-                "mapping digit 3: `co:0` is not one of pc, sid, bg, ba, ro, co, with `:n` for n bits",
+                "mapping digit 3: `co:0`: a number of bits is from 1 to 5, what is left of `co`",
+            ),
+            (
+                "pc,bg,co:2,ba,sid,co:99999999999999999999,ro",
+                "mapping digit 6: `co:99999999999999999999`: a number of bits is from 1 to 3, what is left of `co`",
+            ),
+            (
+                "pc,bg,co,ba,sid,ro,^ba=ro[20:19]",
+                "mapping term `^ba=ro[20:19]`: bit 20 of `ro`, which has 16384 values and so bits below 14",
+            ),
+            (
+                "pc,bg,co,ba,sid,ro,^ba=ro[14:13]",
+                "mapping term `^ba=ro[14:13]`: bit 14 of `ro`, which has 16384 values and so bits below 14",
             ),
             (
                 "pc,bg,co,ba,sid,ro,co",
@@ -364,7 +436,7 @@ mod tests {
             ),
             (
                 "pc,bg,co,ba,ro",
-                "mapping leaves out 1 bits of `sid`: every bit stands exactly once",
+                "mapping leaves out 1 bit of `sid`: every bit stands exactly once",
             ),
             (
                 "pc,bg,co,ba,sid,ro:3,ro",
@@ -384,7 +456,7 @@ mod tests {
             ),
             (
                 "pc,bg,co,ba,sid,ro,^ba=ro[0:1]",
-                "mapping term `^ba=ro[0:1]`: a range is `[high:low]`, both below 32",
+                "mapping term `^ba=ro[0:1]`: a range is `[high:low]`, so this one `[1:0]`",
             ),
         ] {
             let error = Digits::parse(text, &[2, 2, 4, 4, 16384, 32]).expect_err(text);

@@ -171,6 +171,11 @@ impl Context {
         }
     }
 
+    /// Whether `--chip` or `--set` says something.
+    pub fn changes_chip(&self) -> bool {
+        self.chip.is_some() || !self.set.is_empty()
+    }
+
     /// The chip of `--chip` with every `--set`.
     pub fn chip(&self) -> Result<Chip, CliError> {
         self.chip_named(None)

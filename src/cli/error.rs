@@ -31,8 +31,12 @@ fn one_line(message: String) -> String {
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
     /// A flag's value is out of range, flags contradict each other, or a named file cannot be opened or written: exit 2.
-    #[error("{message}")]
-    Usage { message: String },
+    #[error("{}{message}", .place.as_deref().map(|p| format!("{p}: ")).unwrap_or_default())]
+    Usage {
+        message: String,
+        /// The flag or the file, where one is to blame.
+        place: Option<String>,
+    },
     /// The content of a file is bad: exit 3.
     #[error("{place}: {message}")]
     File {
@@ -81,6 +85,15 @@ impl CliError {
     pub fn usage(message: impl Into<String>) -> CliError {
         CliError::Usage {
             message: one_line(message.into()),
+            place: None,
+        }
+    }
+
+    /// A bad value of a flag, which is its place.
+    pub fn flag(flag: &str, message: impl Into<String>) -> CliError {
+        CliError::Usage {
+            message: one_line(message.into()),
+            place: Some(flag.to_owned()),
         }
     }
 
@@ -130,6 +143,9 @@ impl CliError {
                 (message.clone(), Some(place.clone()))
             }
             CliError::Run { message, place, .. } => (message.clone(), place.clone()),
+            CliError::Usage {
+                place: Some(place), ..
+            } => (self.to_string(), Some(place.clone())),
             other => (other.to_string(), None),
         };
         let mut error = json!({ "code": self.code(), "message": message, "where": place });
@@ -203,6 +219,9 @@ mod tests {
         let want = json!({ "code": "file", "message": "shape [1], wanted [2]", "where": "a.npy" });
         assert_eq!(error.json(), want);
         assert_eq!(CliError::usage("x").json()["where"], Value::Null);
+        let flag = CliError::flag("--rate", "`x` is no rate").json();
+        assert_eq!(flag["where"], "--rate");
+        assert_eq!(flag["message"], "--rate: `x` is no rate");
     }
 
     #[test]

@@ -1,22 +1,29 @@
-//! `mem`: one HBM channel on its own, exact to half a CK: a pattern or a trace, a mapping, a controller; and the reference's table.
+//! `mem`: one HBM channel on its own, exact to half a CK: a pattern or a trace, a mapping, a controller ([`show`] prints what came of it); and
+//! the reference's table ([`table`]).
 //!
 //! Models nothing itself: [`crate::timing::hbm`] does. Invariant: what is refused names the flag's value and the limit.
 
+mod show;
+mod table;
+
+pub use table::deviations;
+
 use super::progress::Progress;
 use super::{CliError, Context};
-use crate::chip::{HbmDevice, Refresh, mapping};
+use crate::chip::{DEVICES, HbmDevice, Refresh, mapping};
 use crate::timing::hbm::controller::{Config, Controller, Ecc, RowPolicy, Scheduler};
 use crate::timing::hbm::device::Geometry;
 use crate::timing::hbm::mapping::{Mapping, NAMED};
 use crate::timing::hbm::patterns::{Pattern, Source};
-use crate::timing::hbm::reference::{self, DEVIATIONS, Figures, Row, Table};
-use crate::timing::hbm::run::{Injection, Outcome, Run, RunError};
-use crate::timing::hbm::trace_file::{TraceFile, TraceFileError};
+use crate::timing::hbm::run::{Injection, Run, RunError};
+use crate::timing::hbm::trace_file::{self, TraceFile, TraceFileError};
 use clap::ValueEnum;
-use rayon::prelude::*;
-use serde_json::{Value, json};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Requests of a pattern unless said otherwise.
@@ -24,7 +31,7 @@ const DEFAULT_REQUESTS: u64 = 100_000;
 /// Most requests of a run.
 const MAX_REQUESTS: u64 = 1_000_000_000_000;
 /// Requests that a queue can hold.
-const MAX_QUEUE: i64 = 4096;
+const MAX_QUEUE: i64 = 32_767;
 /// Offered rates, in requests per CK; the source offers at most four per half CK.
 const RATES: (f64, f64) = (1e-6, 8.0);
 
@@ -36,27 +43,29 @@ const RATES: (f64, f64) = (1e-6, 8.0);
 #[derive(clap::Args)]
 #[command(after_long_help = after_help())]
 pub struct Args {
-    /// Device: hbm3-6400 or hbm3e-9132 [default: that of --chip]
+    /// Device: hbm3-6400 or hbm3e-9132; --set changes its numbers [default: that of --chip]
     #[arg(long, value_name = "NAME")]
     device: Option<String>,
     /// Access pattern, see below
-    #[arg(long, value_name = "P", required_unless_present_any = ["trace", "table"], conflicts_with_all = ["trace", "table"])]
+    #[arg(long, value_name = "P", conflicts_with_all = ["trace", "table"])]
     pattern: Option<String>,
     /// The pattern's argument: stride and rand in lines, streams in runs
     #[arg(
         long,
         value_name = "A",
         allow_negative_numbers = true,
+        conflicts_with = "trace",
         default_value_t = 1
     )]
     arg: u64,
-    /// Address mapping: a name, digits from low to high such as pc,bg,co:3,ba,sid,co,ro, or `chip` for its hbm.mapping
+    /// Address mapping: a name, digits from low to high such as pc,bg,co:3,ba,sid,co,ro, `blocks` for blocks of hbm.interleave, or `chip`
+    /// for its hbm.mapping
     #[arg(long, value_name = "M", default_value = "M1")]
     mapping: String,
     /// Refresh: none, ab, pb-blocking or pb-bank [default: that of --chip]
     #[arg(long, value_name = "MODE")]
     refresh: Option<String>,
-    /// Offered load as a share of one request per CK; 0 = one read at a time [default: as fast as taken]
+    /// Offered load as a share of one request per CK, 0.000001 to 8; 0 = one read at a time [default: as fast as taken]
     #[arg(
         long,
         value_name = "R",
@@ -104,14 +113,18 @@ pub struct Args {
     /// Refresh management of a bank after this many activates [default: off]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rfm: Option<u32>,
-    /// Check every command against the timing table
+    /// Check every command against the timing table, and that every bank is refreshed in time
     #[arg(long)]
     check: bool,
-    /// Requests from a file, also gzip: `<CK> R|W <byte address>` per line
-    #[arg(long, value_name = "F", conflicts_with = "table")]
+    /// Requests from a file, also gzip, or `-` for stdin: `<CK> R|W <byte address>` per line, see below
+    #[arg(long, value_name = "F")]
     trace: Option<PathBuf>,
-    /// Rerun every row of the reference and show ours, the reference's, the difference
-    #[arg(long)]
+    /// Write every command to a file, gzip if its name ends in .gz
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Rerun every row of the reference: ours, the reference's, the difference, and why rows deviate that lie outside their tolerance
+    #[arg(long, conflicts_with_all = ["device", "arg", "mapping", "refresh", "rate", "requests", "read_queue", "write_queue", "low", "high",
+        "scheduler", "row_policy", "admission", "ecc", "rfm", "check", "trace", "log"])]
     table: bool,
 }
 
@@ -125,6 +138,11 @@ fn after_help() -> String {
     for (name, digits) in NAMED {
         let _ = writeln!(text, "  {name:10} {digits}");
     }
+    text.push_str(
+        "\nTraces: a burst per line, such as `100.5 R 0x40`: the CK at which it arrives, which may end in .5 and never decreases; R or W, also in\n\
+         lower case; the byte address within the channel, decimal or 0x, 32 B aligned. Empty lines and lines that begin with # are skipped.\n\
+         Logs: a command per line: CK, name, pseudo channel, stack ID, bank group, bank, row, column (- where it has none).\n",
+    );
     text.push_str(
         "\nExamples:\n  tilewright mem --device hbm3-6400 --pattern seq_rd --mapping M1 --refresh none\n  \
          tilewright mem --pattern rand --arg 2 --mapping M5 --rate 0.4\n  tilewright mem --trace requests.txt.gz --check\n",
@@ -149,7 +167,28 @@ enum Admission {
 /// Runs the subcommand.
 pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     if args.table {
-        return table(context);
+        if context.changes_chip() {
+            return Err(CliError::flag(
+                "--table",
+                "the reference has a device of its own; leave out --chip and --set",
+            ));
+        }
+        return table::run(context);
+    }
+    if args.pattern.is_none() && args.trace.is_none() {
+        return Err(CliError::usage(
+            "one of --pattern P, --trace F or --table is needed; see `tilewright mem --help`",
+        ));
+    }
+    if let Some(name) = args
+        .device
+        .as_deref()
+        .filter(|name| !DEVICES.contains(name))
+    {
+        return Err(CliError::flag(
+            "--device",
+            format!("`{name}` is not one of {}", DEVICES.join(", ")),
+        ));
     }
     let chip = context.chip_with_device(args.device.as_deref())?;
     let device = &chip.hbm.timing;
@@ -157,7 +196,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         None => chip.hbm.refresh,
         Some(name) => Refresh::from_name(name).ok_or_else(|| {
             let names = Refresh::NAMES.join(", ");
-            CliError::usage(format!("--refresh: `{name}` is not one of {names}"))
+            CliError::flag("--refresh", format!("`{name}` is not one of {names}"))
         })?,
     };
     let config = config(args, refresh)?;
@@ -167,19 +206,32 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         Some(0.0) => Injection::Single,
         Some(rate) if (RATES.0..=RATES.1).contains(&rate) => Injection::Rate(rate),
         Some(rate) => {
-            return Err(CliError::usage(format!(
-                "--rate: `{rate}` is neither 0 nor from {} to {}",
-                RATES.0, RATES.1
-            )));
+            return Err(CliError::flag(
+                "--rate",
+                format!(
+                    "`{}` is neither 0 nor from {} to {}",
+                    number(rate),
+                    RATES.0,
+                    RATES.1
+                ),
+            ));
         }
     };
     let geometry = Geometry::new(device);
     let list = match args.mapping.as_str() {
         "chip" => mapping::list(&chip.hbm),
-        given => given.to_owned(),
+        mapping::BLOCKS => mapping::blocks(&chip.hbm),
+        given => mapping::named(given).to_owned(),
     };
     let mapping = Mapping::parse(&list, geometry)
-        .map_err(|error| CliError::usage(format!("--mapping: {error}")))?;
+        .map_err(|error| CliError::flag("--mapping", error.to_string()))?;
+    let twice = args.admission == Admission::Split;
+    if twice && args.trace.as_deref() == Some(Path::new(trace_file::STDIN)) {
+        return Err(CliError::flag(
+            "--admission",
+            "split reads a trace twice, which stdin cannot be; name a file",
+        ));
+    }
     let source = source(args, device, &geometry)?;
     let second = match args.admission {
         Admission::InOrder => None,
@@ -197,38 +249,97 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
             (None, None) => DEFAULT_REQUESTS,
         },
     };
+    let mut log = match &args.log {
+        None => None,
+        Some(path) => {
+            let file = File::create(path).map_err(|e| CliError::io("create", path, &e))?;
+            Some((path, Log::new(path, file)))
+        }
+    };
     let start = Instant::now();
     let outcome = {
         let _progress = Progress::start("simulating", context);
+        let log = log.as_mut().map(|(_, log)| log.writer());
         setup
-            .go(Controller::new(device, config), source, second)
+            .logged(Controller::new(device, config), source, second, log)
             .map_err(run_error)?
     };
     let wall_s = start.elapsed().as_secs_f64();
-    show(
-        args,
-        device,
-        &chip.hbm.device,
-        &config,
-        &outcome,
-        wall_s,
+    if let Some((path, log)) = log {
+        log.finish().map_err(|e| CliError::io("write", path, &e))?;
+    }
+    if let Some(path) = args.trace.as_ref().filter(|_| outcome.requests == 0) {
+        return Err(CliError::file(
+            path.display().to_string(),
+            "no request: a trace has a line `<CK> R|W <byte address>` at least",
+        ));
+    }
+    show::run(
+        &show::Shown {
+            args,
+            chip: &chip,
+            config: &config,
+            digits: &list,
+            outcome: &outcome,
+            wall_s,
+        },
         context,
     )
+}
+
+/// Where the log of commands goes.
+enum Log {
+    Plain(BufWriter<File>),
+    Packed(GzEncoder<BufWriter<File>>),
+}
+
+impl Log {
+    fn new(path: &Path, file: File) -> Log {
+        let file = BufWriter::with_capacity(1 << 16, file);
+        match path.extension().is_some_and(|end| end == "gz") {
+            true => Log::Packed(GzEncoder::new(file, Compression::default())),
+            false => Log::Plain(file),
+        }
+    }
+
+    fn writer(&mut self) -> &mut dyn std::io::Write {
+        match self {
+            Log::Plain(file) => file,
+            Log::Packed(file) => file,
+        }
+    }
+
+    fn finish(self) -> std::io::Result<()> {
+        match self {
+            Log::Plain(mut file) => file.flush(),
+            Log::Packed(file) => file.finish()?.flush(),
+        }
+    }
+}
+
+/// A number as short as it can be told: neither hundreds of zeros nor an exponent where there is no need.
+fn number(x: f64) -> String {
+    match x == 0.0 || (1e-6..1e9).contains(&x.abs()) || !x.is_finite() {
+        true => x.to_string(),
+        false => format!("{x:e}"),
+    }
 }
 
 fn config(args: &Args, refresh: Refresh) -> Result<Config, CliError> {
     for (flag, share) in [("--low", args.low), ("--high", args.high)] {
         if !(0.0..=1.0).contains(&share) {
-            return Err(CliError::usage(format!(
-                "{flag}: `{share}` is not a share from 0 to 1"
-            )));
+            let share = number(share);
+            return Err(CliError::flag(
+                flag,
+                format!("`{share}` is not a share from 0 to 1"),
+            ));
         }
     }
     if args.low > args.high {
-        return Err(CliError::usage(format!(
-            "--low: `{}` is above --high, {}",
-            args.low, args.high
-        )));
+        return Err(CliError::flag(
+            "--low",
+            format!("`{}` is above --high, {}", args.low, args.high),
+        ));
     }
     let counted = |text: &str, name: &str, limit: u32| {
         let count = text.strip_prefix(name)?.strip_prefix(':')?.parse().ok()?;
@@ -237,18 +348,20 @@ fn config(args: &Args, refresh: Refresh) -> Result<Config, CliError> {
     let row_policy = match args.row_policy.as_str() {
         "open" => RowPolicy::Open,
         text => RowPolicy::Close(counted(text, "close", 1_000_000).ok_or_else(|| {
-            CliError::usage(format!(
-                "--row-policy: `{text}` is neither open nor close:N with N from 1 to 1000000"
-            ))
+            CliError::flag(
+                "--row-policy",
+                format!("`{text}` is neither open nor close:N with N from 1 to 1000000"),
+            )
         })?),
     };
     let ecc = match args.ecc.as_str() {
         "none" => Ecc::None,
         text => Ecc::Sideband {
             check_ck: counted(text, "sideband", 1000).ok_or_else(|| {
-                CliError::usage(format!(
-                    "--ecc: `{text}` is neither none nor sideband:N with N from 1 to 1000 CK"
-                ))
+                CliError::flag(
+                    "--ecc",
+                    format!("`{text}` is neither none nor sideband:N with N from 1 to 1000 CK"),
+                )
             })?,
         },
     };
@@ -276,16 +389,19 @@ fn source(args: &Args, device: &HbmDevice, geometry: &Geometry) -> Result<Source
     }
     let pattern = args.pattern.as_deref().unwrap_or_default();
     let pattern =
-        Pattern::parse(pattern).map_err(|error| CliError::usage(format!("--pattern: {error}")))?;
+        Pattern::parse(pattern).map_err(|error| CliError::flag("--pattern", error.to_string()))?;
     let requests = pattern
         .generate(args.arg, geometry)
-        .map_err(|error| CliError::usage(format!("--arg: {error}")))?;
+        .map_err(|error| CliError::flag("--arg", error.to_string()))?;
     Ok(Source::Pattern(requests))
 }
 
 fn trace_error(error: TraceFileError) -> CliError {
     match error {
-        TraceFileError::Open { path, error } => CliError::io("open", &path, &error),
+        TraceFileError::Open { path, error } => CliError::flag(
+            "--trace",
+            format!("cannot open {}: {error}", path.display()),
+        ),
         TraceFileError::Line {
             path,
             line,
@@ -297,6 +413,7 @@ fn trace_error(error: TraceFileError) -> CliError {
 fn run_error(error: RunError) -> CliError {
     match error {
         RunError::Trace(error) => trace_error(error),
+        RunError::Log(error) => CliError::flag("--log", format!("cannot write: {error}")),
         RunError::Stalled { .. } => CliError::Run {
             code: "stalled",
             exit: 4,
@@ -311,219 +428,5 @@ fn run_error(error: RunError) -> CliError {
             message: error.to_string(),
             detail: None,
         },
-    }
-}
-
-fn show(
-    args: &Args,
-    device: &HbmDevice,
-    device_name: &str,
-    config: &Config,
-    outcome: &Outcome,
-    wall_s: f64,
-    context: &Context,
-) -> Result<(), CliError> {
-    let figures = Figures::of(outcome, device);
-    let time_s = outcome.cycles_ck() * f64::from(device.tck_ps) * 1e-12;
-    let gbps = match time_s > 0.0 {
-        true => outcome.requests as f64 * f64::from(device.burst_bytes) / time_s / 1e9,
-        false => 0.0,
-    };
-    let totals = &outcome.totals;
-    let name = match &args.trace {
-        Some(path) => path.display().to_string(),
-        None => args.pattern.clone().unwrap_or_default(),
-    };
-    if context.json {
-        let mut object = json!({
-            "device": device_name,
-            "pattern": name,
-            "arg": args.arg,
-            "mapping": args.mapping,
-            "refresh": config.refresh.name(),
-            "requests": outcome.requests,
-            "reads": outcome.reads,
-            "writes": outcome.writes,
-            "utilisation": figures.utilisation,
-            "gbps": gbps,
-            "row_hit": figures.row_hit,
-            "mean_latency_ns": figures.mean_ns,
-            "p50_ns": figures.p50_ns,
-            "p95_ns": figures.p95_ns,
-            "p99_ns": figures.p99_ns,
-            "source_mean_latency_ns": figures.source_mean_ns,
-            "source_p99_ns": figures.source_p99_ns,
-            "cycles_ck": figures.cycles_ck,
-            "row_misses": totals.row_misses,
-            "row_conflicts": totals.row_conflicts,
-            "activates": totals.activates,
-            "refreshes": totals.refreshes,
-            "refresh_managements": totals.refresh_managements,
-            "forwarded": totals.forwarded,
-            "merged": totals.merged,
-            "wall_s": wall_s,
-            "requests_per_wall_s": outcome.requests as f64 / wall_s.max(1e-9),
-        });
-        if let Some(commands) = outcome.checked_commands {
-            object["check"] = json!({ "passed": true, "commands": commands });
-        }
-        return context.print_json(object);
-    }
-    let mut out = format!(
-        "{device_name}, {name}, mapping {}, refresh {}: {} reads, {} writes\n",
-        args.mapping,
-        config.refresh.name(),
-        outcome.reads,
-        outcome.writes
-    );
-    let mut line = |name: &str, value: String| {
-        // Writing to a string cannot fail.
-        let _ = writeln!(out, "  {name:16} {value}");
-    };
-    line(
-        "utilisation",
-        format!("{:.4} of peak, {gbps:.2} GB/s", figures.utilisation),
-    );
-    line("time", format!("{} CK", figures.cycles_ck));
-    line(
-        "row hits",
-        format!(
-            "{:.4}; {} misses, {} conflicts",
-            figures.row_hit, totals.row_misses, totals.row_conflicts
-        ),
-    );
-    if outcome.reads > 0 {
-        line(
-            "read latency",
-            format!(
-                "mean {:.1} ns, p50 {:.1}, p95 {:.1}, p99 {:.1}",
-                figures.mean_ns, figures.p50_ns, figures.p95_ns, figures.p99_ns
-            ),
-        );
-        line(
-            "from the source",
-            format!(
-                "mean {:.1} ns, p99 {:.1}",
-                figures.source_mean_ns, figures.source_p99_ns
-            ),
-        );
-    }
-    if totals.forwarded + totals.merged > 0 {
-        line(
-            "write queue",
-            format!(
-                "{} reads answered, {} writes merged",
-                totals.forwarded, totals.merged
-            ),
-        );
-    }
-    if let Some(commands) = outcome.checked_commands {
-        line("check", format!("{commands} commands, all legal"));
-    }
-    context.print(&out)?;
-    context.note(&format!(
-        "{:.2} million requests a second of wall time",
-        outcome.requests as f64 / wall_s.max(1e-9) / 1e6
-    ));
-    Ok(())
-}
-
-/// Every row of the reference: ours, theirs, the difference.
-fn table(context: &Context) -> Result<(), CliError> {
-    let device = HbmDevice::preset(reference::DEVICE)?;
-    let rows: Vec<Row> = [Table::Saturating, Table::Curve, Table::Settings]
-        .into_iter()
-        .flat_map(Row::all)
-        .collect();
-    let compared: Vec<_> = {
-        let _progress = Progress::start("simulating", context);
-        rows.par_iter().map(|row| row.compare(&device)).collect()
-    };
-    let known = |name: &str| DEVIATIONS.iter().find(|(row, _)| *row == name);
-    let missing: Vec<String> = rows
-        .iter()
-        .zip(&compared)
-        .filter(|(row, c)| c.miss.is_some() && known(&row.name()).is_none())
-        .map(|(row, _)| row.name())
-        .collect();
-    let exact = rows
-        .iter()
-        .zip(&compared)
-        .filter(|(row, c)| c.ours.cycles_ck == row.reference.cycles_ck)
-        .count();
-    let of = |f: &Figures| {
-        json!({
-            "cycles_ck": f.cycles_ck, "utilisation": f.utilisation, "row_hit": f.row_hit, "mean_latency_ns": f.mean_ns,
-            "p50_ns": f.p50_ns, "p95_ns": f.p95_ns, "p99_ns": f.p99_ns, "source_mean_latency_ns": f.source_mean_ns, "source_p99_ns": f.source_p99_ns,
-        })
-    };
-    if context.json {
-        let list: Vec<Value> = rows
-            .iter()
-            .zip(&compared)
-            .map(|(row, c)| {
-                json!({
-                    "row": row.name(),
-                    "table": row.table.name(),
-                    "ours": of(&c.ours),
-                    "reference": of(&row.reference),
-                    "utilisation_difference": reference::relative(c.ours.utilisation, row.reference.utilisation),
-                    "within": c.miss.is_none(),
-                    "deviation": known(&row.name()).map(|(_, why)| *why),
-                })
-            })
-            .collect();
-        context.print_json(json!({
-            "reference": reference::SOURCE,
-            "rows": list,
-            "exact": exact,
-            "outside": missing,
-        }))?;
-    } else {
-        let mut out = format!(
-            "{}\n{:62} {:>11} {:>11} {:>8} {:>9} {:>9} {:>9} {:>9}\n",
-            reference::SOURCE,
-            "row",
-            "CK",
-            "reference",
-            "diff",
-            "mean ns",
-            "reference",
-            "p99 ns",
-            "reference"
-        );
-        for (row, c) in rows.iter().zip(&compared) {
-            let (ours, theirs) = (&c.ours, &row.reference);
-            // Writing to a string cannot fail.
-            let _ = writeln!(
-                out,
-                "{:62} {:>11} {:>11} {:>+7.2}% {:>9.1} {:>9.1} {:>9.1} {:>9.1}{}",
-                format!("{} {}", row.table.name(), row.name()),
-                ours.cycles_ck,
-                theirs.cycles_ck,
-                100.0 * reference::relative(ours.cycles_ck, theirs.cycles_ck),
-                ours.mean_ns,
-                theirs.mean_ns,
-                ours.p99_ns,
-                theirs.p99_ns,
-                c.miss.map_or_else(String::new, |(what, by)| format!(
-                    "  outside: {what} {:+.1}%",
-                    100.0 * by
-                )),
-            );
-        }
-        let _ = writeln!(
-            out,
-            "{} rows, {exact} with the same number of CK, {} outside their tolerance",
-            rows.len(),
-            compared.iter().filter(|c| c.miss.is_some()).count()
-        );
-        context.print(&out)?;
-    }
-    match missing.is_empty() {
-        true => Ok(()),
-        false => Err(CliError::Check {
-            message: format!("outside their tolerance: {}", missing.join("; ")),
-        }),
     }
 }

@@ -123,7 +123,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         // Of clap's text the first paragraph is the error; tips and usage follow.
         let message = text.split("\n\n").next().unwrap_or_default();
         let message = message.trim_start_matches("error: ").trim().to_owned();
-        let error = CliError::Usage { message };
+        let error = CliError::usage(message);
         return Context::new(&Global::for_json()).fail(&error);
     }
     // A closed stream is no reason to fail louder.

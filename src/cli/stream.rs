@@ -168,13 +168,27 @@ fn cells() -> Vec<Cell> {
     all
 }
 
-/// As the table shows it: TB/s, and percent of the peak.
+/// The unit of the table and its bytes a second: one in which the chip's peak is at least 1.
+fn unit(chip: &Chip) -> (&'static str, f64) {
+    match cost::hbm_peak_bytes_per_s(chip) {
+        1_000_000_000_000.. => ("TB/s", 1e12),
+        1_000_000_000.. => ("GB/s", 1e9),
+        _ => ("MB/s", 1e6),
+    }
+}
+
+/// As the table shows it: in its unit, and percent of the peak.
 fn shown(rate: Option<f64>, chip: &Chip) -> String {
     let peak = cost::hbm_peak_bytes_per_s(chip) as f64;
     match rate {
-        Some(rate) => format!("{:.2} ({:.1})", rate / 1e12, 100.0 * rate / peak),
+        Some(rate) => format!("{:.2} ({:.1})", rate / unit(chip).1, 100.0 * rate / peak),
         None => "no room".to_owned(),
     }
+}
+
+/// What a cell reads, writes or copies.
+fn moved(cell: &Cell, chip: &Chip) -> String {
+    format!("{:.2} MiB", cell.op(chip).bytes as f64 / f64::from(1 << 20))
 }
 
 /// Prints the table.
@@ -206,10 +220,11 @@ pub fn table(context: &Context) -> Result<(), CliError> {
         });
         shown(found.and_then(|(_, rate)| *rate), &chip)
     };
+    let (unit, per_s) = unit(&chip);
     let mut out = format!(
-        "On `{}` with `hbm.model = \"exact\"`: TB/s over HBM's pins (percent of the peak, {:.3} TB/s), start and end included.\n",
+        "On `{}` with `hbm.model = \"exact\"`: {unit} over HBM's pins (percent of the peak, {:.3} {unit}), start and end included.\n",
         chip.name,
-        peak / 1e12
+        peak / per_s
     );
     let streams = STREAMS.map(|s| format!("{s} a tile")).join(" | ");
     heading(&mut out, "streams", &streams, STREAMS.len());
@@ -225,6 +240,17 @@ pub fn table(context: &Context) -> Result<(), CliError> {
         MAPPINGS
             .map(|m| find(way, chunk, MAPPING_STREAMS, m))
             .join(" | ")
+    });
+    out.push_str("\nBytes that a cell reads, writes or copies, with any mapping:\n");
+    heading(&mut out, "bytes with streams", &streams, STREAMS.len());
+    rows(&mut out, |way, chunk| {
+        let cell = |streams| Cell {
+            way,
+            chunk,
+            streams,
+            mapping: MAPPINGS[0],
+        };
+        STREAMS.map(|s| moved(&cell(s), &chip)).join(" | ")
     });
     context.print(&out)
 }
@@ -269,6 +295,35 @@ mod tests {
             .map(cut)
             .find(|row| row.len() > 2 && row[1] == way.name() && row[2] == chunk);
         row.unwrap()[column]
+    }
+
+    /// Small chips do not end at 0.00.
+    #[test]
+    fn the_unit_follows_the_chip() {
+        let (mini, maia) = (
+            Chip::preset("mini").unwrap(),
+            Chip::preset("maia-200").unwrap(),
+        );
+        assert_eq!(unit(&maia), ("TB/s", 1e12));
+        assert_eq!(unit(&mini), ("GB/s", 1e9));
+        let peak = cost::hbm_peak_bytes_per_s(&mini) as f64;
+        assert_eq!(
+            shown(Some(peak / 100.0), &mini),
+            format!("{:.2} (1.0)", peak / 1e11)
+        );
+    }
+
+    /// The bytes of every cell stand on the page.
+    #[test]
+    fn the_page_says_what_a_cell_moves() {
+        let page = std::fs::read_to_string(PAGE).unwrap();
+        let chip = Chip::preset("maia-200").unwrap();
+        for cell in cells().iter().filter(|cell| cell.mapping == MAPPINGS[0]) {
+            let column = format!("{} a tile", cell.streams);
+            let label = "bytes with streams:";
+            let want = committed(&page, label, &column, cell.way, cell.chunk);
+            assert_eq!(moved(cell, &chip), want, "{cell:?}");
+        }
     }
 
     /// Cells of the page, run again: the whole is `bench stream --table`.

@@ -126,7 +126,7 @@ impl Controller {
             if !idle {
                 self.idle_since = FAR;
             } else if !dense {
-                self.skip_rounds(now, gate.entry.min(until + 1));
+                self.skip_rounds(now, gate.entry.min(until + 1), feed);
             }
             now = if dense {
                 now + 1

@@ -112,6 +112,9 @@ pub trait Sink {
     /// A command went out.
     #[inline]
     fn command(&mut self, _issued: Issued) {}
+    /// By `now`, so many rounds of refresh like the last, of so many half CK each, were jumped over in an idle channel.
+    #[inline]
+    fn rounds_skipped(&mut self, _now: Time, _round: Time, _times: u64) {}
 }
 
 /// What a controller did.

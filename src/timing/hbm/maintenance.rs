@@ -153,7 +153,7 @@ impl Controller {
     /// With nothing to serve before `until`: jumps over whole rounds of refresh, which all pass alike once one has passed in an
     /// idle channel. What is left of the time holds another whole round, so that the channel is at `until` as if none was skipped.
     #[inline(never)]
-    pub(super) fn skip_rounds(&mut self, now: Time, until: Time) {
+    pub(super) fn skip_rounds<S: Sink>(&mut self, now: Time, until: Time, sink: &mut S) {
         self.idle_since = self.idle_since.min(now);
         let Geometry { pcs, sids, .. } = *self.geometry();
         let m = &mut self.maintenance;
@@ -186,6 +186,7 @@ impl Controller {
             *allowed += skipped;
         }
         self.totals.refreshes += (rounds - 2) * Time::from(commands);
+        sink.rounds_skipped(now, round, rounds - 2);
     }
 
     /// Hands what is due to the queue.

@@ -159,7 +159,7 @@ impl Mapping {
     }
 
     /// The least number of lines, of those for which it can be said, after which every line has the same place but for a row so many
-    /// higher, as long as no row wraps: the lines, the rows.
+    /// higher: the lines, the rows. A row past the last is one from the first on if those rows fill the device; else no row may wrap.
     pub fn period(&self) -> Option<(u64, u32)> {
         let high = |field| self.highest == field;
         if !high(Field::Row) || self.xors.iter().any(|xor| xor.target == Field::Row) {

@@ -43,6 +43,8 @@ pub mod run;
 mod run_tests;
 mod schedule;
 mod steady;
+#[cfg(test)]
+mod steady_tests;
 pub mod trace_file;
 
 use crate::chip::Chip;

@@ -53,8 +53,8 @@ impl Source {
 }
 
 impl Source {
-    /// After how many requests every line is a multiple of `lines` further on, by how many of them, and for how many requests more that
-    /// holds; none if it cannot be said.
+    /// After how many requests every line is a multiple of `lines` further on, modulo those of the device, by how many of them, and for
+    /// how many requests more that holds; none if it cannot be said.
     pub fn period(&self, lines: u64) -> Option<(u64, u64, u64)> {
         match self {
             Source::Pattern(generator) => generator.period(lines),
@@ -271,8 +271,14 @@ impl Generator {
         };
         let times = step / gcd(step, lines);
         let count = lines / gcd(step, lines);
-        let rounds = (self.total - 1).saturating_sub(base) / step;
-        let holds = (rounds * requests).saturating_sub(self.index);
+        // Where whole periods fill the device, lines that begin again at 0 are as far on as any.
+        let holds = match self.total.is_multiple_of(lines) {
+            true => u64::MAX,
+            false => {
+                let rounds = (self.total - 1).saturating_sub(base) / step;
+                (rounds * requests).saturating_sub(self.index)
+            }
+        };
         Some((count.checked_mul(requests)?, times, holds))
     }
 

@@ -8,15 +8,17 @@
 //! run through only until the channel repeats itself (`steady`).
 
 use super::advance::{self, Head, PORTS};
-use super::constraints::Time;
+use super::constraints::{Command, Time};
 use super::controller::{Controller, FAR, Issued, Sink, Totals};
+use super::device::Geometry;
 use super::histogram::Histogram;
 use super::legality::{Checker, Violation};
 use super::mapping::{Mapping, Near, Place};
 use super::patterns::Source;
-use super::steady::{Cycles, Mover, Period, Stand, Visit};
+use super::steady::{self, Cycles, Mover, Period, Stand, Visit};
 use super::trace_file::TraceFileError;
 use crate::chip::HbmDevice;
+use std::io::Write;
 
 /// Half CK between the return of a read and the next, at rate 0.
 const GAP: Time = 300;
@@ -45,6 +47,8 @@ pub enum RunError {
     Stalled { since_ck: u64 },
     #[error("{0}")]
     Illegal(Violation),
+    #[error("cannot write the log of commands: {0}")]
+    Log(std::io::Error),
 }
 
 /// What a run measured. Latencies are of reads, in half CK, to the end of the data.
@@ -60,8 +64,18 @@ pub struct Outcome {
     /// From arrival at the source.
     pub source_latency: Histogram,
     pub totals: Totals,
-    /// Commands that the legality checker saw, if it looked.
-    pub checked_commands: Option<u64>,
+    /// Of the requests, those that were not stepped through: they passed in cycles that repeat.
+    pub passed: u64,
+    /// What the legality checker saw, if it looked.
+    pub checked: Option<Checked>,
+}
+
+/// What the legality checker saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checked {
+    pub commands: u64,
+    /// Refreshes of an idle channel that were jumped over; the rounds before and after them were checked and are the same.
+    pub skipped_refreshes: u64,
 }
 
 impl Outcome {
@@ -129,6 +143,9 @@ struct Feed<'a> {
     progress: Time,
     checker: Option<Checker>,
     violation: Option<Violation>,
+    /// Where commands are written, and why they cannot be.
+    log: Option<&'a mut (dyn Write + 'a)>,
+    log_error: Option<std::io::Error>,
     /// Requests accepted at which to stop and look whether the channel does the same again.
     stop_at: u64,
 }
@@ -200,13 +217,16 @@ impl Feed<'_> {
         let [port] = &self.ports[..] else {
             return None;
         };
-        if self.injection != Injection::Saturating || self.checker.is_some() {
+        if self.injection != Injection::Saturating || self.checker.is_some() || self.log.is_some() {
             return None;
         }
         let (requests, times, holds) = port.source.period(lines)?;
+        let together = steady::LEAST.div_ceil(requests);
+        let all = u64::from(self.mapping.geometry().rows);
+        let times = times.checked_mul(together)?.checked_mul(rows.into())?;
         Some(Period {
-            requests,
-            rows: u32::try_from(times).ok()?.checked_mul(rows)?,
+            requests: requests * together,
+            rows: (times % all) as u32,
             holds: holds.min(port.limit - port.index),
         })
     }
@@ -242,11 +262,22 @@ impl Feed<'_> {
         self.heads[0].order += requests * times;
         self.accepted += requests * times;
         self.served += requests * times;
+        self.outcome.passed += requests * times;
         let (now, before) = (&mut self.outcome, &before.outcome);
         now.reads += times * (now.reads - before.reads);
         now.writes += times * (now.writes - before.writes);
         now.latency.repeat(&before.latency, times);
         now.source_latency.repeat(&before.source_latency, times);
+    }
+
+    /// Writes to the log, if there is one that takes it.
+    #[inline]
+    fn log(&mut self, write: impl FnOnce(&mut dyn Write, &Geometry) -> std::io::Result<()>) {
+        if let Some(log) = &mut self.log
+            && self.log_error.is_none()
+        {
+            self.log_error = write(*log, self.mapping.geometry()).err();
+        }
     }
 
     /// When a request is under way or comes next; none if all is done.
@@ -319,6 +350,36 @@ impl Sink for Feed<'_> {
         {
             self.violation = checker.see(&issued).err();
         }
+        self.log(|log, geometry| {
+            let Issued {
+                at,
+                command,
+                bank,
+                row,
+                column,
+            } = issued;
+            let [pc, sid, group, bank] = geometry.parts(bank);
+            write!(log, "{} {} {pc} ", at as f64 / 2.0, command.name())?;
+            match command {
+                _ if command.is_all_bank() => writeln!(log, "- - - - -"),
+                _ if command.is_column() => writeln!(log, "{sid} {group} {bank} {row} {column}"),
+                Command::Act => writeln!(log, "{sid} {group} {bank} {row} -"),
+                _ => writeln!(log, "{sid} {group} {bank} - -"),
+            }
+        });
+    }
+
+    fn rounds_skipped(&mut self, now: Time, round: Time, times: u64) {
+        if let Some(checker) = &mut self.checker {
+            checker.skip(now, round, times);
+        }
+        self.log(|log, _| {
+            let (now, round) = (now as f64 / 2.0, round as f64 / 2.0);
+            writeln!(
+                log,
+                "# {now}: {times} more rounds of refresh like the last, {round} CK each, pass in the idle channel"
+            )
+        });
     }
 }
 
@@ -335,8 +396,10 @@ fn look(
     };
     let passed = feed.accepted / period.requests;
     feed.stop_at = (passed + 1) * period.requests;
+    let rows = feed.mapping.geometry().rows;
+    let all = u64::from(rows);
     let stand = Stand {
-        row: (passed as u32).wrapping_mul(period.rows),
+        row: (passed % all * u64::from(period.rows) % all) as u32,
         ..controller.stand(now)
     };
     feed.outcome.totals = controller.totals;
@@ -344,7 +407,12 @@ fn look(
         accepted: feed.accepted,
         outcome: feed.outcome.clone(),
     };
-    let seen = cycles.look(stand, measured, |writer| {
+    // Refresh stands elsewhere at most periods.
+    let sign = match controller.maintenance.wake {
+        FAR => FAR,
+        wake => wake.saturating_sub(now),
+    };
+    let seen = cycles.look(stand, rows, sign, measured, |writer| {
         controller.visit(writer);
         feed.visit(&period, writer);
     });
@@ -355,7 +423,8 @@ fn look(
     // The last cycles are stepped through: what comes at their end may be cut off.
     let times = (period.holds / requests).saturating_sub(2);
     let mut mover = Mover {
-        by: stand.since(&from, times),
+        by: stand.since(&from, times, rows),
+        rows,
     };
     controller.visit(&mut mover);
     feed.visit(&period, &mut mover);
@@ -371,9 +440,21 @@ impl Run<'_> {
     /// Runs a controller on one source, or on two equal ones for split admission.
     pub fn go(
         &self,
+        controller: Controller,
+        source: Source,
+        split: Option<Source>,
+    ) -> Result<Outcome, RunError> {
+        self.logged(controller, source, split, None)
+    }
+
+    /// The same, with every command written to a log: CK, name, pseudo channel, stack ID, bank group, bank, row, column, `-` for what it
+    /// does not have; a line with `#` for rounds of refresh that are jumped over.
+    pub fn logged<'l>(
+        &'l self,
         mut controller: Controller,
         source: Source,
         split: Option<Source>,
+        log: Option<&'l mut (dyn Write + 'l)>,
     ) -> Result<Outcome, RunError> {
         let port = |source, only| Port {
             source,
@@ -397,8 +478,12 @@ impl Run<'_> {
             accepted: 0,
             served: 0,
             progress: 0,
-            checker: self.check.then(|| Checker::new(self.device)),
+            checker: self.check.then(|| {
+                Checker::new(self.device).with_refresh(self.device, controller.config.refresh)
+            }),
             violation: None,
+            log,
+            log_error: None,
             stop_at: u64::MAX,
         };
         (0..feed.ports.len()).for_each(|port| feed.fill(port));
@@ -413,6 +498,9 @@ impl Run<'_> {
             now = controller.advance(now, until, &mut feed, self.dense);
             if let Some(violation) = feed.violation {
                 return Err(RunError::Illegal(violation));
+            }
+            if let Some(error) = feed.log_error {
+                return Err(RunError::Log(error));
             }
             if advance::Feed::stops(&feed) {
                 now = look(&mut cycles, &mut controller, &mut feed, now);
@@ -432,7 +520,10 @@ impl Run<'_> {
             _ => feed.last + 1,
         };
         outcome.totals = controller.totals;
-        outcome.checked_commands = feed.checker.map(|checker| checker.seen());
+        outcome.checked = feed.checker.map(|checker| Checked {
+            commands: checker.seen(),
+            skipped_refreshes: checker.skipped(),
+        });
         Ok(outcome)
     }
 }

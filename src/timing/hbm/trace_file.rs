@@ -1,8 +1,8 @@
 //! Requests to one channel from a file.
 //!
-//! One burst a line: `<CK, may end in .5> R|W <byte address within the channel, decimal or 0x, 32 B aligned>`; empty lines and lines
-//! that begin with `#` are skipped; a file that begins with the gzip magic is unpacked as it is read. Times do not decrease. Invariant:
-//! memory does not grow with the file, and a bad line is one error with its number.
+//! One burst a line: `<CK, may end in .5> R|W <byte address within the channel, decimal or 0x, 32 B aligned>`; r and w mean the same; empty
+//! lines and lines that begin with `#` are skipped; a file that begins with the gzip magic is unpacked as it is read; the path `-` is
+//! stdin. Times do not decrease. Invariant: memory does not grow with the file, and a bad line is one error with its number.
 
 use super::patterns::Access;
 use flate2::read::MultiGzDecoder;
@@ -12,6 +12,10 @@ use std::path::{Path, PathBuf};
 
 /// Longest line that is read, in bytes.
 const LINE_LIMIT: u64 = 4096;
+/// Characters of a bad line that a message shows.
+const SHOWN: usize = 60;
+/// The path that means stdin.
+pub const STDIN: &str = "-";
 /// Latest time, in CK: a thousand simulated days, and far from overflow.
 const LAST_CK: u64 = 1 << 58;
 
@@ -54,7 +58,11 @@ impl TraceFile {
             path: path.to_owned(),
             error,
         };
-        let mut file = BufReader::with_capacity(1 << 16, File::open(path).map_err(failed)?);
+        let input: Box<dyn Read + Send> = match path.as_os_str() == STDIN {
+            true => Box::new(std::io::stdin()),
+            false => Box::new(File::open(path).map_err(failed)?),
+        };
+        let mut file = BufReader::with_capacity(1 << 16, input);
         let packed = file.fill_buf().map_err(failed)?.starts_with(&[0x1f, 0x8b]);
         let reader: Box<dyn BufRead + Send> = match packed {
             true => Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(file))),
@@ -130,15 +138,21 @@ fn parse(text: &str, channel_bytes: u64, line_bytes: u64) -> Result<Access, Stri
     let (Some(time), Some(way), Some(address), None) =
         (words.next(), words.next(), words.next(), words.next())
     else {
-        return Err("a line is `<CK> R|W <byte address>`".to_owned());
+        let shown: String = text.chars().take(SHOWN).collect();
+        return Err(format!(
+            "a line is `<CK> R|W <byte address>`, not `{shown}`"
+        ));
     };
-    let (whole, half) = match time.strip_suffix(".5") {
-        Some(whole) => (whole, 1),
-        None => (time.strip_suffix(".0").unwrap_or(time), 0),
+    // Zeros at the end of a fraction say nothing.
+    let (whole, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    let half = match fraction.trim_end_matches('0') {
+        "5" => Some(1),
+        "" if !fraction.is_empty() => Some(0),
+        _ => None,
     };
     let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
     let whole = whole.parse::<u64>().ok().filter(|_| digits(whole));
-    let Some(whole) = whole.filter(|&ck| ck <= LAST_CK) else {
+    let (Some(whole), Some(half)) = (whole.filter(|&ck| ck <= LAST_CK), half) else {
         return Err(format!(
             "time `{time}` is not a number of CK up to {LAST_CK} that may end in .5"
         ));
@@ -149,14 +163,12 @@ fn parse(text: &str, channel_bytes: u64, line_bytes: u64) -> Result<Access, Stri
         _ => return Err(format!("`{way}` is neither R nor W")),
     };
     let hex = address.strip_prefix("0x").or(address.strip_prefix("0X"));
-    let number = match hex {
-        Some(hex) if hex.starts_with('+') => None,
-        Some(hex) => u64::from_str_radix(hex, 16).ok(),
-        None => address.parse::<u64>().ok().filter(|_| digits(address)),
-    };
-    let Some(number) = number else {
+    let (text, radix) = hex.map_or((address, 10), |hex| (hex, 16));
+    if text.is_empty() || !text.chars().all(|c| c.is_digit(radix)) {
         return Err(format!("address `{address}` is not a number"));
-    };
+    }
+    // What does not fit 64 bits lies past every channel.
+    let number = u64::from_str_radix(text, radix).unwrap_or(u64::MAX);
     if number >= channel_bytes {
         return Err(format!(
             "address {address} past the channel of {channel_bytes:#x} bytes"
@@ -189,7 +201,7 @@ mod tests {
 
     #[test]
     fn plain_and_packed_files_read_the_same() {
-        let text = b"# a comment\n0 R 0\n\n0.5 W 0x20\n7.0 r 64";
+        let text = b"# a comment\n0 R 0\n\n0.50 W 0x20\n7.0 r 64";
         let plain = temporary("plain", text);
         let mut packer = flate2::write::GzEncoder::new(Vec::new(), Default::default());
         packer.write_all(text).unwrap();
@@ -209,8 +221,22 @@ mod tests {
     #[test]
     fn bad_lines_are_one_error_with_their_number() {
         for (at, (text, want)) in [
-            ("0 R 0\n3 R", "2: a line is `<CK> R|W <byte address>`"),
-            ("0 R 0 9", "1: a line is `<CK> R|W <byte address>`"),
+            (
+                "0 R 0\n3 R",
+                "2: a line is `<CK> R|W <byte address>`, not `3 R`",
+            ),
+            (
+                "0 R 0 9",
+                "1: a line is `<CK> R|W <byte address>`, not `0 R 0 9`",
+            ),
+            (
+                "1. R 0",
+                "1: time `1.` is not a number of CK up to 288230376151711744 that may end in .5",
+            ),
+            (
+                "1 R 0x10000000000000000",
+                "1: address 0x10000000000000000 past the channel of 0x100000 bytes",
+            ),
             (
                 "x R 0",
                 "1: time `x` is not a number of CK up to 288230376151711744 that may end in .5",

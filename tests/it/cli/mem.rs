@@ -1,6 +1,7 @@
 //! `mem`: the contract's keys, trace files, the reference's table, and one clear error for bad input.
 
 use super::*;
+use serde_json::json;
 use std::io::Write;
 
 const BASE: &[&str] = &["mem", "--device", "hbm3-6400", "--refresh", "none"];
@@ -185,14 +186,14 @@ fn the_chips_mapping_can_be_asked_for() {
 #[test]
 fn bad_flags_are_usage_errors() {
     for (words, more) in [
-        (&["--pattern"][..], &[][..]),
+        (&["--pattern", "--trace", "--table"][..], &[][..]),
         (&["`seq`", "seq_rd"], &["--pattern", "seq"]),
         (
             &["--arg", "33554432", "`0`"],
             &["--pattern", "rand", "--arg", "0"],
         ),
         (
-            &["--mapping", "digit 1", "`M9`"],
+            &["--mapping", "`M9`", "M1X", "blocks"],
             &["--pattern", "rand", "--mapping", "M9"],
         ),
         (
@@ -214,7 +215,7 @@ fn bad_flags_are_usage_errors() {
             &["--high", "`1.5`"],
             &["--pattern", "rand", "--high", "1.5"],
         ),
-        (&["4096"], &["--pattern", "rand", "--read-queue", "0"]),
+        (&["32767"], &["--pattern", "rand", "--read-queue", "0"]),
         (
             &["--row-policy", "`close`"],
             &["--pattern", "rand", "--row-policy", "close"],
@@ -222,6 +223,20 @@ fn bad_flags_are_usage_errors() {
         (&["--ecc", "`on`"], &["--pattern", "rand", "--ecc", "on"]),
         (&["--trace"], &["--pattern", "rand", "--trace", "x"]),
         (&["--requests"], &["--pattern", "rand", "--requests", "0"]),
+        (
+            &["--rate", "`1e300`"],
+            &["--pattern", "rand", "--rate", "1e300"],
+        ),
+        (&["--arg", "--trace"], &["--trace", "x", "--arg", "7"]),
+        (
+            &["--mapping", "bit 20 of `ro`", "below 14"],
+            &[
+                "--pattern",
+                "rand",
+                "--mapping",
+                "pc,bg,co,ba,sid,ro,^ba=ro[20:19]",
+            ],
+        ),
     ] {
         refused(2, "usage", words, &[BASE, more].concat());
     }
@@ -243,4 +258,142 @@ fn bad_flags_are_usage_errors() {
         &["hbm.timing.rc", "ras + rp"],
         &["mem", "--pattern", "rand", "--set", "hbm.timing.rc=50 CK"],
     );
+}
+
+#[test]
+fn the_table_takes_no_settings() {
+    for more in [
+        &["--mapping", "M1"][..],
+        &["--device", "hbm3-6400"],
+        &["--refresh", "ab"],
+        &["--requests", "5"],
+        &["--arg", "2"],
+        &["--rate", "1"],
+        &["--read-queue", "8"],
+        &["--low", "0.1"],
+        &["--rfm", "3"],
+        &["--ecc", "none"],
+        &["--check"],
+        &["--trace", "x"],
+        &["--pattern", "rand"],
+    ] {
+        refused(
+            2,
+            "usage",
+            &["--table"],
+            &[&["mem", "--table"], more].concat(),
+        );
+    }
+    for more in [["--chip", "mini"], ["--set", "hbm.timing.cl=25 CK"]] {
+        let args = [&["mem", "--table"][..], &more].concat();
+        refused(2, "usage", &["--table", "--set"], &args);
+    }
+}
+
+#[test]
+fn tables_that_miss_refreshes_are_refused() {
+    for (words, set) in [
+        (["refipb", "186 CK"], "hbm.timing.refipb=8904 CK"),
+        (["80 banks", "112 CK"], "hbm.timing.sids=5"),
+        (["refi = 4000", "84 CK"], "hbm.timing.refi=4000 CK"),
+        (["8779 CK", "refi = 8904"], "hbm.timing.rfc=8900 CK"),
+    ] {
+        refused(
+            2,
+            "usage",
+            &words,
+            &["mem", "--pattern", "rand", "--set", set],
+        );
+    }
+}
+
+#[test]
+fn traces_without_a_request_are_refused() {
+    let dir = Dir::new("mem-empty-trace");
+    let packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    for (name, bytes) in [
+        ("none.txt", Vec::new()),
+        ("blank.txt", b"\n\n# nothing\n".to_vec()),
+        ("none.gz", packed.finish().unwrap()),
+    ] {
+        let path = dir.write(name, bytes);
+        refused(3, "file", &[name, "no request"], &["mem", "--trace", &path]);
+    }
+}
+
+/// What comes back is enough to run again; errors name the flag.
+#[test]
+fn results_hold_their_settings() {
+    let v = mem(&[
+        "--pattern",
+        "mix11",
+        "--rate",
+        "0.25",
+        "--mapping",
+        "M1X",
+        "--low",
+        "0.1",
+        "--rfm",
+        "9",
+        "--check",
+    ]);
+    let settings = &v["settings"];
+    for (key, want) in [
+        ("rate", json!(0.25)),
+        ("injection", json!("rate")),
+        (
+            "mapping_digits",
+            json!("pc,bg,co,ba,sid,ro,^ba=ro[1:0],^bg=ro[3:2]"),
+        ),
+        ("read_queue", json!(128)),
+        ("write_queue", json!(64)),
+        ("low", json!(0.1)),
+        ("high", json!(0.8)),
+        ("scheduler", json!("frfcfs-rowhit")),
+        ("row_policy", json!("open")),
+        ("admission", json!("in-order")),
+        ("ecc", json!("none")),
+        ("rfm", json!(9)),
+    ] {
+        assert_eq!(settings[key], want, "{key}");
+    }
+    assert_eq!(settings["timing"]["refi"], 6240);
+    assert_eq!(v["check"]["skipped_refreshes"], 0);
+    let writes = mem(&["--pattern", "seq_wr", "--requests", "500"]);
+    assert_eq!(writes["mean_latency_ns"], Value::Null);
+    let long = mem(&["--pattern", "seq_rd", "--requests", "300000000"]);
+    assert!(long["passed_by_periods"].as_u64().unwrap() > 299_000_000);
+    for (flag, more) in [
+        ("--rate", ["--pattern", "rand", "--rate", "9"]),
+        ("--mapping", ["--pattern", "rand", "--mapping", "M9"]),
+    ] {
+        let v = json(2, &[BASE, &more].concat());
+        assert_eq!(v["error"]["where"], flag);
+    }
+}
+
+#[test]
+fn commands_are_logged() {
+    let dir = Dir::new("mem-log");
+    let (plain, packed) = (dir.path("log.txt"), dir.path("log.gz"));
+    for path in [&plain, &packed] {
+        mem(&["--pattern", "rand", "--requests", "50", "--log", path]);
+    }
+    let text = std::fs::read_to_string(&plain).unwrap();
+    assert!(
+        text.starts_with("0 ACT ") && text.lines().count() >= 100,
+        "{text}"
+    );
+    let mut unpacked = String::new();
+    let file = std::fs::File::open(&packed).unwrap();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(file), &mut unpacked).unwrap();
+    assert_eq!(unpacked, text);
+}
+
+/// The chip's own blocks go by name.
+#[test]
+fn blocks_are_the_mapping_of_the_chip() {
+    let base = ["--pattern", "rand", "--arg", "8", "--requests", "5000"];
+    let of = |more: &[&str]| mem(&[&base[..], more].concat())["cycles_ck"].clone();
+    assert_eq!(of(&["--mapping", "blocks"]), of(&["--mapping", "chip"]));
 }
