@@ -28,6 +28,7 @@ fn decode() -> Op {
         kv_len: 8192,
         causal: false,
         dtype: Dtype::E4m3,
+        form: Default::default(),
     })
 }
 
@@ -41,6 +42,7 @@ fn prefill() -> Op {
         kv_len: 4096,
         causal: true,
         dtype: Dtype::E4m3,
+        form: Default::default(),
     })
 }
 
