@@ -24,7 +24,7 @@ pub fn known(
     if op.softcap.is_some() || op.mask || op.lengths {
         return Err("attention with a mask, soft-cap or lengths has no kernel");
     }
-    if !op.causal.is_none_or(|offset| offset == ends) && !all {
+    if op.causal.is_some_and(|offset| offset != ends) && !all {
         return Err("causal attention whose last query does not see the last key has no kernel");
     }
     let window = op.window.filter(|window| window < kv_len);
