@@ -5,7 +5,7 @@
 //! of P, declarations. Both work on transposed scores S^T[key][query row], so that softmax runs down the keys without
 //! reductions across lanes. P is rounded to the operand type after a scale of 2^8 in E4M3 (the largest P, 1, becomes 256 of
 //! 448; the smallest that survives is 2^-17) and of 1 in BF16; sums take P before rounding, in FP32, with the same scale, which
-//! the last divide therefore removes. Leaves out: sliding windows, sinks, soft caps, paged K and V.
+//! the last divide therefore removes. What of [`super::Form`] each takes is on its page. Leaves out: soft caps.
 
 pub mod decode;
 pub mod form;
@@ -29,7 +29,7 @@ const AHEAD: u64 = 8;
 /// Bytes of a descriptor.
 const ENTRY: u64 = 128;
 /// Bytes of control code's variables in front of the descriptors.
-const VARIABLES: u64 = 256;
+const VARIABLES: u64 = 512;
 /// Bytes at the start of a stage's TSRAM that hold control words: variables and at most two rings of descriptors.
 pub const CONTROL_BYTES: u64 = (VARIABLES + (2 * RING + 1) * ENTRY).next_multiple_of(256);
 /// Strides are immediates of the control code's multiply.

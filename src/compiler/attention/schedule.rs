@@ -116,7 +116,10 @@ impl Rows {
         count: &str,
         spare: &str,
     ) {
-        assert!(self.stages() == 2 && first > 0, "fill and drain are one pass each");
+        assert!(
+            self.stages() == 2 && first > 0,
+            "fill and drain are one pass each"
+        );
         text.comment("fill");
         self.pass(text, |stage, _| stage == 0);
         let (early, late) = (text.fresh("early"), text.fresh("late"));

@@ -4,9 +4,9 @@
 //! number of steps ahead that the ring holds.
 
 use super::Tiling;
+use super::kernels::STAT_BYTES;
 use crate::compiler::attention::Geometry;
 use crate::compiler::attention::kernels::{PASS, VECTOR_BYTES};
-use super::kernels::STAT_BYTES;
 use crate::compiler::emit::Text;
 
 /// Keys that the set ending before query `register` needs: what its last query sees, in whole passes, at least one pass.

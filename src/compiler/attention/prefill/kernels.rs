@@ -84,11 +84,7 @@ fn init(text: &mut Text, k: &Prefill) {
         text,
         "init",
         "Statistics at their start, and zeros where lanes that no query has will be read.",
-        &[
-            "first statistics",
-            "sets of statistics",
-            "rounded scores",
-        ],
+        &["first statistics", "sets of statistics", "rounded scores"],
     );
     constant(text, "v1", 0.0);
     text.inst(&format!("sli s15, float({MASKED:e})"));

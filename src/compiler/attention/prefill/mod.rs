@@ -1,22 +1,27 @@
 //! Prefill: many queries per K/V head. The vector processor limits it, so the schedule keeps that unit fed.
 //!
 //! A unit of work is (batch, K/V head, block of queries); its rows are cut in sets of up to 128 lanes, a lane being (query,
-//! query head of the K/V head). Units go to tiles in snake order, the longest first. A unit walks its keys in blocks of
-//! `block` rows, a block through all sets (a *step* is a set within a block), a step in *chunks*. Per chunk:
+//! query head of the K/V head). Of causal attention units go to tiles in snake order, the longest first; else a tile has an equal part of
+//! all sets, in order. A unit walks its keys in blocks of `block` rows, a block through all sets (a *step* is a set within a
+//! block), a step in *chunks*. Per chunk:
 //!
 //! ```text
-//! TTU   S^T = K Q^T of the next step's chunk        O'^T += V^T P^T of this chunk
-//! TVP   P^T = 2^(S^T scale - m) of this step, fused with max(S^T) of the next step
+//! TTU   S^T = K Q^T of the next step's chunk          O^T += V^T P^T of this chunk
+//! TVP   P^T = 2^(S^T scale - m) of this step, fused with max(S^T) of the next step, in two slots with O^T alpha or O^T / l
 //! ```
 //!
-//! so that a step's maximum is final before its exponential starts: one rescale of O per step. S^T lives in a ring of
-//! (block / chunk + 2) chunks, O'^T in the accumulator RAM until its step ends. Control code writes descriptors of
-//! steps and blocks ahead into rings of its SRAM, and pushes each operation after all those that it waits for: queue order
-//! cannot deadlock. Leaves out: splitting keys over tiles (that is [`super::decode`]).
+//! so that a step's maximum is final before its exponential starts: one rescale of O per step, and one division per set.
+//! The load port would be the limit if S^T were read twice in FP32, so the maximum reads a BF16 copy ([`kernels`]). S^T lives
+//! in a ring of (block / chunk + 2) chunks, its copy in one of two or three; O^T in SRAM between steps, from where the accumulators are
+//! preloaded. The mask is what a product of scores starts from: rows of a table of (key - query), made once. A window makes a
+//! unit start at the first key that its first query sees; a sink is in m and l from the start. V is loaded after the first
+//! K. Control code writes descriptors of steps and blocks ahead into rings of its SRAM, and pushes each operation after all those
+//! that it waits for: queue order cannot deadlock. Leaves out: splitting keys over tiles (that is [`super::decode`]), pages.
 
 mod code;
 mod describe;
 mod kernels;
+mod transfers;
 
 pub use self::kernels::emit as emit_kernels;
 use self::kernels::{M_ROW, Prefill, STAT_BYTES};
@@ -25,10 +30,10 @@ use super::{
     Channels, ENTRY, Geometry, KERNEL_NEEDS, LANES, RING, VARIABLES, declare, empty, equ, no_room,
 };
 use crate::chip::{Chip, cost};
-use crate::compiler::{CompileError, Form};
 use crate::compiler::emit::{Text, TsramLayout};
 use crate::compiler::limits::Needs;
 use crate::compiler::stage::Site;
+use crate::compiler::{CompileError, Form};
 
 /// The semaphore of a stage's end.
 const ENDED: u64 = 14;
@@ -110,7 +115,10 @@ impl Tiling {
     /// short window is one run, so that a piece may touch both edges.
     fn mask_runs(&self, g: &Geometry) -> Vec<(i64, u64)> {
         let pieces = |rows: u64| rows.next_multiple_of(PASS);
-        let upper = (1 - self.piece as i64, pieces(self.piece + self.set_queries + PASS));
+        let upper = (
+            1 - self.piece as i64,
+            pieces(self.piece + self.set_queries + PASS),
+        );
         let Some(window) = g.op.form.window else {
             return if g.op.causal { vec![upper] } else { Vec::new() };
         };
@@ -275,9 +283,10 @@ fn predict(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
     let lanes = t.lanes();
     let s_steps = cost::mm_steps(chip, dtype, dtype, t.chunk, lanes, op.head_dim);
     let pv_steps = cost::mm_steps(chip, dtype, dtype, g.value_dim(), lanes, t.chunk);
-    let row_bytes = (op.head_dim.min(g.value_dim()) * g.element)
-        .max(u64::from(chip.dma.request_bytes)) as f64;
-    let rate = cost::hbm_peak_bytes_per_s(chip) as f64 * 0.8 / (chip.clock_hz as f64 * tiles as f64);
+    let row_bytes =
+        (op.head_dim.min(g.value_dim()) * g.element).max(u64::from(chip.dma.request_bytes)) as f64;
+    let rate =
+        cost::hbm_peak_bytes_per_s(chip) as f64 * 0.8 / (chip.clock_hz as f64 * tiles as f64);
     // A set of rows over so many keys, and a unit of sets.
     let set = |keys: u64| {
         let slots = keys.div_ceil(t.chunk) as f64;
@@ -288,7 +297,11 @@ fn predict(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
         let tensor = (s_steps + pv_steps) as f64 * keys / t.chunk as f64 + 40.0 * slots;
         let control = 330.0 * slots + 250.0 * steps;
         // With one set a step's O is awaited before the next step's exponential.
-        let waits = if t.sets == 1 { 500.0 * (steps - 1.0) } else { 0.0 };
+        let waits = if t.sets == 1 {
+            500.0 * (steps - 1.0)
+        } else {
+            0.0
+        };
         vector.max(tensor).max(control) + waits
     };
     let unit = |first: u64, sets: u64| {
@@ -426,8 +439,8 @@ pub fn emit(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) -> Result<()
     code::start(text, t, g, site);
     code::main_loop(text, t, g, site);
     code::push_scores(text, t, g);
-    code::push_output(text, g, site);
-    code::loads(text, g, channels);
+    transfers::push_output(text, g, site);
+    transfers::loads(text, g, channels);
     describe::generate(text, t, g);
     site.end(text);
     Ok(())
@@ -440,20 +453,8 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
     let virtual_heads = op.heads / t.heads;
     text.comment("Semaphores: data there (full), room there (free).");
     let names = [
-        "q_full",
-        "q_free",
-        "k_full",
-        "k_free",
-        "v_full",
-        "v_free",
-        "s_full",
-        "s_free",
-        "m_free",
-        "p_full",
-        "p_free",
-        "o_done",
-        "out_full",
-        "out_free",
+        "q_full", "q_free", "k_full", "k_free", "v_full", "v_free", "s_full", "s_free", "m_free",
+        "p_full", "p_free", "o_done", "out_full", "out_free",
     ];
     for (index, name) in names.iter().enumerate() {
         text.equ(name, site.semaphore + index as u64, "");
@@ -466,7 +467,11 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
         );
     }
     text.equ("o_free", site.semaphore + O_FREE, "one per set of rows");
-    text.equ("o_full", site.semaphore + O_FREE + t.sets, "one per set of rows");
+    text.equ(
+        "o_full",
+        site.semaphore + O_FREE + t.sets,
+        "one per set of rows",
+    );
     text.comment("Sizes.");
     for (name, value, comment) in [
         ("head_dim", op.head_dim, ""),
