@@ -460,8 +460,8 @@ pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) 
     }
     text.label("nothing_done");
     // The kernels of the start signal: of a tile without work they are all there is.
-    let start = ("o_done".to_owned(), 1);
-    site.drain(text, &[start, ended]);
+    text.inst("sem.wait o_done, 1");
+    site.drain(text, &[ended]);
     text.label("finished");
     site.drain(text, &free(t));
     text.inst(site.leave());
@@ -514,7 +514,13 @@ pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
         beq t1, r0, same_unit
         ld t1, started(st)
         bne t1, r0, same_run
+        li t1, 1
+        sd t1, started(st)
         sem.wait o_done, 1 # the kernels of the start
+        sem.wait k_full, 1 # V follows the first K, so that it does not share the memory with that
+        rdsr t1, tile
+        sem.post t1, k_full, 1
+        sem.post t1, v_free, k_slots
         same_run:
         wait q_full, 1
         same_unit:
@@ -644,12 +650,6 @@ pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
         bne t3, sr, last_store
         wait s_free, 1
         last_store:
-        ld t4, started(st)
-        bne t4, r0, v_may_come
-        li t4, 1
-        sd t4, started(st)
-        signal v_free, k_slots # V follows the first K
-        v_may_come:
         signal s_full, 1
         mm.store.f32 t1, t3, t2, a4, a7
         addi lead, lead, 1"

@@ -85,7 +85,7 @@ pub(super) fn loads(text: &mut Text, g: &Geometry, channels: Channels) {
         text.label(&format!("{p}_loads"));
         if p == "v" {
             text.block(&format!(
-                "ld t0, started(st) # not before the first scores, which let V go, are pushed
+                "ld t0, started(st) # not before the first K is there
                 beq t0, r0, {out}"
             ));
         }
