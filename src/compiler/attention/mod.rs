@@ -30,7 +30,7 @@ const AHEAD: u64 = 8;
 /// Bytes of a descriptor.
 const ENTRY: u64 = 128;
 /// Bytes of control code's variables in front of the descriptors.
-const VARIABLES: u64 = 256;
+const VARIABLES: u64 = 512;
 /// Bytes at the start of a stage's TSRAM that hold control words: variables and at most two rings of descriptors.
 pub const CONTROL_BYTES: u64 = (VARIABLES + (2 * RING + 1) * ENTRY).next_multiple_of(256);
 /// Strides are immediates of the control code's multiply.

@@ -1,22 +1,27 @@
 //! Prefill: many queries per K/V head. The vector processor limits it, so the schedule keeps that unit fed.
 //!
 //! A unit of work is (batch, K/V head, block of queries); its rows are cut in sets of up to 128 lanes, a lane being (query,
-//! query head of the K/V head). Units go to tiles in snake order, the longest first. A unit walks its keys in blocks of
-//! `block` rows, a block through all sets (a *step* is a set within a block), a step in *chunks*. Per chunk:
+//! query head of the K/V head). Of causal attention units go to tiles in snake order, the longest first; else a tile has an equal part of
+//! all sets, in order. A unit walks its keys in blocks of `block` rows, a block through all sets (a *step* is a set within a
+//! block), a step in *chunks*. Per chunk:
 //!
 //! ```text
-//! TTU   S^T = K Q^T of the next step's chunk        O'^T += V^T P^T of this chunk
-//! TVP   P^T = 2^(S^T scale - m) of this step, fused with max(S^T) of the next step
+//! TTU   S^T = K Q^T of the next step's chunk          O^T += V^T P^T of this chunk
+//! TVP   P^T = 2^(S^T scale - m) of this step, fused with max(S^T) of the next step, in two slots with O^T alpha or O^T / l
 //! ```
 //!
-//! so that a step's maximum is final before its exponential starts: one rescale of O per step. S^T lives in a ring of
-//! (block / chunk + 2) chunks, O'^T in the accumulator RAM until its step ends. Control code writes descriptors of
-//! steps and blocks ahead into rings of its SRAM, and pushes each operation after all those that it waits for: queue order
-//! cannot deadlock. Leaves out: splitting keys over tiles (that is [`super::decode`]).
+//! so that a step's maximum is final before its exponential starts: one rescale of O per step, and one division per set.
+//! The load port would be the limit if S^T were read twice in FP32, so the maximum reads a BF16 copy ([`kernels`]). S^T lives
+//! in a ring of (block / chunk + 2) chunks, its copy in one of two or three; O^T in SRAM between steps, from where the accumulators are
+//! preloaded. The mask is what a product of scores starts from: rows of a table of (key - query), made once. A window makes a
+//! unit start at the first key that its first query sees; a sink is in m and l from the start. V is loaded after the first
+//! K. Control code writes descriptors of steps and blocks ahead into rings of its SRAM, and pushes each operation after all those
+//! that it waits for: queue order cannot deadlock. Leaves out: splitting keys over tiles (that is [`super::decode`]), pages.
 
 mod code;
 mod describe;
 mod kernels;
+mod transfers;
 
 pub use self::kernels::emit as emit_kernels;
 use self::kernels::{M_ROW, Prefill, STAT_BYTES};
@@ -434,8 +439,8 @@ pub fn emit(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) -> Result<()
     code::start(text, t, g, site);
     code::main_loop(text, t, g, site);
     code::push_scores(text, t, g);
-    code::push_output(text, g, site);
-    code::loads(text, g, channels);
+    transfers::push_output(text, g, site);
+    transfers::loads(text, g, channels);
     describe::generate(text, t, g);
     site.end(text);
     Ok(())
