@@ -131,16 +131,6 @@ pub fn stage(op: &Op, site: &stage::Site) -> Result<stage::Stage, CompileError> 
     }
 }
 
-/// Bytes of HBM that an operation needs besides its tensors, on a chip with what its [`stage::Site`] may use.
-///
-/// # Errors
-/// No plan.
-pub fn scratch_bytes(op: &Op, chip: &Chip) -> Result<u64, CompileError> {
-    // Today none does: parts of an operation meet in SRAM.
-    let _ = (op, chip);
-    Ok(0)
-}
-
 /// Assembles what a lowering made.
 pub fn assemble(op: &Op, lowered: Lowered) -> Result<Compiled, CompileError> {
     let no_includes = |path: &str| Err(std::io::Error::other(format!("no include of {path}")));

@@ -36,8 +36,7 @@ pub struct Site {
     pub semaphore: u64,
     /// First DMA channel.
     pub channel: u64,
-    /// Byte offset in HBM of each tensor of the operation, in the order of [`Op::tensors`], best at multiples of 256; then of
-    /// [`super::scratch_bytes`] more, where an operation needs some.
+    /// Byte offset in HBM of each tensor of the operation, in the order of [`Op::tensors`], best at multiples of 256.
     pub tensors: Vec<u64>,
     /// Whether other stages follow: then the text ends as the contract says, else with `halt` and no wait for what was pushed.
     pub chained: bool,
@@ -53,10 +52,8 @@ impl Site {
             next = (next + t.bytes() as u64).next_multiple_of(256);
             at
         });
-        let mut tensors: Vec<u64> = tensors.collect();
-        tensors.push(next);
         Site {
-            tensors,
+            tensors: tensors.collect(),
             chip: chip.clone(),
             tsram: 0,
             semaphore: 0,

@@ -41,10 +41,9 @@ fn site(op: &Op, chip: &Chip, hbm: u64) -> (Site, u64) {
     part.tsram.size_bytes = half - control;
     part.semaphores.count -= FIRST as u32;
     part.dma.channels -= 2;
-    let scratch = compiler::scratch_bytes(op, &part).unwrap();
     let sizes = op.tensors().into_iter().map(|t| t.bytes() as u64);
     let mut next = hbm;
-    let tensors = sizes.chain([scratch]).map(|bytes| {
+    let tensors = sizes.map(|bytes| {
         let at = next.next_multiple_of(512) + 256;
         next = at + bytes;
         at

@@ -230,7 +230,9 @@ pub fn compile_kept(
     let sites = Sites::new(graph, layers.stream.as_ref(), chip)?;
     let first = graph.values.len() + layers.beside.len();
     let experts = Arc::new(Experts::of(graph, &sites, first)?);
-    let (steps, beside) = steps::steps(graph, &parts, &layers, &experts, &sites, chip)?;
+    let steps = steps::steps(graph, &parts, &layers, &experts, chip)?;
+    // Values beside those of the graph, whose ids are behind its own.
+    let beside = [layers.beside.clone(), experts.bytes().collect()].concat();
     let placement = place::place(graph, &parts, &layers, &experts, &steps, &beside, chip)?;
     let make = || {
         let written = text::write(graph, &layers, &experts, &sites, &steps, &placement, chip)?;

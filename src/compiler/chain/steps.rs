@@ -20,7 +20,7 @@ use crate::compiler::op::{Bound, BoundUnit};
 use crate::compiler::rowwise::Rowwise;
 use crate::compiler::stage::{Site, Stage};
 use crate::compiler::{CompileError, Matmul, MatmulType, Op};
-use crate::compiler::{attention, matmul, rowwise, scratch_bytes};
+use crate::compiler::{attention, matmul, rowwise};
 use crate::num::{Dtype, Overflow, Rounding, encode};
 use std::sync::Arc;
 
@@ -222,7 +222,7 @@ impl std::fmt::Display for Work {
     }
 }
 
-/// The steps of a graph, and the bytes of the values beside those of the graph, whose ids are behind its own.
+/// The steps of a graph.
 ///
 /// # Errors
 /// The first node that has no lowering, or whose lowering cannot be on this chip.
@@ -231,12 +231,9 @@ pub fn steps(
     parts: &Parts,
     layers: &Layers,
     experts: &Experts,
-    sites: &Sites,
     chip: &Chip,
-) -> Result<(Vec<Step>, Vec<u64>), ChainError> {
+) -> Result<Vec<Step>, ChainError> {
     let mut all = Vec::new();
-    let mut beside = layers.beside.clone();
-    beside.extend(experts.bytes());
     for (index, node) in graph.nodes.iter().enumerate() {
         let before = all.len();
         if let Some(layer) = layers.of_node(index) {
@@ -251,23 +248,15 @@ pub fn steps(
         } else if let Some(step) = step(graph, parts, layers, index, node)? {
             all.push(step);
         }
-        for step in &mut all[before..] {
+        for step in &all[before..] {
             let refuse = |error| ChainError::Stage {
                 place: node.place.to_string(),
                 error,
             };
             step.work.validate(chip).map_err(refuse)?;
-            if let Work::Op(op) = &step.work {
-                let scratch = scratch_bytes(op, &step.work.site(sites).chip).map_err(refuse)?;
-                if scratch > 0 {
-                    step.writes
-                        .push(ValueId((graph.values.len() + beside.len()) as u32));
-                    beside.push(scratch);
-                }
-            }
         }
     }
-    Ok((all, beside))
+    Ok(all)
 }
 
 /// The step of a node that is no layer of the stream, if it takes one.
