@@ -127,10 +127,10 @@ pub(super) fn start(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
             "li a0, addr(sink_list)
             li a1, addr(sinks)
             li a2, heads
-            signal o_done, 1
+            signal out_full, 1 # borrowed: no rows of O leave before the kernels of the start are done
             dma.f32.f32 {}, a0, a1, a2
             li a1, addr(sink_rows)
-            wait o_done, 1
+            wait out_full, 1
             vrun spread_sinks, a0, 2",
             Channels::of(site).out
         ));
