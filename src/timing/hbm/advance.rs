@@ -257,10 +257,11 @@ impl Controller {
         let due = end.min(self.row_wake).min(self.maintenance.wake);
         // As many as can leave before the other kind may be in favour.
         let [reads, writes] = self.queues.len;
+        // Requests whose rows were opened for them are no longer in a queue: none may be left there.
         let mut spare = match K {
-            0 => reads - 1,
-            _ if reads == 0 => writes - 1,
-            _ => writes - self.low_mark(),
+            0 => reads.saturating_sub(1),
+            _ if reads == 0 => writes.saturating_sub(1),
+            _ => writes.saturating_sub(self.low_mark()),
         };
         loop {
             let wake = self.wake_of_columns();
