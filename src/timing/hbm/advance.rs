@@ -180,7 +180,7 @@ impl Controller {
                 break;
             }
             // A column goes at a rising edge.
-            let column = even(self.column_wake.min(end)).max(now + 1 + (now + 1 & 1));
+            let column = even(self.column_wake.min(end)).max(now + 1 + ((now + 1) & 1));
             let row = self.row_wake.max(now + 1);
             let next = column.min(row).min(gate.entry);
             if next >= end {
