@@ -401,6 +401,27 @@ fn exp_end(text: &mut Text) {
     text.inst(&format!("vst.f32 v31, {STAT_L}(s3) ?p1"));
 }
 
+/// Rows of S, pointer 0, and of P, pointer 1, of the exponential.
+pub(super) fn exp_pointers(s: &Shape) -> Vec<Pointer> {
+    let pointer = |register, step| Pointer { register, step };
+    vec![pointer("s1", s.s_row), pointer("s5", s.p_row)]
+}
+
+/// The exponential of the rows that fill no pass, one by one, in the registers of the others.
+pub(super) fn exp_rest(text: &mut Text, s: &Shape, rest: &str) {
+    let end = rest_loop(text, rest);
+    let dtype = s.dtype;
+    text.inst("vld.f32 v1, 0(s1) ?p1");
+    text.inst(&format!("saddi s1, s1, {}", s.s_row));
+    text.inst("vfma.f32 v5, v1, v30, v29");
+    text.inst("vexp2.f32 v5, v5");
+    text.inst("vadd.f32 v21, v21, v5");
+    text.inst(&format!("vcvt.{dtype}.f32 v13, v5, 0, 0"));
+    text.inst(&format!("vst.{dtype} v13, 0(s5) ?p1"));
+    text.inst(&format!("saddi s5, s5, {}", s.p_row));
+    text.label(&end);
+}
+
 fn exp_rows(text: &mut Text, s: &Shape) {
     head(
         text,
@@ -420,30 +441,11 @@ fn exp_rows(text: &mut Text, s: &Shape) {
     let rows = Rows {
         interval: 2,
         unroll: PASS as usize,
-        pointers: vec![
-            Pointer {
-                register: "s1",
-                step: s.s_row,
-            },
-            Pointer {
-                register: "s5",
-                step: s.p_row,
-            },
-        ],
+        pointers: exp_pointers(s),
         steps: exp_steps(s),
     };
     rows.emit(text, "s6", "s8");
-    let end = rest_loop(text, "s7");
-    let dtype = s.dtype;
-    text.inst("vld.f32 v1, 0(s1) ?p1");
-    text.inst(&format!("saddi s1, s1, {}", s.s_row));
-    text.inst("vfma.f32 v5, v1, v30, v29");
-    text.inst("vexp2.f32 v5, v5");
-    text.inst("vadd.f32 v21, v21, v5");
-    text.inst(&format!("vcvt.{dtype}.f32 v13, v5, 0, 0"));
-    text.inst(&format!("vst.{dtype} v13, 0(s5) ?p1"));
-    text.inst(&format!("saddi s5, s5, {}", s.p_row));
-    text.label(&end);
+    exp_rest(text, s, "s7");
     exp_end(text);
     text.inst("vret");
 }

@@ -10,8 +10,8 @@
 //! infinity, and masked scores are [`MASKED`].
 
 use super::super::kernels::{
-    FLOOR, MASKED, PASS, Shape, TINY, VECTOR_BYTES, constant, divide_lanes, head, lane_predicate,
-    rest_loop, split_rows,
+    FLOOR, MASKED, PASS, Shape, TINY, VECTOR_BYTES, constant, divide_lanes, exp_pointers, exp_rest,
+    head, lane_predicate, rest_loop, split_rows,
 };
 use super::super::schedule::{Pointer, Rows, Step, access, compute};
 use crate::compiler::emit::Text;
@@ -477,19 +477,6 @@ fn exp_end(text: &mut Text) {
     text.inst(&format!("vst.f32 v22, {}(s3)", STAT_L + VECTOR_BYTES));
 }
 
-fn exp_pointers(k: &Prefill) -> Vec<Pointer> {
-    vec![
-        Pointer {
-            register: "s1",
-            step: k.shape.s_row,
-        },
-        Pointer {
-            register: "s5",
-            step: k.shape.p_row,
-        },
-    ]
-}
-
 fn exp_rows(text: &mut Text, k: &Prefill) {
     let s = &k.shape;
     head(
@@ -509,21 +496,11 @@ fn exp_rows(text: &mut Text, k: &Prefill) {
     let rows = Rows {
         interval: 2,
         unroll: PASS as usize,
-        pointers: exp_pointers(k),
+        pointers: exp_pointers(&k.shape),
         steps: exp_steps(k),
     };
     rows.emit(text, "s6", "s8");
-    let end = rest_loop(text, "s7");
-    let dtype = s.dtype;
-    text.inst("vld.f32 v1, 0(s1) ?p1");
-    text.inst(&format!("saddi s1, s1, {}", s.s_row));
-    text.inst("vfma.f32 v5, v1, v30, v29");
-    text.inst("vexp2.f32 v5, v5");
-    text.inst("vadd.f32 v21, v21, v5");
-    text.inst(&format!("vcvt.{dtype}.f32 v13, v5, 0, 0"));
-    text.inst(&format!("vst.{dtype} v13, 0(s5) ?p1"));
-    text.inst(&format!("saddi s5, s5, {}", s.p_row));
-    text.label(&end);
+    exp_rest(text, s, "s7");
     exp_end(text);
     text.inst("vret");
 }
@@ -586,7 +563,7 @@ fn fused(text: &mut Text, k: &Prefill, scaling: bool) {
     let mut steps = exp_steps(k);
     steps.extend(max_steps(k, 2, "s6", 1));
     let lasting = steps.len();
-    let mut pointers = exp_pointers(k);
+    let mut pointers = exp_pointers(&k.shape);
     pointers.push(Pointer {
         register: "s6",
         step: M_ROW,
