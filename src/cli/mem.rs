@@ -252,6 +252,14 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     let mut log = match &args.log {
         None => None,
         Some(path) => {
+            let same = |trace: &PathBuf| {
+                let [a, b] = [trace, path].map(std::fs::canonicalize);
+                a.is_ok_and(|a| b.is_ok_and(|b| a == b))
+            };
+            if args.trace.as_ref().is_some_and(same) {
+                let message = format!("{} is the trace that is read", path.display());
+                return Err(CliError::flag("--log", message));
+            }
             let file = File::create(path).map_err(|e| CliError::io("create", path, &e))?;
             Some((path, Log::new(path, file)))
         }

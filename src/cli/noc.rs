@@ -119,6 +119,11 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         }
         return table::run(context);
     }
+    if context.changes_chip() {
+        return Err(CliError::usage(
+            "a mesh on its own is no part of a chip: leave out --chip and --set",
+        ));
+    }
     if !(1..=MAX_CYCLES).contains(&args.cycles) {
         return Err(CliError::flag(
             "--cycles",

@@ -90,7 +90,9 @@ pub fn run(context: &Context) -> Result<(), CliError> {
         .map(|row| row.name())
         .collect();
     if context.json {
-        context.print_json(object(&rows, &runs, &loads, &models, &unlisted, alone))?;
+        let outside: Vec<String> = outside.iter().map(|row| row.name()).collect();
+        let found = object(&rows, &runs, &loads, &models, &outside, &unlisted, alone);
+        context.print_json(found)?;
     } else {
         let mut out = curves(&rows, &runs);
         let judged = rows.iter().filter(|row| row.judged().is_some()).count();
@@ -123,6 +125,7 @@ fn object(
     runs: &[Three],
     loads: &[Options],
     models: &[Three],
+    outside: &[String],
     unlisted: &[String],
     alone: (usize, usize),
 ) -> Value {
@@ -158,7 +161,8 @@ fn object(
         "mesh": "4x4",
         "tolerance": TOLERANCE,
         "rows": rows,
-        "outside": unlisted,
+        "outside": outside,
+        "unexplained": unlisted,
         "deviations": DEVIATIONS.iter().map(|(row, why)| json!({ "row": row, "reason": why })).collect::<Vec<_>>(),
         "zero_load": { "exact": alone.0, "runs": alone.1 },
         "models": models,
@@ -226,9 +230,10 @@ fn beside(loads: &[Options], models: &[Three]) -> String {
     let mut out = String::from(
         "\nModels without buffers beside the detailed router: fast, and the timed chip's FIFO servers of whole packets (a train of 4 KiB is 16\n\
          flits). Latency in cycles with the difference to the detailed router; accepted in flits/node/cycle. There is no reference for 8x8. They\n\
-         hold below the detailed router's saturation. Past it their figures say nothing: packets that do not cross a full link are not held up\n\
-         by those that wait for it, so they accept more than the detailed router, even a mean above the 0.5 that an 8x8 mesh's middle\n\
-         passes of evenly served uniform traffic.\n\n\
+         accept what the detailed router accepts below its saturation; how far their latencies are to be believed is what the differences\n\
+         say. Past saturation their figures say nothing: packets that do not cross a full link are not held up by those that wait for it, so\n\
+         they accept more than the detailed router, even a mean above the 0.5 that an 8x8 mesh's middle passes of evenly served uniform\n\
+         traffic.\n\n\
          mesh traffic    flits     rate  detailed      fast            servers            accepted: detailed    fast  servers\n",
     );
     for (o, [detailed, fast, servers]) in loads.iter().zip(models) {

@@ -34,7 +34,8 @@
 //!
 //! # Where the models without buffers hold
 //!
-//! [`fast`] and [`servers`] hold up to about four fifths of the detailed router's saturation, and not beyond it. On an 8x8 mesh under uniform
+//! [`fast`] and [`servers`] accept what the detailed router accepts up to about four fifths of its saturation, and say nothing beyond it; their
+//! latencies differ by what the table above and `noc --table` show, most for long packets and on 8x8. On an 8x8 mesh under uniform
 //! traffic the detailed router saturates at 0.36 (1 flit) to 0.43 flits a node and cycle (5 and 16 flits), below the bisection's 0.5,
 //! because waiting packets hold up those behind them. The models without buffers take on 0.45 with finite latency, and offered 0.6 they accept 0.47
 //! to 0.52: the links in the middle never pass more than a flit a cycle, but packets that do not cross it are not held up, so a mean

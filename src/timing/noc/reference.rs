@@ -23,7 +23,7 @@ pub const TOLERANCE: f64 = 0.05;
 pub const DEVIATIONS: &[(&str, &str)] = &[(
     "hotspot 5 0.03125",
     "the reference's short sample accepted 0.0323, 3 % above the offered rate, and its latency is that of the higher load: at 0.0323 ours \
-     is 4.8 % below, at 0.03125 6 %, with any seed",
+     is 4.5 to 5.6 % below with four seeds, at 0.03125 5.7 to 6.8 %, so that a difference at the edge of the tolerance stays",
 )];
 
 /// One run of the reference.

@@ -388,6 +388,14 @@ fn commands_are_logged() {
     let file = std::fs::File::open(&packed).unwrap();
     std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(file), &mut unpacked).unwrap();
     assert_eq!(unpacked, text);
+    let trace = dir.path("requests.txt");
+    std::fs::write(&trace, "0 R 0\n").unwrap();
+    let (_, err) = exits(2, &["mem", "--trace", &trace, "--log", &trace]);
+    assert!(
+        err.contains("--log") && err.contains("the trace that is read"),
+        "{err}"
+    );
+    assert_eq!(std::fs::read_to_string(&trace).unwrap(), "0 R 0\n");
 }
 
 /// The chip's own blocks go by name.
