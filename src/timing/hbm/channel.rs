@@ -72,6 +72,7 @@ pub(super) struct Channel {
     front: Front,
     /// The next half CK in which something may happen; everything before is done.
     next: Time,
+    bytes: [u64; 2],
 }
 
 /// What is in front of the controller, and what it reports to.
@@ -244,17 +245,15 @@ impl Channel {
                 account,
             },
             next: 0,
+            bytes: [0; 2],
         }
     }
 
-    /// Notes runs, in order of arrival.
+    /// Notes a run of so many bytes.
     #[inline]
-    pub fn take(&mut self, runs: &mut Vec<Arriving>) {
-        if self.arriving.is_empty() {
-            std::mem::swap(&mut self.arriving, runs);
-        } else {
-            self.arriving.append(runs);
-        }
+    pub fn submit(&mut self, run: Arriving, bytes: u64) {
+        self.bytes[usize::from(run.write)] += bytes;
+        self.arriving.push(run);
     }
 
     /// Does all that happens up to half CK `until`.
@@ -303,8 +302,12 @@ impl Channel {
         });
     }
 
-    /// Where the time went; bytes are the caller's to know.
+    /// Where the time went and what was moved.
     pub fn totals(&self, tck: u64) -> ChannelTotals {
-        self.front.account.totals(tck)
+        ChannelTotals {
+            read_bytes: self.bytes[0],
+            write_bytes: self.bytes[1],
+            ..self.front.account.totals(tck)
+        }
     }
 }

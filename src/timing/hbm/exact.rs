@@ -9,7 +9,7 @@
 //! Leaves out: data; refresh management; the order of reads and writes to one line beyond what the controller's queues see.
 //!
 //! Channels do not see each other: all with work are advanced together, in one go per *epoch*, on as many threads as the host has for it
-//! (rayon's pool, which `--threads` sizes), and by those that have nothing else to do while the chip runs through the epoch ([`Crew`]). An epoch is a whole number of CK and no longer than [`way_back`], the time that data needs
+//! (rayon's pool, which `--threads` sizes). An epoch is a whole number of CK and no longer than [`way_back`], the time that data needs
 //! after its end to be anywhere; half a CK if that is less than a CK. Epochs follow each other while a run is under way; idle time has none.
 //! Invariants: results depend neither on the length of an epoch nor on when or how often a channel is advanced nor on threads; ends
 //! are announced in the first revision at or after them, by (end, channel, order in the channel); nothing is allocated in the steady
@@ -17,30 +17,23 @@
 
 use super::channel::{Arriving, Channel, Ended, Layout};
 use super::constraints::Time;
-use super::controller::{Config, FAR, RowPolicy, Scheduler};
-use super::crew::Crew;
+use super::controller::{Config, RowPolicy, Scheduler};
 use super::device::Geometry;
 use super::mapping::Mapping;
 use super::{ChannelTotals, Direction, HbmModel, LINE_BYTES, Run, Schedule, way_back};
 use crate::chip::{Chip, mapping};
 use crate::sim::Ps;
-use std::sync::Arc;
+use rayon::prelude::*;
 
 /// Half CK of channels with runs, summed, from which on threads share an epoch: below (some 50 us of host time), waking them for it
 /// costs more than they do.
 const SHARED: Time = 1 << 11;
 
-/// Parts of an epoch after which others begin with the channels.
-const PARTS: Time = 4;
-
 /// All channels.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Exact {
-    crew: Arc<Crew>,
-    /// By channel, what was submitted since it was mailed.
-    submitted: Vec<Vec<Arriving>>,
-    /// By channel, bytes read and written.
-    bytes: Vec<[u64; 2]>,
+    channels: Vec<Channel>,
+    layout: Layout,
     burst_bytes: u64,
     tck: u64,
     /// The time of the last submission, and its half CK.
@@ -49,10 +42,6 @@ pub struct Exact {
     epoch: Time,
     /// The last half CK of the current epoch, if a run is under way.
     end: Option<Time>,
-    /// The half CK from which on others are to begin with what came before it.
-    begin: Time,
-    /// Threads but this one.
-    others: usize,
     /// Runs submitted and not announced.
     under_way: u64,
     /// Runs to be announced, by channel, and how many end at each half CK.
@@ -85,20 +74,14 @@ impl Exact {
             refresh: hbm.refresh,
             ..Config::default()
         };
-        let count = chip.hbm_channels() as usize;
-        let channel = Channel::new(d, config);
-        let channels = std::iter::repeat_n(channel, count);
         Exact {
-            crew: Crew::new(channels, Layout { mapping, block }),
-            submitted: vec![Vec::new(); count],
-            bytes: vec![[0; 2]; count],
+            channels: vec![Channel::new(d, config); chip.hbm_channels() as usize],
+            layout: Layout { mapping, block },
             burst_bytes,
             tck: u64::from(d.tck_ps),
             now: (Ps::ZERO, 0),
             epoch: (way_back(chip).0 / u64::from(d.tck_ps) * 2).max(1),
             end: None,
-            begin: FAR,
-            others: rayon::current_num_threads() - 1,
             under_way: 0,
             ended: Vec::new(),
             ends: Vec::new(),
@@ -117,7 +100,7 @@ impl Exact {
 
     /// A channel's mapping of bursts to places.
     pub fn mapping(&self) -> &Mapping {
-        &self.crew.layout.mapping
+        &self.layout.mapping
     }
 
     /// Makes epochs shorter: `ck`, if that is less than they are. Changes no result.
@@ -126,39 +109,20 @@ impl Exact {
         self
     }
 
-    /// Hands what was submitted to the channels.
-    fn mail(&mut self) {
-        for (index, runs) in self.submitted.iter_mut().enumerate() {
-            if !runs.is_empty() {
-                self.crew.mail(index, runs);
-            }
-        }
-    }
-
-    /// Threads that may help: none if there is too little to do.
-    fn helpers(&self) -> usize {
-        let busy = self.under_way.min(self.crew.len() as u64);
-        match busy * self.epoch >= SHARED {
-            true => self.others,
-            false => 0,
-        }
-    }
-
     /// Does in all channels with work what happens up to half CK `until`.
     fn advance(&mut self, until: Time) {
-        self.mail();
-        self.crew.finish(until, self.helpers());
-    }
-
-    /// The chip has come to half CK `now`: lets others begin with what came before.
-    #[cold]
-    fn begin(&mut self, now: Time) {
-        let helpers = self.helpers();
-        if helpers > 0 {
-            self.mail();
-            self.crew.begin(now, helpers);
+        let layout = &self.layout;
+        let work = |channel: &mut Channel| {
+            if channel.has_work() {
+                channel.advance(until, layout);
+            }
+        };
+        let busy = self.under_way.min(self.channels.len() as u64);
+        if busy * self.epoch >= SHARED && rayon::current_num_threads() > 1 {
+            self.channels.par_iter_mut().for_each(work);
+        } else {
+            self.channels.iter_mut().for_each(work);
         }
-        self.begin = now + self.epoch / PARTS;
     }
 }
 
@@ -196,9 +160,6 @@ impl HbmModel for Exact {
     fn submit(&mut self, now: Ps, run: Run) -> Schedule {
         if self.now.0 != now {
             self.now = (now, self.half(now));
-            if self.now.1 >= self.begin {
-                self.begin(self.now.1);
-            }
         }
         let arrival = self.now.1 + 1;
         // A burst's bytes are a power of two.
@@ -206,16 +167,16 @@ impl HbmModel for Exact {
         let end = (run.line + u64::from(run.lines)) * LINE_BYTES + self.burst_bytes - 1;
         let (first, end) = ((run.line * LINE_BYTES) >> shift, end >> shift);
         let bytes = u64::from(run.lines) * LINE_BYTES;
-        let write = run.direction == Direction::Write;
-        let channel = run.channel as usize;
-        self.bytes[channel][usize::from(write)] += bytes;
-        self.submitted[channel].push(Arriving {
-            tag: run.tag,
-            burst: first,
-            bursts: (end - first) as u32,
-            write,
-            arrival,
-        });
+        self.channels[run.channel as usize].submit(
+            Arriving {
+                tag: run.tag,
+                burst: first,
+                bursts: (end - first) as u32,
+                write: run.direction == Direction::Write,
+                arrival,
+            },
+            bytes,
+        );
         self.under_way += 1;
         self.end.get_or_insert(arrival - 1 + self.epoch);
         Schedule {
@@ -233,18 +194,13 @@ impl HbmModel for Exact {
         self.advance(until);
         let mut ended = std::mem::take(&mut self.ended);
         let mut alive = false;
-        for index in 0..self.crew.len() {
-            let mut channel = self.crew.channel(index);
+        for channel in &mut self.channels {
             channel.ended(until, &mut ended);
             alive |= channel.is_alive(until);
         }
         in_order(&mut ended, &mut self.ends);
         self.under_way -= ended.len() as u64;
         self.end = alive.then_some(until + self.epoch);
-        self.begin = match self.others {
-            0 => FAR,
-            _ => until + self.epoch / PARTS,
-        };
         revised.extend(ended.drain(..).map(|run| {
             let (first, last) = (self.time(run.first), self.time(run.last));
             (run.tag, Schedule { first, last })
@@ -253,13 +209,13 @@ impl HbmModel for Exact {
     }
 
     fn totals(&mut self, end: Ps) -> Vec<ChannelTotals> {
-        self.advance(self.half(end));
-        let channels = self.bytes.iter().enumerate();
+        let until = self.half(end);
+        let (layout, tck) = (&self.layout, self.tck);
+        let channels = self.channels.iter_mut();
         channels
-            .map(|(index, &[read_bytes, write_bytes])| ChannelTotals {
-                read_bytes,
-                write_bytes,
-                ..self.crew.channel(index).totals(self.tck)
+            .map(|channel| {
+                channel.advance(until, layout);
+                channel.totals(tck)
             })
             .collect()
     }

@@ -8,7 +8,7 @@
 //! The caller books the stack's port when it learns when a run ends: at submission, or in the order of ends. A later revision moves the
 //! end of the run, not its place at the port.
 //! Who may call it: the chip's global component only. Implementations: [`first_order::FirstOrder`] in closed form,
-//! [`exact::Exact`] command by command (`hbm.model` in the chip description), its channels advanced by the threads of a `crew`.
+//! [`exact::Exact`] command by command (`hbm.model` in the chip description).
 //!
 //! Under the exact one lies a channel exact to half a CK, which `tilewright mem` runs on its own. Reading order:
 //! [`constraints`] (the timing rules, as data), [`device`] (what is legal when), [`controller`] with its `queue`, `order`, `schedule`, `maintenance` and
@@ -26,7 +26,6 @@ mod channel;
 mod constraint_tests;
 pub mod constraints;
 pub mod controller;
-mod crew;
 pub mod device;
 pub mod exact;
 pub mod first_order;
