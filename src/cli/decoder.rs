@@ -197,18 +197,18 @@ impl<'a> Model<'a> {
             let cut = self.import(Step { layers, ..step })?;
             Ok(self.bytes(&cut.graph))
         };
-        let one = of(1)?;
-        let each = match self.layers() {
-            0 | 1 => 0,
-            _ => of(2)?.saturating_sub(one),
-        };
-        let fit = match limit.checked_sub(one) {
-            Some(rest) => 1 + rest / each.max(1),
-            None => 0,
-        };
+        // Layers differ in size, so their number is searched for: `fit` fit, `more` do not.
+        let (mut fit, mut more) = (0, self.layers());
+        while more - fit > 1 {
+            let middle = fit + (more - fit) / 2;
+            match of(middle)? <= limit {
+                true => fit = middle,
+                false => more = middle,
+            }
+        }
         let help = match fit {
             0 => "not even one layer fits".to_owned(),
-            n => format!("--layers {} may fit", n.min(self.layers())),
+            n => format!("--layers {n} may fit"),
         };
         Err(CliError::usage(format!(
             "{}: {} layers with their cache take at least {needed} bytes of HBM, {} more than the {limit} of {}; {help}",
