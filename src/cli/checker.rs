@@ -5,29 +5,42 @@
 
 use super::progress::Progress;
 use super::simulate::memory_limit;
-use super::{CliError, Context, graph};
+use super::{CliError, Context};
 use crate::chip::Chip;
-use crate::compiler::chain::Program;
+use crate::compiler::chain::{Constant, Program};
+use crate::compiler::check::given::Contents;
 use crate::compiler::check::{self, Bindings, CheckError, Options, Report};
-use crate::compiler::graph::{Data, Graph, Kind};
-use crate::num::random::{normal, splitmix64};
-use crate::num::{Overflow, Rounding, encode_slice};
+use crate::compiler::graph::{Data, Drawn, Graph, Kind, Like, Op};
+use crate::isa::image::Image;
+use crate::num::random::splitmix64;
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes of constants of a model that is checked: the host holds them as the graph has them, as they lie in HBM, and in parts as numbers.
-const LIMIT: u64 = 3 << 30;
+/// Bytes of the host that each of the two checks may take for values; beside them are the constants in use.
+const LIMIT: u64 = 7 << 29;
+/// Parts of a check that are counted.
+const PARTS: usize = 1000;
+/// First code of the scales of blocks: 2^-2 to 2^1.
+const SCALES: u8 = 125;
 
-/// Gives constants without values random ones, so that a model without its weights can be checked.
-///
-/// # Errors
-/// More than the host should hold.
-pub fn draw_weights(graph: &mut Graph, seed: u64) -> Result<(), CliError> {
-    let all = graph.constants().map(|(_, value, _)| value.bytes());
-    let bytes = all.fold(0u64, u64::saturating_add);
-    if bytes > LIMIT {
-        return Err(memory_limit(&format!(
-            "--check: the model's constants take {bytes} bytes, at most {LIMIT} are checked; --layers takes a part of the model"
-        )));
+/// Gives constants without values random ones, made when they are read, so that a model without its weights can be checked.
+pub fn draw_weights(graph: &mut Graph, seed: u64) {
+    // What products sum over, of each value that is their weights; what is the scales of some.
+    let mut sums = vec![1; graph.values.len()];
+    let mut scales = vec![false; graph.values.len()];
+    for node in &graph.nodes {
+        let weights = match node.op {
+            Op::Matmul(_) => node.inputs.get(1),
+            Op::Grouped(_) => node.inputs.get(2),
+            _ => None,
+        };
+        if let Some(id) = weights {
+            let k = graph[*id].shape.iter().rev().nth(1);
+            sums[id.0 as usize] = k.copied().unwrap_or(1);
+        }
+        if let (Op::Grouped(_), Some(id)) = (&node.op, node.inputs.get(3)) {
+            scales[id.0 as usize] = true;
+        }
     }
     for (i, value) in graph.values.iter_mut().enumerate() {
         let Kind::Constant(data) = &mut value.kind else {
@@ -36,23 +49,29 @@ pub fn draw_weights(graph: &mut Graph, seed: u64) -> Result<(), CliError> {
         if *data != Data::Absent {
             continue;
         }
-        let shape = &value.shape;
-        let count: u64 = shape.iter().product();
-        // Sums stay near 1, as those of trained weights do.
-        let inputs = shape.iter().rev().nth(1).copied().unwrap_or(1).max(1);
-        let scale = (inputs as f32).sqrt().recip();
-        let seed = splitmix64(seed, i as u64);
-        let mut bytes = vec![0; value.dtype.bytes_for(count) as usize];
-        // Numbers of normal distribution are dear: 2^16 + 1 of them go round, which no stride of a power of two meets again.
-        let ring: Vec<f32> = (0..(1u64 << 16) + 1)
-            .map(|i| scale * normal(seed, i))
-            .collect();
-        let values: Vec<f32> = ring.iter().copied().cycle().take(count as usize).collect();
-        let (rounding, overflow) = (Rounding::Rne, Overflow::Saturate);
-        encode_slice(value.dtype, &values, &mut bytes, rounding, overflow);
-        *data = Data::Bytes(bytes.into());
+        let like = match scales[i] {
+            true => Like::Scales(SCALES),
+            false => Like::Weights(sums[i]),
+        };
+        let elements = value.shape.iter().product();
+        let drawn = Drawn::new(value.dtype, elements, like, splitmix64(seed, i as u64));
+        *data = Data::Drawn(drawn.into());
     }
-    Ok(())
+}
+
+/// A constant as the checker reads it.
+fn contents(constant: &Constant, image: &Image) -> Contents {
+    let tensor = image.tensor(&constant.symbol);
+    let bytes = tensor.map_or(0, |t| {
+        let (run, _) = t.runs();
+        t.dtype.bytes_for(run) * t.elements().checked_div(run).unwrap_or(0)
+    });
+    let (parts, all) = (constant.clone(), constant.clone());
+    Contents::new(
+        bytes,
+        move |at, out| parts.part(at, out).map_err(|e| e.to_string()),
+        move || all.bytes().map_err(|e| e.to_string()),
+    )
 }
 
 /// Checks a compiled model against its graph. Gives what `--json` says of it.
@@ -66,33 +85,35 @@ pub fn check(
     seed: u64,
     context: &Context,
 ) -> Result<Value, CliError> {
-    let sizes = graph.constants().map(|(_, value, _)| value.bytes());
-    let bytes = sizes.fold(0u64, u64::saturating_add);
-    if bytes > LIMIT {
-        return Err(memory_limit(&format!(
-            "--check: the model's constants take {bytes} bytes, at most {LIMIT} are checked"
-        )));
-    }
     let symbols =
         |list: &[crate::compiler::chain::Binding]| list.iter().map(|b| b.symbol.clone()).collect();
-    let mut constants = Vec::new();
-    for constant in &program.constants {
-        constants.push((constant.symbol.clone(), graph::bytes(constant)?));
-    }
+    let image = &program.image;
+    let constants = program.constants.iter();
     let bindings = Bindings {
         inputs: symbols(&program.inputs),
         outputs: symbols(&program.outputs),
-        constants,
+        constants: constants
+            .map(|c| (c.symbol.clone(), contents(c, image)))
+            .collect(),
     };
-    let progress = Progress::start("checking", context);
     // Quiet inputs and loud ones.
-    let mut both = [seed | 1, seed & !1].map(|seed| {
+    let seeds = [seed | 1, seed & !1];
+    let progress = Progress::parts("checking", seeds.len() * PARTS, context);
+    let done = [const { AtomicU64::new(0) }; 2];
+    let one = |n: usize| {
         let options = Options {
-            seed,
+            seed: seeds[n],
+            memory_bytes: LIMIT,
             ..Options::default()
         };
-        check::check(graph, chip, &program.image, &bindings, &options)
-    });
+        let watch = |part: f64| {
+            done[n].store((part * PARTS as f64) as u64, Ordering::Relaxed);
+            progress.done(done.iter().map(|d| d.load(Ordering::Relaxed)).sum());
+        };
+        check::check_watched(graph, chip, image, &bindings, &options, &watch)
+    };
+    let (quiet, loud) = rayon::join(|| one(0), || one(1));
+    let mut both = [quiet, loud];
     drop(progress);
     let found =
         |report: &Result<Report, CheckError>| !matches!(report, Ok(r) if r.findings.is_empty());
@@ -102,6 +123,9 @@ pub fn check(
         CheckError::Constant { .. } | CheckError::Index { .. } => {
             CliError::usage(format!("--check: {error}"))
         }
+        CheckError::Memory { .. } => memory_limit(&format!(
+            "--check: {error}; --layers takes a part of the model"
+        )),
         CheckError::Tensor(_) | CheckError::Size { .. } => CliError::Check {
             message: format!("the program does not suit its graph: {error}"),
         },

@@ -237,10 +237,7 @@ impl<'a> Model<'a> {
         chip: &Arc<Chip>,
         context: &Context,
     ) -> Result<Ran, CliError> {
-        let mut imported = self.fitting(step, chip)?;
-        if common.check {
-            checker::draw_weights(&mut imported.graph, common.seed)?;
-        }
+        let imported = self.fitting(step, chip)?;
         let mixture = (imported.graph.nodes.iter()).any(|n| matches!(n.op, Op::Grouped(_)));
         if self.args.routing.is_some() && !mixture {
             let model = &self.args.model;
@@ -253,7 +250,10 @@ impl<'a> Model<'a> {
             ..chain::Options::default()
         };
         let (products, source) = (self.products, self.source);
-        let whole = graph::compiled_by(&imported, chip, products, source, &chained, context)?;
+        let named = matches!(source, graph::Source::Flags);
+        let drawn = (named && common.check).then_some(common.seed);
+        let how = (&chained, drawn);
+        let whole = graph::compiled_by(&imported, chip, products, source, how, context)?;
         if let Some(path) = common.output {
             let object = crate::asm::object::write(&whole.program.image);
             std::fs::write(path, object).map_err(|e| CliError::io("write", path, &e))?;
@@ -372,10 +372,16 @@ fn ids(graph: &Graph, input: ValueId) -> u64 {
 
 pub fn run(args: &Args, common: &Common<'_>, context: &Context) -> Result<(), CliError> {
     let chip = Arc::new(context.chip()?);
+    // Of a name, --check proves the program with random weights; what is timed has none either way.
+    let named = !Path::new(&args.model).is_dir();
+    let common = &Common {
+        no_data: common.no_data || named && common.check,
+        ..*common
+    };
     let model = Model::open(args, common)?;
     if matches!(model.source, graph::Source::Flags) && !common.no_data {
         return Err(CliError::usage(format!(
-            "{}: a name has no weights; --no-data times the model without them",
+            "{}: a name has no weights; --no-data times the model without them, --check proves its program with random ones too",
             args.model
         )));
     }

@@ -129,16 +129,16 @@ pub fn compiled(
     context: &Context,
 ) -> Result<Whole, CliError> {
     let chained = chain::Options::default();
-    compiled_by(imported, chip, products, source, &chained, context)
+    compiled_by(imported, chip, products, source, (&chained, None), context)
 }
 
-/// [`compiled`], by these options.
+/// [`compiled`], by these options; weights that are not there are drawn from the seed, if there is one.
 pub fn compiled_by(
     imported: &Imported,
     chip: &Chip,
     products: Products,
     source: Source<'_>,
-    chained: &chain::Options,
+    (chained, weights): (&chain::Options, Option<u64>),
     context: &Context,
 ) -> Result<Whole, CliError> {
     let _progress = Progress::start("compiling", context);
@@ -149,7 +149,14 @@ pub fn compiled_by(
         chip: Some(chip.clone()),
     };
     let legal = legal::legalise_counted(&imported.graph, &options);
-    let (graph, laid_out) = legal.map_err(|error| source.legal(&error))?;
+    let (mut graph, laid_out) = legal.map_err(|error| source.legal(&error))?;
+    if let Some(routing) = &chained.routing {
+        let routed = routing.put(&graph);
+        graph = routed.map_err(|error| source.chain(&error))?;
+    }
+    if let Some(seed) = weights {
+        checker::draw_weights(&mut graph, seed);
+    }
     let mut program = chain::compile_kept(&graph, chip, chained, &context.cache)
         .map_err(|error| source.chain(&error))?;
     context.note_cache();

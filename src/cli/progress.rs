@@ -39,6 +39,11 @@ impl Progress {
         self.done.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Sets how many parts are done.
+    pub fn done(&self, parts: u64) {
+        self.done.store(parts, Ordering::Relaxed);
+    }
+
     fn of(what: &'static str, total: Option<u64>, context: &Context) -> Progress {
         let done = Arc::new(AtomicU64::new(0));
         if context.json || context.verbosity == 0 || !std::io::stderr().is_terminal() {

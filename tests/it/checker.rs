@@ -28,7 +28,7 @@ pub fn bindings(program: &Program) -> Bindings {
         inputs: symbols(&program.inputs),
         outputs: symbols(&program.outputs),
         constants: constants
-            .map(|c| (c.symbol.clone(), c.bytes().unwrap()))
+            .map(|c| (c.symbol.clone(), c.bytes().unwrap().into()))
             .collect(),
     }
 }
@@ -81,6 +81,7 @@ impl Case {
         let options = Options {
             seed,
             max_steps: STEPS,
+            ..Options::default()
         };
         check::check(&self.graph, &self.chip, image, &self.bindings, &options).unwrap()
     }
@@ -105,8 +106,10 @@ impl Case {
             Ok(machine) => machine,
             Err(error) => return vec![Err(error.to_string())],
         };
-        for (symbol, bytes) in &self.bindings.constants {
-            machine.set_tensor(symbol, bytes).unwrap();
+        for (symbol, contents) in &self.bindings.constants {
+            machine
+                .set_tensor(symbol, &contents.read().unwrap())
+                .unwrap();
         }
         let inputs = meaning::draw(&self.graph, seed);
         for (symbol, bytes) in self.bindings.inputs.iter().zip(&inputs) {

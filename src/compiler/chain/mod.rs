@@ -102,6 +102,17 @@ impl Constant {
             Packed::Plain => self.data.read(),
         }
     }
+
+    /// Fills `out` with the bytes from `at` on as they lie in HBM, where a part can be had without the rest; else gives false.
+    ///
+    /// # Errors
+    /// As [`Constant::bytes`].
+    pub fn part(&self, at: u64, out: &mut [u8]) -> Result<bool, DataError> {
+        match self.packed {
+            Packed::Plain => self.data.part(at, out),
+            Packed::Layer(..) | Packed::Experts(..) => Ok(false),
+        }
+    }
 }
 
 /// A stage, for people and reports.

@@ -5,6 +5,7 @@
 //! Whoever reads the bits of a kept number sees it rounded to its type. Leaves out: which memory it is. Invariant: a kept number has
 //! a mark at its first byte and [`REST`] at the others; what is written over a part of it leaves the other part as rounded bits.
 
+use super::given::{Given, Part};
 use crate::num::{self, Dtype};
 use rustc_hash::FxHashMap;
 
@@ -97,6 +98,20 @@ impl Cells {
 
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
+    }
+
+    /// Bytes of the host that it takes.
+    fn held(&self) -> u64 {
+        (self.bytes.len() + self.marks.len() + 8 * self.numbers.len()) as u64
+    }
+
+    /// `n` bytes at `at`, to be filled with bits.
+    fn plain(&mut self, at: usize, n: usize) -> &mut [u8] {
+        self.settle_ends(at, at + n);
+        if !self.marks.is_empty() {
+            self.marks[at..at + n].fill(0);
+        }
+        &mut self.bytes[at..at + n]
     }
 
     fn mark(&self, at: usize) -> u8 {
@@ -256,12 +271,15 @@ impl Cells {
     }
 }
 
-/// A memory: pages that exist once they were written; all else is zeros.
+/// A memory: pages that exist once they were written; all else is what was given, or zeros.
 #[derive(Clone, Debug)]
 pub struct Memory {
     /// In bytes.
     pub size: u64,
     pages: FxHashMap<u64, Cells>,
+    /// What they take.
+    held: u64,
+    given: Given,
 }
 
 impl Memory {
@@ -269,7 +287,28 @@ impl Memory {
         Memory {
             size,
             pages: FxHashMap::default(),
+            held: 0,
+            given: Given::default(),
         }
+    }
+
+    /// Lays contents under the pages, of which none is written yet.
+    ///
+    /// # Errors
+    /// Contents that lie on others.
+    pub fn give(&mut self, part: Part) -> Result<(), Part> {
+        debug_assert!(self.pages.is_empty());
+        self.given.add(part)
+    }
+
+    /// What could not be read of what was given: name, problem.
+    pub fn problem(&self) -> Option<(String, String)> {
+        self.given.problem()
+    }
+
+    /// Bytes of the host that the pages take.
+    pub fn held(&self) -> u64 {
+        self.held
     }
 
     /// Parts of a range by page: page, first byte in it, first byte of the range, bytes.
@@ -293,7 +332,10 @@ impl Memory {
         for (page, first, done, here) in Memory::parts(at, n) {
             match self.pages.get(&page) {
                 Some(page) => row.copy(to + done, page, first, here),
-                None => row.copy(to + done, &Cells::new(here), 0, here),
+                None => {
+                    let bytes = row.plain(to + done, here);
+                    self.given.read(at + done as u64, bytes);
+                }
             }
         }
     }
@@ -308,9 +350,17 @@ impl Memory {
     /// Writes bytes `start ..` of a row. The range lies inside the memory.
     pub fn write(&mut self, at: u64, n: usize, row: &Cells, start: usize) {
         for (page, first, done, here) in Memory::parts(at, n) {
-            let page = self.pages.entry(page);
-            let page = page.or_insert_with(|| Cells::new(PAGE as usize));
-            page.copy(first, row, start + done, here);
+            let cells = self.pages.entry(page).or_insert_with(|| {
+                self.held += PAGE;
+                let mut cells = Cells::new(PAGE as usize);
+                if here < PAGE as usize {
+                    self.given.read(page * PAGE, &mut cells.bytes);
+                }
+                cells
+            });
+            let before = cells.held();
+            cells.copy(first, row, start + done, here);
+            self.held += cells.held() - before;
         }
     }
 }

@@ -6,7 +6,8 @@
 
 use super::CheckError;
 use super::cells::{decode, encode, in_range, rounded};
-use crate::compiler::graph::{Attention, Graph, Grouped, Kind, Op, Value, ValueId, View};
+use crate::compiler::graph::{Attention, Data, DataError, Graph, Grouped, Kind, Node, Op};
+use crate::compiler::graph::{Value, ValueId, View};
 use crate::compiler::rowwise::{Binary, Compare, Reduce, Rowwise, Spread, Step, StepId};
 use crate::compiler::rowwise::{Ternary, Unary};
 use crate::num::random::{normal, splitmix64};
@@ -22,9 +23,14 @@ const ROWS: usize = 32;
 
 /// The numbers of packed codes.
 pub fn numbers(dtype: Dtype, count: u64, bytes: &[u8]) -> Vec<f64> {
-    let mut values = Vec::new();
-    super::cells::Cells::of(bytes.to_vec()).elements(dtype, count as usize, &mut values);
-    values
+    if dtype == Dtype::I32 {
+        let words = bytes.chunks_exact(4).take(count as usize);
+        let word = |b: &[u8]| i32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+        return words.map(|b| f64::from(word(b))).collect();
+    }
+    let mut values = vec![0f32; count as usize];
+    num::decode_slice(dtype, bytes, &mut values);
+    values.into_iter().map(f64::from).collect()
 }
 
 /// Packed codes of numbers.
@@ -112,7 +118,21 @@ pub fn draw(graph: &Graph, seed: u64) -> Vec<Vec<u8>> {
 ///
 /// # Errors
 /// A constant that cannot be read; an index outside its table.
-pub fn evaluate(graph: &Graph, inputs: &[Vec<u8>]) -> Result<Vec<Vec<f64>>, CheckError> {
+pub fn evaluate(
+    graph: &Graph,
+    inputs: &[Vec<u8>],
+    limit: u64,
+    watch: &mut dyn FnMut(f64),
+) -> Result<Vec<Vec<f64>>, CheckError> {
+    let given = |id: ValueId| {
+        let at = graph.inputs.iter().position(|i| *i == id)?;
+        let value = &graph[id];
+        Some(numbers(value.dtype, value.elements(), inputs.get(at)?))
+    };
+    // How long a node takes goes by what it reads.
+    let work = |node: &Node| graph.list(&node.inputs).map(Value::bytes).sum::<u64>() as f64;
+    let all: f64 = graph.nodes.iter().map(work).sum();
+    let mut done = 0.0;
     let mut known: Vec<Option<Vec<f64>>> = vec![None; graph.values.len()];
     let mut uses = vec![0usize; graph.values.len()];
     for id in graph
@@ -123,27 +143,35 @@ pub fn evaluate(graph: &Graph, inputs: &[Vec<u8>]) -> Result<Vec<Vec<f64>>, Chec
     {
         uses[id.0 as usize] += 1;
     }
-    for (id, bytes) in graph.inputs.iter().zip(inputs) {
-        let value = &graph[*id];
-        known[id.0 as usize] = Some(numbers(value.dtype, value.elements(), bytes));
-    }
     for node in &graph.nodes {
-        let mut packed: Vec<Option<Arc<[u8]>>> = vec![None; node.inputs.len()];
+        let mut packed: Vec<Option<Packed>> = vec![None; node.inputs.len()];
         for (n, id) in node.inputs.iter().enumerate() {
             let value = &graph[*id];
-            if let (Kind::Constant(data), None) = (&value.kind, &known[id.0 as usize]) {
-                let bytes = data.read().map_err(|e| CheckError::Constant {
-                    name: value.name.clone(),
-                    problem: e.to_string(),
-                })?;
+            if known[id.0 as usize].is_some() {
+                continue;
+            }
+            if let Kind::Constant(data) = &value.kind {
+                let fail = |e: DataError| unread(value, &e);
                 if by_rows(&node.op, n, value) {
-                    packed[n] = Some(bytes);
+                    packed[n] = Some(match data.part(0, &mut []).map_err(fail)? {
+                        true => Packed::Parts(data.clone()),
+                        false => Packed::Whole(data.read().map_err(fail)?),
+                    });
                 } else {
+                    let bytes = data.read().map_err(fail)?;
                     known[id.0 as usize] = Some(numbers(value.dtype, value.elements(), &bytes));
                 }
+            } else {
+                known[id.0 as usize] = given(*id);
             }
         }
-        let operand = |(id, packed): (&ValueId, &'_ Option<Arc<[u8]>>)| Operand {
+        let numbers = known.iter().flatten().map(|x| 8 * x.len() as u64);
+        let made = graph.list(&node.outputs).map(|x| 8 * x.elements());
+        let needed = numbers.chain(made).fold(0, u64::saturating_add);
+        if needed > limit {
+            return Err(CheckError::Memory { needed, limit });
+        }
+        let operand = |(id, packed): (&ValueId, &'_ Option<Packed>)| Operand {
             value: &graph[*id],
             data: known[id.0 as usize].as_deref().unwrap_or(&[]),
             packed: packed.clone(),
@@ -151,6 +179,8 @@ pub fn evaluate(graph: &Graph, inputs: &[Vec<u8>]) -> Result<Vec<Vec<f64>>, Chec
         let operands: Vec<Operand> = node.inputs.iter().zip(&packed).map(operand).collect();
         let outputs: Vec<&Value> = graph.list(&node.outputs).collect();
         let results = run(&node.op, &operands, &outputs, &node.place)?;
+        done += work(node);
+        watch(done / all);
         for (id, mut values) in node.outputs.iter().zip(results) {
             let dtype = graph[*id].dtype;
             values.iter_mut().for_each(|x| *x = rounded(dtype, *x));
@@ -164,14 +194,28 @@ pub fn evaluate(graph: &Graph, inputs: &[Vec<u8>]) -> Result<Vec<Vec<f64>>, Chec
             }
         }
     }
-    let result = |id: &ValueId| known[id.0 as usize].clone().unwrap_or_default();
-    Ok(graph.outputs.iter().map(result).collect())
+    let mut results = Vec::with_capacity(graph.outputs.len());
+    for (n, id) in graph.outputs.iter().enumerate() {
+        let again = graph.outputs[n + 1..].contains(id);
+        let value = &mut known[id.0 as usize];
+        let value = if again { value.clone() } else { value.take() };
+        results.push(value.or_else(|| given(*id)).unwrap_or_default());
+    }
+    Ok(results)
+}
+
+fn unread(value: &Value, error: &DataError) -> CheckError {
+    CheckError::Constant {
+        name: value.name.clone(),
+        problem: error.to_string(),
+    }
 }
 
 /// Whether a constant is large and read a row at a time: the weights of a product, a table that is looked up in.
 fn by_rows(op: &Op, n: usize, value: &Value) -> bool {
     let inner = match op {
         Op::Matmul(_) if n == 1 => 1,
+        Op::Grouped(_) if n == 2 => 1,
         Op::Gather(gather) if n == 0 => value.shape.len() - 1 - gather.axis,
         _ => return false,
     };
@@ -185,21 +229,35 @@ struct Operand<'a> {
     value: &'a Value,
     data: &'a [f64],
     /// The codes instead of `data`, of a constant that is read a row at a time.
-    packed: Option<Arc<[u8]>>,
+    packed: Option<Packed>,
+}
+
+/// The codes of a constant.
+#[derive(Clone)]
+enum Packed {
+    Whole(Arc<[u8]>),
+    /// Parts of it can be had.
+    Parts(Data),
 }
 
 impl Operand<'_> {
     /// Elements `at .. at + n`, which begin and end at whole bytes if they are packed.
-    fn row(&self, at: usize, n: usize) -> Cow<'_, [f64]> {
+    fn row(&self, at: usize, n: usize) -> Result<Cow<'_, [f64]>, CheckError> {
         let dtype = self.value.dtype;
-        match &self.packed {
+        let start = dtype.bytes_for(at as u64) as usize;
+        let size = dtype.bytes_for(n as u64) as usize;
+        Ok(match &self.packed {
             None => Cow::Borrowed(&self.data[at..at + n]),
-            Some(bytes) => {
-                let start = dtype.bytes_for(at as u64) as usize;
-                let bytes = &bytes[start..start + dtype.bytes_for(n as u64) as usize];
-                Cow::Owned(numbers(dtype, n as u64, bytes))
+            Some(Packed::Whole(bytes)) => {
+                Cow::Owned(numbers(dtype, n as u64, &bytes[start..start + size]))
             }
-        }
+            Some(Packed::Parts(data)) => {
+                let mut bytes = vec![0; size];
+                let read = data.part(start as u64, &mut bytes);
+                read.map_err(|e| unread(self.value, &e))?;
+                Cow::Owned(numbers(dtype, n as u64, &bytes))
+            }
+        })
     }
 
     fn extent(&self, axis: usize) -> usize {
@@ -234,7 +292,7 @@ fn run(
 ) -> Result<Vec<Vec<f64>>, CheckError> {
     let out = &outputs[0].shape;
     Ok(match op {
-        Op::Matmul(_) => vec![matmul(&x[0], &x[1], out)],
+        Op::Matmul(_) => vec![matmul(&x[0], &x[1], out)?],
         Op::Attention(op) => vec![attention(op, x)],
         Op::Rowwise(op) => rowwise(op, x),
         Op::Layout(view) => vec![view.indices().map(|i| x[0].data[i as usize]).collect()],
@@ -271,7 +329,7 @@ fn run(
                 for at in x[1].data {
                     let from_end = if *at < 0.0 { extent as f64 } else { 0.0 };
                     let at = index(place, at + from_end, extent)?;
-                    result.extend(&*x[0].row((outer * extent + at) * inner, inner));
+                    result.extend(&*x[0].row((outer * extent + at) * inner, inner)?);
                 }
             }
             vec![result]
@@ -309,7 +367,7 @@ fn add_product(row: &[f64], matrix: &[f64], n: usize, sums: &mut [f64]) {
     }
 }
 
-fn matmul(a: &Operand, b: &Operand, out: &[u64]) -> Vec<f64> {
+fn matmul(a: &Operand, b: &Operand, out: &[u64]) -> Result<Vec<f64>, CheckError> {
     let rank = out.len();
     let (m, n) = (out[rank - 2] as usize, out[rank - 1] as usize);
     let k = a.extent(a.rank() - 1);
@@ -326,14 +384,14 @@ fn matmul(a: &Operand, b: &Operand, out: &[u64]) -> Vec<f64> {
         // Some rows at a time: they are decoded once, and stay in the host's cache for all rows of A.
         for first in (0..k).step_by(ROWS) {
             let rows = ROWS.min(k - first);
-            let b = b.row((at_b as usize * k + first) * n, rows * n);
+            let b = b.row((at_b as usize * k + first) * n, rows * n)?;
             for (row, sums) in a.chunks_exact(k).zip(sums.chunks_exact_mut(n)) {
                 add_product(&row[first..first + rows], &b, n, sums);
             }
         }
         c.extend(sums);
     }
-    c
+    Ok(c)
 }
 
 fn grouped(op: &Grouped, x: &[Operand], place: &str) -> Result<Vec<f64>, CheckError> {
@@ -345,13 +403,14 @@ fn grouped(op: &Grouped, x: &[Operand], place: &str) -> Result<Vec<f64>, CheckEr
         let row = &a.data[r / op.fan as usize * k..][..k];
         let mut sums = vec![0.0; n];
         for (i, x) in row.iter().enumerate() {
+            let weights = w.row((expert * k + i) * n, n)?;
             for (j, sum) in sums.iter_mut().enumerate() {
                 let scale = scales.map_or(1.0, |s| {
                     let blocks = s.extent(1);
                     let at = (expert * blocks + i / (k / blocks)) * n + j;
                     super::transfer::scale(false, s.data[at] as u8)
                 });
-                *sum += x * w.data[(expert * k + i) * n + j] * scale;
+                *sum += x * weights[j] * scale;
             }
         }
         y.extend(sums);

@@ -28,10 +28,11 @@
 //! Exceptions to real numbers: integers and codes of 4 and 6 bits are rounded in program and graph alike, and instructions on bits see
 //! numbers rounded to their type; a rounded tie could fall differently, which random numbers do not meet.
 //!
-//! Reading order: this page, [`meaning`], [`cells`], [`state`], [`run`], [`order`]; then the units: [`control`], [`transfer`], [`product`], [`kernel`].
+//! Reading order: this page, [`meaning`], [`cells`], [`given`], [`state`], [`run`], [`order`]; then the units: [`control`], [`transfer`], [`product`], [`kernel`].
 
 pub mod cells;
 pub mod control;
+pub mod given;
 pub mod kernel;
 pub mod meaning;
 pub mod order;
@@ -40,15 +41,15 @@ pub mod run;
 pub mod state;
 pub mod transfer;
 
-use super::graph::Graph;
+use super::graph::{Graph, Value};
 use crate::chip::Chip;
 use crate::isa::image::{Image, Init, Section, Space, Tensor};
 use crate::num::random::normal;
 use cells::{Cells, Memory};
+use given::{Contents, Part};
 use order::{Disorder, Fault, Order, Who};
 use run::End;
 use state::{Machine, Place};
-use std::sync::Arc;
 
 /// By how much an element may differ, of the largest of its row. Constants of the kernels are FP32 (log2 e, polynomials: 2^-24 of an
 /// exponent, 6e-8 of an error function), all else is f64; results of deep graphs were seen to differ by up to a tenth of this.
@@ -68,7 +69,7 @@ pub struct Bindings {
     /// In the order of [`Graph::outputs`].
     pub outputs: Vec<String>,
     /// Tensors that hold constants, and their elements as they lie there, without the gaps of a pitch.
-    pub constants: Vec<(String, Arc<[u8]>)>,
+    pub constants: Vec<(String, Contents)>,
 }
 
 /// How to check.
@@ -78,13 +79,16 @@ pub struct Options {
     pub seed: u64,
     /// Instructions of control processors at most.
     pub max_steps: u64,
+    /// Bytes of the host that values of the graph may take, and after it the chip's memories, without the constants.
+    pub memory_bytes: u64,
 }
 
 impl Default for Options {
     fn default() -> Options {
         Options {
             seed: 1,
-            max_steps: 1 << 32,
+            max_steps: 1 << 40,
+            memory_bytes: 3 << 30,
         }
     }
 }
@@ -98,6 +102,8 @@ pub enum CheckError {
     Size { name: String, want: u64, got: u64 },
     #[error("constant `{name}`: {problem}")]
     Constant { name: String, problem: String },
+    #[error("values take more than {needed} bytes of host memory, at most {limit} are checked")]
+    Memory { needed: u64, limit: u64 },
     #[error("{place}: index {index} of {extent}; the inputs drawn at random do not suit it")]
     Index {
         place: String,
@@ -162,10 +168,32 @@ pub fn check(
     bindings: &Bindings,
     options: &Options,
 ) -> Result<Report, CheckError> {
+    check_watched(graph, chip, image, bindings, options, &|_| ())
+}
+
+/// [`check`], which tells again and again what part of its work is done, from 0 to 1; it may go back, should it have to start again.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_watched(
+    graph: &Graph,
+    chip: &Chip,
+    image: &Image,
+    bindings: &Bindings,
+    options: &Options,
+    watch: &(dyn Fn(f64) + Sync),
+) -> Result<Report, CheckError> {
+    let limit = options.memory_bytes;
+    let needed = graph.list(&graph.inputs).map(Value::bytes);
+    let needed = needed.fold(0, u64::saturating_add);
+    if needed > limit {
+        return Err(CheckError::Memory { needed, limit });
+    }
     let inputs = meaning::draw(graph, options.seed);
-    let expected = meaning::evaluate(graph, &inputs)?;
-    let mut start = Machine::new(chip, image);
-    load(&mut start, graph, bindings, &inputs)?;
+    // The run does what the graph does, and more.
+    const OF_GRAPH: f64 = 0.25;
+    let mut evaluated = |part| watch(OF_GRAPH * part);
+    let expected = meaning::evaluate(graph, &inputs, limit, &mut evaluated)?;
     let given: Vec<String> = bindings
         .inputs
         .iter()
@@ -175,10 +203,18 @@ pub fn check(
     let mut report = Report::default();
     let mut denials = Default::default();
     for _ in 0..MAX_RUNS {
-        let mut machine = start.clone();
+        let mut machine = Machine::new(chip, image);
+        load(&mut machine, graph, bindings, &inputs)?;
         let mut order = Order::new(image, &given, std::mem::take(&mut denials));
         let before = order.denied();
-        let (end, operations) = run::run(&mut machine, &mut order, options.max_steps);
+        let mut ran = |part| watch(OF_GRAPH + (1.0 - OF_GRAPH) * part);
+        let (end, operations) = run::run(&mut machine, &mut order, options, &mut ran);
+        if let Some((name, problem)) = machine.memory(Place::Hbm).problem() {
+            return Err(CheckError::Constant { name, problem });
+        }
+        if let End::Memory { needed, limit } = end {
+            return Err(CheckError::Memory { needed, limit });
+        }
         let (found, now) = order.into_parts();
         let settled = now.len() == before;
         denials = now;
@@ -224,6 +260,26 @@ fn load(
     inputs: &[Vec<u8>],
 ) -> Result<(), CheckError> {
     let image = machine.image;
+    let mut twice = Vec::new();
+    for (name, contents) in &bindings.constants {
+        let t = tensor(image, name)?;
+        let (run, pitch) = t.runs();
+        let rows = t.elements().checked_div(run).unwrap_or(0);
+        let row = t.dtype.bytes_for(run);
+        let (want, got) = (row.saturating_mul(rows), contents.bytes());
+        if got != want {
+            let name = name.clone();
+            return Err(CheckError::Size { name, want, got });
+        }
+        let part = Part {
+            name: name.clone(),
+            start: t.offset,
+            row,
+            pitch: if rows > 1 { pitch } else { row },
+            contents: contents.clone(),
+        };
+        twice.extend(machine.memory_mut(Place::Hbm).give(part).err());
+    }
     for t in &image.tensors {
         let elements = 0..t.elements();
         let values: Vec<f64> = match &t.init {
@@ -249,19 +305,18 @@ fn load(
             put(machine.memory_mut(place), t, &bytes);
         }
     }
-    for (name, bytes) in &bindings.constants {
-        let t = tensor(image, name)?;
-        let (run, _) = t.runs();
-        let rows = t.elements().checked_div(run).unwrap_or(0);
-        let want = t.dtype.bytes_for(run).saturating_mul(rows);
-        if bytes.len() as u64 != want {
-            return Err(CheckError::Size {
-                name: name.clone(),
-                want,
-                got: bytes.len() as u64,
-            });
-        }
-        put(machine.memory_mut(Place::Hbm), t, bytes);
+    // Of constants that lie on each other the last one stays.
+    for part in twice {
+        let fail = |problem| CheckError::Constant {
+            name: part.name.clone(),
+            problem,
+        };
+        let bytes = part.contents.read().map_err(fail)?;
+        put(
+            machine.memory_mut(Place::Hbm),
+            tensor(image, &part.name)?,
+            &bytes,
+        );
     }
     for ((name, bytes), id) in bindings.inputs.iter().zip(inputs).zip(&graph.inputs) {
         let t = tensor(image, name)?;
@@ -409,7 +464,7 @@ fn ended(image: &Image, end: &End) -> Finding {
             "steps",
             "it does not end in the instructions allowed".to_owned(),
         ),
-        End::Halted => ("end", String::new()),
+        End::Halted | End::Memory { .. } => ("end", String::new()),
     };
     Finding { kind, text }
 }

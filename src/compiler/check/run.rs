@@ -3,6 +3,8 @@
 //! Models: one of the orders that a program allows; that the others give the same is what [`super::order`] says. Leaves out: time.
 //! Invariant: a round in which nothing could go on is the last.
 
+use super::Options;
+use super::cells::Memory;
 use super::control::{self, Step};
 use super::order::{Order, Who};
 use super::state::{Machine, Operation, Post, Queue, Signal, Touched, Trap, Unit};
@@ -23,10 +25,25 @@ pub enum End {
     Deadlock(Vec<Who>),
     /// It took more instructions and operations than allowed.
     Steps,
+    /// Its memories take more of the host than allowed.
+    Memory { needed: u64, limit: u64 },
 }
 
+/// Operations between two looks at the memory and two signs of life.
+const LOOK: u64 = 512;
+
 /// Runs a program. Gives its end, and how many operations it did.
-pub fn run(machine: &mut Machine, order: &mut Order, max_steps: u64) -> (End, u64) {
+///
+/// `watch` is told how far the program of the first tile has come: programs run from their first word to their last, round their loops.
+pub fn run(
+    machine: &mut Machine,
+    order: &mut Order,
+    options: &Options,
+    watch: &mut dyn FnMut(f64),
+) -> (End, u64) {
+    let max_steps = options.max_steps;
+    let words = machine.image.tile.insts.len().max(1) as f64;
+    let mut farthest = 0;
     let units: Vec<Unit> = machine.cores.keys().copied().collect();
     let (mut steps, mut operations) = (0u64, 0u64);
     loop {
@@ -66,6 +83,15 @@ pub fn run(machine: &mut Machine, order: &mut Order, max_steps: u64) -> (End, u6
                 while let Some(o) = first(machine, unit, queue) {
                     operations += 1;
                     moved = true;
+                    if operations.is_multiple_of(LOOK) {
+                        let needed = machine.memories.values().map(Memory::held).sum();
+                        let limit = options.memory_bytes;
+                        if needed > limit {
+                            return (End::Memory { needed, limit }, operations);
+                        }
+                        farthest = farthest.max(machine.cores[&units[0]].pc);
+                        watch(f64::from(farthest) / words);
+                    }
                     if let Err(end) = operation(machine, order, unit, queue, &o) {
                         return (end, operations);
                     }

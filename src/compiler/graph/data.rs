@@ -1,10 +1,11 @@
-//! Where the bytes of constants are: in memory, in a range of a file, made of other constants, or nowhere.
+//! Where the bytes of constants are: in memory, in a range of a file, made of other constants, drawn at random, or nowhere.
 //!
 //! Models: elements of a value's type, little-endian, those of less than a byte packed, the first in the lowest bits. Leaves
 //! out: reading ahead and caching; weights of hundreds of gigabytes stay in their files until they are placed in HBM.
 //! Invariant: a range lay inside its file when the model was read.
 
 use super::derive::Derived;
+use super::drawn::Drawn;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub enum Data {
     File(FileRange),
     /// Made of other constants on reading.
     Derived(Arc<Derived>),
+    /// Random numbers, for who checks programs and not models.
+    Drawn(Arc<Drawn>),
     /// The model was named without its weights: shapes and types are known, values are not. Such a graph compiles and runs
     /// without data.
     Absent,
@@ -53,8 +56,38 @@ impl Data {
             Data::Bytes(bytes) => Ok(bytes.clone()),
             Data::File(range) => range.read(),
             Data::Derived(derived) => derived.read(),
+            Data::Drawn(drawn) => Ok(drawn.read().into()),
             Data::Absent => Err(DataError::Absent),
         }
+    }
+
+    /// Fills `out` with the bytes from `at` on, where a part can be had without the rest; else gives false.
+    ///
+    /// # Errors
+    /// As [`Data::read`].
+    pub fn part(&self, at: u64, out: &mut [u8]) -> Result<bool, DataError> {
+        match self {
+            Data::Bytes(bytes) => {
+                let there = bytes.get(at as usize..).unwrap_or_default();
+                let n = there.len().min(out.len());
+                out[..n].copy_from_slice(&there[..n]);
+                out[n..].fill(0);
+            }
+            Data::File(range) => {
+                let n = range.bytes.saturating_sub(at).min(out.len() as u64);
+                let part = FileRange {
+                    offset: range.offset + at,
+                    bytes: n,
+                    ..range.clone()
+                };
+                out[..n as usize].copy_from_slice(&part.read()?);
+                out[n as usize..].fill(0);
+            }
+            Data::Drawn(drawn) => drawn.part(at, out),
+            Data::Derived(_) => return Ok(false),
+            Data::Absent => return Err(DataError::Absent),
+        }
+        Ok(true)
     }
 }
 

@@ -33,6 +33,7 @@
 pub mod build;
 pub mod data;
 pub mod derive;
+pub mod drawn;
 pub mod op;
 pub mod print;
 pub mod verify;
@@ -47,6 +48,7 @@ use std::sync::Arc;
 pub use build::Builder;
 pub use data::{Data, DataError, FileRange};
 pub use derive::{Recipe, Source};
+pub use drawn::{Drawn, Like};
 pub use op::{Attention, Gather, Grouped, Matmul, Op, Pad, TopK};
 pub use verify::{GraphError, Problem};
 pub use view::View;

@@ -187,6 +187,7 @@ impl Graph {
             Kind::Constant(Data::Bytes(bytes)) => bytes.len() as u64,
             Kind::Constant(Data::File(range)) => range.bytes,
             Kind::Constant(Data::Derived(derived)) => derived.bytes(),
+            Kind::Constant(Data::Drawn(drawn)) => drawn.bytes(),
             _ => return Ok(()),
         };
         match got == value.bytes() {
