@@ -491,21 +491,27 @@ impl Op {
                 .tensors()
                 .iter()
                 .filter(|t| t.output == output)
-                .map(|t| match self {
-                    // A view of a wider matrix: what lies between its rows is not its own.
-                    Op::Rowwise(_) => u128::from(t.elements()) * u128::from(t.dtype.bits() / 8),
-                    // Of keys and values those that a query sees.
-                    Op::Attention(op) if matches!(t.name.as_str(), "K" | "V") => {
-                        let dim = t.shape[3];
-                        let tokens = u128::from(op.batch) * u128::from(op.seen_keys());
-                        tokens * u128::from(op.kv_heads * dim) * u128::from(t.dtype.bits() / 8)
-                    }
-                    _ => t.bytes(),
-                })
+                .map(|t| u128::from(self.least_bytes(t)))
                 .sum::<u128>();
             u64::try_from(bytes).unwrap_or(u64::MAX)
         };
         (sum(false), sum(true))
+    }
+
+    /// Those of one of its tensors.
+    pub fn least_bytes(&self, t: &TensorSpec) -> u64 {
+        let bytes = match self {
+            // A view of a wider matrix: what lies between its rows is not its own.
+            Op::Rowwise(_) => u128::from(t.elements()) * u128::from(t.dtype.bits() / 8),
+            // Of keys and values those that a query sees.
+            Op::Attention(op) if matches!(t.name.as_str(), "K" | "V") => {
+                let dim = t.shape[3];
+                let tokens = u128::from(op.batch) * u128::from(op.seen_keys());
+                tokens * u128::from(op.kv_heads * dim) * u128::from(t.dtype.bits() / 8)
+            }
+            _ => t.bytes(),
+        };
+        u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 
     /// The largest over units of least work / peak: tensor FLOP, for attention one exp2 and four arithmetic slots per score,

@@ -3,12 +3,14 @@
 //! Models: the plan of each such product, and the value beside those of the graph that its weights are. Leaves out: schedules. Invariant: the
 //! constants themselves have no memory unless another node reads them.
 
+use super::routing::chosen;
 use super::sites::Sites;
 use super::{ChainError, steps::Read};
 use crate::compiler::graph::{self, Data, DataError, Graph, Kind, Op as NodeOp, Value, ValueId};
 use crate::compiler::grouped::{Grouped, Packing, pack, plan};
 use crate::compiler::{CompileError, Operand};
 use crate::isa::ScaleType;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The experts of a product.
@@ -16,12 +18,39 @@ use std::sync::Arc;
 pub struct Expert {
     pub node: usize,
     pub packing: Arc<Packing>,
-    /// Whether the product before it has the same ids, as many experts and rows: the lists of rows are still there.
-    pub known: bool,
+    pub ids: Ids,
     pub weights: ValueId,
     pub scales: Option<ValueId>,
     /// Where they lie.
     pub packed: ValueId,
+}
+
+/// What is known of a product's ids before it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ids {
+    /// Whether the product before it has the same, as many experts and rows: the lists of rows are still there.
+    pub listed: bool,
+    /// Experts that are read whatever is chosen: those that a table names; of a router's choice, as many as it gives to one token.
+    pub least: u64,
+}
+
+impl Ids {
+    /// Of the ids of a product with so many experts.
+    fn of(graph: &Graph, ids: ValueId, experts: u64, listed: bool) -> Ids {
+        let named = match &graph[ids].kind {
+            Kind::Constant(table) => table.read().ok(),
+            _ => None,
+        };
+        let least = match named {
+            Some(table) => table.chunks(4).collect::<BTreeSet<&[u8]>>().len() as u64,
+            // What a top-k gives to a token is distinct.
+            None => chosen(graph, ids).map_or(1, |(_, top)| top),
+        };
+        Ids {
+            listed,
+            least: least.clamp(1, experts),
+        }
+    }
 }
 
 /// All of a graph, in the order of nodes.
@@ -60,15 +89,15 @@ impl Experts {
                     })?)
                 }
             };
-            let known = all.last().is_some_and(|before| {
+            let listed = all.last().is_some_and(|before| {
                 let of = &before.packing.op;
                 let ids = graph.nodes[before.node].inputs[1];
                 ids == node.inputs[1] && (of.rows, of.experts) == (op.rows, op.experts)
             });
             all.push(Expert {
                 node: n,
+                ids: Ids::of(graph, node.inputs[1], packing.op.experts, listed),
                 packing,
-                known,
                 weights: node.inputs[2],
                 scales: node.inputs.get(3).copied(),
                 packed: ValueId((first + all.len()) as u32),
@@ -86,6 +115,18 @@ impl Experts {
     pub fn of_node(&self, node: usize) -> Option<&Expert> {
         let at = self.all.binary_search_by_key(&node, |e| e.node).ok()?;
         self.all.get(at)
+    }
+
+    /// What a lower bound of the whole takes for granted about which experts are read.
+    pub fn assumed(&self) -> Option<String> {
+        let (few, many) = (self.all.iter().map(|e| e.ids.least)).fold((u64::MAX, 0), |(a, b), n| {
+            (a.min(n), b.max(n))
+        });
+        match (few, many) {
+            (_, 0) => None,
+            (few, many) if few == many => Some(format!("at least {few} experts of each product")),
+            (few, many) => Some(format!("at least {few} to {many} experts of each product")),
+        }
     }
 
     /// Whether a value is the weights of some product.

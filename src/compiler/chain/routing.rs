@@ -17,7 +17,7 @@ pub enum Routing {
     Balanced,
     /// Distinct experts of each token, drawn with weights 1 / rank^s; which expert has which rank is drawn, too.
     Zipf { s: f64, seed: u64 },
-    /// The ids of each token with the number of their line, used again from the first after the last.
+    /// The ids of each token with the number of their line, used again from the first after the last. An expert twice is an error.
     Table {
         /// For messages.
         name: String,
@@ -73,6 +73,12 @@ impl Routing {
                         let got = line.len();
                         return Err(format!(
                             "{name}:{at}: {got} ids; a token of the model takes {top} experts"
+                        ));
+                    }
+                    let again = |(n, id): (usize, &u32)| line[..n].contains(id).then_some(*id);
+                    if let Some(id) = line.iter().enumerate().find_map(again) {
+                        return Err(format!(
+                            "{name}:{at}: expert {id} twice; a token takes distinct ones"
                         ));
                     }
                     if let Some(id) = line.iter().find(|id| u64::from(**id) >= experts) {
@@ -153,7 +159,7 @@ impl Routing {
 }
 
 /// The places that a top-k made which a value is all of, in order, and how many each row has.
-fn chosen(graph: &Graph, mut id: ValueId) -> Option<(ValueId, u64)> {
+pub(super) fn chosen(graph: &Graph, mut id: ValueId) -> Option<(ValueId, u64)> {
     loop {
         let maker = graph.nodes.iter().find(|n| n.outputs.contains(&id))?;
         match &maker.op {
@@ -233,7 +239,15 @@ mod tests {
             lines: vec![(1, vec![1, 2]), (4, vec![3, 0])],
         };
         assert_eq!(table.ids(3, 2, 4, 0).unwrap(), [1, 2, 3, 0, 1, 2]);
-        for (tokens, top, experts, word) in [(3, 2, 3, "t:4: expert 3"), (1, 4, 9, "t:1: 2 ids")] {
+        let twice = Routing::Table {
+            name: "t".to_owned(),
+            lines: vec![(1, vec![1, 2]), (3, vec![2, 2])],
+        };
+        for (table, tokens, top, experts, word) in [
+            (&table, 3, 2, 3, "t:4: expert 3"),
+            (&table, 1, 4, 9, "t:1: 2 ids"),
+            (&twice, 2, 2, 4, "t:3: expert 2 twice"),
+        ] {
             let error = table.ids(tokens, top, experts, 0).unwrap_err();
             assert!(error.contains(word), "{error}");
         }

@@ -6,7 +6,7 @@
 //! operands and results of its lowering, in its order.
 
 use super::ChainError;
-use super::experts::Experts;
+use super::experts::{Experts, Ids};
 use super::linear::Layers;
 use super::parts::Parts;
 use super::sites::Sites;
@@ -38,8 +38,8 @@ pub enum Work {
     Gather(Gather),
     Batched(Batched),
     TopK(TopK),
-    /// Rows by their experts; whether the product before it has left the lists of rows.
-    Grouped(Arc<Packing>, bool),
+    /// Rows by their experts, and what is known of which.
+    Grouped(Arc<Packing>, Ids),
 }
 
 /// A value that a step reads, or a part of it.
@@ -70,8 +70,8 @@ impl Work {
         sites: &Sites,
         stream: Option<&Stream>,
     ) -> Result<(String, Stage), CompileError> {
-        if let Work::Grouped(p, known) = self {
-            let grouped::Split { early, stage } = grouped::split(p, *known, sites.grouped, site)?;
+        if let Work::Grouped(p, ids) = self {
+            let grouped::Split { early, stage } = grouped::split(p, ids.listed, sites.grouped, site)?;
             return Ok((early, stage));
         }
         let stage = match self {
@@ -95,7 +95,7 @@ impl Work {
     /// Operands that must be there for the early part of its text.
     pub fn early_reads(&self) -> &'static [usize] {
         match self {
-            Work::Grouped(_, false) => &[1],
+            Work::Grouped(_, ids) if !ids.listed => &[1],
             _ => &[],
         }
     }
@@ -148,6 +148,30 @@ impl Work {
         }
     }
 
+    /// Bytes that it must read of its operand `n`, which has so many; an expert's weights are no operand here.
+    pub fn least_read(&self, n: usize, bytes: u64) -> u64 {
+        let least = match self {
+            Work::Op(op) => {
+                let tensors = op.tensors();
+                let operand = tensors.iter().filter(|t| !t.output).nth(n);
+                operand.map_or(bytes, |t| op.least_bytes(t))
+            }
+            Work::Gather(op) if n == 0 => op.result_bytes(),
+            Work::Copy(op) => {
+                let of = |p: &&movement::Part| p.source == Source::Operand(n);
+                let parts = op.parts.iter().filter(of);
+                // What is repeated is read once.
+                let elements = parts.map(|p| {
+                    let axes = p.shape.iter().zip(&p.strides);
+                    axes.filter(|(_, s)| **s != 0).map(|(n, _)| *n).product::<u64>()
+                });
+                op.dtype.bytes_for(elements.sum())
+            }
+            _ => bytes,
+        };
+        least.min(bytes)
+    }
+
     /// Bytes that it must read and write.
     pub fn hbm_bytes(&self) -> (u64, u64) {
         match self {
@@ -166,7 +190,7 @@ impl Work {
                 let bytes = op.result_bytes();
                 (bytes + 4 * op.indices, bytes)
             }
-            Work::Grouped(p, _) => p.op.hbm_bytes(),
+            Work::Grouped(p, ids) => p.op.hbm_bytes(ids.least),
             Work::TopK(op) => {
                 let size = u64::from(op.dtype.bits() / 8);
                 (op.rows * op.n * size, op.rows * op.k * (size + 4))
@@ -241,7 +265,7 @@ pub fn steps(
         } else if let Some(expert) = experts.of_node(index) {
             all.push(Step {
                 node: index,
-                work: Work::Grouped(expert.packing.clone(), expert.known),
+                work: Work::Grouped(expert.packing.clone(), expert.ids),
                 reads: expert.reads(graph),
                 writes: node.outputs.clone(),
             });
@@ -434,13 +458,13 @@ fn batches(a: &Value, b: &Value, c: &Value) -> Option<Batched> {
     Some(op)
 }
 
-/// The times of units, added up, and the largest of them.
+/// The times of units, added up, and the largest of them; what passes between stages need cross neither HBM nor the clusters' ports.
 pub fn total(bounds: impl Iterator<Item = Bound>, hbm_s: f64) -> Bound {
     let mut units: Vec<(BoundUnit, f64)> = vec![(BoundUnit::Hbm, hbm_s)];
-    for (unit, time) in bounds.flat_map(|b| b.units) {
+    let between = [BoundUnit::Hbm, BoundUnit::Noc];
+    let all = bounds.flat_map(|b| b.units);
+    for (unit, time) in all.filter(|(unit, _)| !between.contains(unit)) {
         match units.iter_mut().find(|(u, _)| *u == unit) {
-            // What passes between stages need not cross HBM.
-            Some(_) if unit == BoundUnit::Hbm => {}
             Some((_, sum)) => *sum += time,
             None => units.push((unit, time)),
         }

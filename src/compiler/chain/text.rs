@@ -14,9 +14,9 @@ use super::{ChainError, MARKS, StageInfo, WINDOW};
 use crate::chip::{Chip, cost};
 use crate::compiler::Plan;
 use crate::compiler::emit::Text;
-use crate::compiler::graph::{Graph, Kind, Value, ValueId};
+use crate::compiler::graph::{Graph, Kind, ValueId};
 use crate::compiler::stage::Site;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// A written program.
 pub struct Written {
@@ -278,44 +278,15 @@ fn notes(
     placement: &Placement,
     chip: &Chip,
 ) {
-    // What must cross HBM: outputs, weights, and of what else is given as much as the steps read of it.
-    let mut read: BTreeMap<ValueId, u64> = BTreeMap::new();
-    for step in steps {
-        for (n, r) in step.reads.iter().enumerate() {
-            let least = match &step.work {
-                Work::Gather(op) if n == 0 => op.result_bytes(),
-                _ => u64::MAX,
-            };
-            let bytes = read.entry(r.value).or_default();
-            *bytes = bytes.saturating_add(least);
-        }
-    }
-    // A cache is read as a part of what it grows to.
-    let wider: Vec<Area> = (steps.iter().flat_map(|s| &s.reads))
-        .filter(|r| {
-            let value = graph.values.get(r.value.0 as usize);
-            value.is_some_and(|v| v.kind == Kind::Intermediate)
-        })
-        .map(|r| placement.area(r.value))
-        .collect();
-    let crosses = |(i, value): (usize, &Value)| match value.kind {
-        Kind::Input | Kind::Constant(_) => {
-            let id = ValueId(i as u32);
-            let inside = || wider.iter().any(|area| area.meets(&placement.area(id)));
-            match read.get(&id) {
-                Some(bytes) => value.bytes().min(*bytes),
-                None if placement.is_placed(id) && inside() => value.bytes(),
-                None => 0,
-            }
-        }
-        Kind::Output => value.bytes(),
-        Kind::Intermediate => 0,
-    };
-    let given: u64 = graph.values.iter().enumerate().map(crosses).sum();
+    let given: u64 = (0..graph.values.len())
+        .map(|i| crosses(graph, steps, placement, ValueId(i as u32)))
+        .sum();
     let weights: u64 = layers.all.iter().map(|l| graph[l.weights].bytes()).sum();
-    // Of the experts those that can have rows.
-    let used = |e: &super::experts::Expert| e.packing.op.used() * e.packing.op.expert_bytes();
-    let bytes = given + weights + experts.all.iter().map(used).sum::<u64>();
+    let used = experts
+        .all
+        .iter()
+        .map(|e| e.ids.least * e.packing.op.expert_bytes());
+    let bytes = given + weights + used.sum::<u64>();
     let hbm = bytes as f64 / cost::hbm_peak_bytes_per_s(chip).max(1) as f64;
     let bound = total(steps.iter().map(|s| s.work.bound(chip)), hbm);
     let flops: u128 = steps.iter().map(|s| s.work.flops()).sum();
@@ -326,4 +297,61 @@ fn notes(
     text.note("flops", &flops.to_string());
     text.note("bound", bound.unit.name());
     text.note("bound_time_s", &format!("{:e}", bound.time_s));
+    if let Some(what) = experts.assumed() {
+        text.note("bound_experts", &what);
+    }
+}
+
+/// Bytes of a value of the graph that must cross HBM: an output's that a step makes, of what is given as many as the steps read of it at least,
+/// through whichever value they see it.
+fn crosses(graph: &Graph, steps: &[Step], placement: &Placement, id: ValueId) -> u64 {
+    let value = &graph[id];
+    if value.kind == Kind::Intermediate || !placement.is_placed(id) {
+        return 0;
+    }
+    let (own, bytes) = (placement.area(id), value.bytes());
+    if value.kind == Kind::Output {
+        let mut written = steps.iter().flat_map(|s| &s.writes);
+        let made = written.any(|w| placement.area(*w).meets(&own));
+        return if made { bytes } else { 0 };
+    }
+    let mut most = 0;
+    // Ranges of it that are read as a whole.
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for step in steps {
+        for (n, read) in step.reads.iter().enumerate() {
+            let area = placement.area(read.value);
+            if !area.meets(&own) {
+                continue;
+            }
+            let Some(seen) = graph.values.get(read.value.0 as usize) else {
+                continue;
+            };
+            let size = seen.bytes().saturating_sub(read.plus);
+            let least = step.work.least_read(n, size);
+            let pitched = placement.pitch(read.value).is_some();
+            let (first, end) = (area.offset + read.plus, area.offset + area.bytes);
+            let (from, to) = (own.offset, own.offset + own.bytes);
+            if read.value == id {
+                most = most.max(least);
+            } else if pitched {
+                // How much of it lies in the gaps of the other is not asked.
+            } else if from <= first && end <= to {
+                most = most.max(least);
+                if least == size {
+                    ranges.push((first, end));
+                }
+            } else if first <= from && to <= end {
+                // All of it lies in what is read; the least may leave out so much and still read all else.
+                most = most.max(least.saturating_sub(size - bytes.min(size)));
+            }
+        }
+    }
+    ranges.sort_unstable();
+    let (mut union, mut last) = (0, 0);
+    for (first, end) in ranges {
+        union += end.saturating_sub(first.max(last));
+        last = last.max(end);
+    }
+    most.max(union).min(bytes)
 }

@@ -83,11 +83,11 @@ impl Grouped {
         self.k * self.weights.bytes(self.n) + self.weights.scale_blocks(self.k) * self.n
     }
 
-    /// Bytes that it must read, every expert once that can have a row, and write.
-    pub fn hbm_bytes(&self) -> (u64, u64) {
+    /// Bytes that it must read, `read` of the experts once, and write.
+    pub fn hbm_bytes(&self, read: u64) -> (u64, u64) {
         let x = self.input.bytes_for(self.rows / self.fan.max(1) * self.k);
         let y = self.output.bytes_for(self.rows * self.n);
-        (x + 4 * self.rows + self.used() * self.expert_bytes(), y)
+        (x + 4 * self.rows + read * self.expert_bytes(), y)
     }
 
     /// Of the tensor unit.
