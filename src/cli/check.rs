@@ -42,8 +42,36 @@ pub fn check(machine: &Machine, op: &Op, split_depth: u64, seed: u64) -> Result<
     match op {
         Op::Matmul(op) => matmul(machine, op, split_depth, seed),
         Op::Attention(op) => {
-            let (out, v) = (values("O")?, values("V")?);
-            Ok(attention(op, seed, &values("Q")?, &values("K")?, &v, &out))
+            let form = &op.form;
+            let v = match form.v_in_k {
+                true => Vec::new(),
+                false => values("V")?,
+            };
+            let sinks = match form.sinks {
+                true => Some(values("sinks")?),
+                false => None,
+            };
+            let pages = match form.page {
+                Some(page) => Some((page as usize, places(machine)?)),
+                None => None,
+            };
+            let shape = AttentionShape {
+                batch: op.batch as usize,
+                heads: op.heads as usize,
+                kv_heads: op.kv_heads as usize,
+                dim: op.head_dim as usize,
+                q_len: op.q_len as usize,
+                kv_len: op.kv_len as usize,
+                causal: op.causal,
+                value_dim: op.value_dim() as usize,
+                v_in_k: form.v_in_k,
+                scale: op.scale(),
+                window: form.window.map(|w| w as usize),
+                sinks,
+                pages,
+            };
+            let (q, k, out) = (values("Q")?, values("K")?, values("O")?);
+            Ok(attention(op, &shape, seed, [&q, &k, &v, &out]))
         }
         Op::Stream(_) => stream(machine),
         Op::Rowwise(program) => rowwise(program, seed, &values),
@@ -135,27 +163,30 @@ fn matmul(machine: &Machine, op: &Matmul, split_depth: u64, seed: u64) -> Result
     Ok(shown("C", n, Some((&rows, m)), &check))
 }
 
-fn attention(op: &Attention, seed: u64, q: &[f32], k: &[f32], v: &[f32], out: &[f32]) -> Check {
-    let shape = AttentionShape {
-        batch: op.batch as usize,
-        heads: op.heads as usize,
-        kv_heads: op.kv_heads as usize,
-        dim: op.head_dim as usize,
-        q_len: op.q_len as usize,
-        kv_len: op.kv_len as usize,
-        causal: op.causal,
-    };
-    let all = shape.batch * shape.q_len * shape.heads;
-    let rows = rows(all, 2 * op.kv_len.saturating_mul(op.head_dim), seed);
-    let want = reference::attention(q, k, v, &shape, &rows);
+/// The places of all pages.
+fn places(machine: &Machine) -> Result<Vec<usize>, CliError> {
+    let bytes = machine.tensor_bytes("pages");
+    let bytes = bytes.map_err(|e| machine_error("pages", &e))?;
+    let words = bytes.chunks_exact(4);
+    let place = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize;
+    Ok(words.map(place).collect())
+}
+
+fn attention(op: &Attention, shape: &AttentionShape, seed: u64, all: [&[f32]; 4]) -> Check {
+    let [q, k, v, out] = all;
+    let count = shape.batch * shape.q_len * shape.heads;
+    let per_key = op.head_dim.saturating_add(op.value_dim());
+    let rows = rows(count, op.kv_len.saturating_mul(per_key), seed);
+    let want = reference::attention(q, k, v, shape, &rows);
     let got: Vec<f64> = rows
         .iter()
-        .flat_map(|r| &out[r * shape.dim..(r + 1) * shape.dim])
+        .flat_map(|r| &out[r * shape.value_dim..(r + 1) * shape.value_dim])
         .map(|y| f64::from(*y))
         .collect();
-    let max_v = v.iter().fold(0f64, |m, x| m.max(f64::from(x.abs())));
+    let values = if shape.v_in_k { k } else { v };
+    let max_v = values.iter().fold(0f64, |m, x| m.max(f64::from(x.abs())));
     let check = reference::compare_attention(&got, &want, max_v, op.dtype != Dtype::Bf16);
-    shown("O", shape.dim, Some((&rows, all)), &check)
+    shown("O", shape.value_dim, Some((&rows, count)), &check)
 }
 
 /// Every output between the ends of its error bound, each rounded to its type.

@@ -10,9 +10,8 @@ use crate::chip::Chip;
 use crate::compiler::chain::{Constant, Program};
 use crate::compiler::check::given::Contents;
 use crate::compiler::check::{self, Bindings, CheckError, Options, Report};
-use crate::compiler::graph::{Data, Drawn, Graph, Kind, Like, Op};
+use crate::compiler::graph::Graph;
 use crate::isa::image::Image;
-use crate::num::random::splitmix64;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,45 +19,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const LIMIT: u64 = 7 << 29;
 /// Parts of a check that are counted.
 const PARTS: usize = 1000;
-/// First code of the scales of blocks: 2^-2 to 2^1.
-const SCALES: u8 = 125;
-
-/// Gives constants without values random ones, made when they are read, so that a model without its weights can be checked.
-pub fn draw_weights(graph: &mut Graph, seed: u64) {
-    // What products sum over, of each value that is their weights; what is the scales of some.
-    let mut sums = vec![1; graph.values.len()];
-    let mut scales = vec![false; graph.values.len()];
-    for node in &graph.nodes {
-        let weights = match node.op {
-            Op::Matmul(_) => node.inputs.get(1),
-            Op::Grouped(_) => node.inputs.get(2),
-            _ => None,
-        };
-        if let Some(id) = weights {
-            let k = graph[*id].shape.iter().rev().nth(1);
-            sums[id.0 as usize] = k.copied().unwrap_or(1);
-        }
-        if let (Op::Grouped(_), Some(id)) = (&node.op, node.inputs.get(3)) {
-            scales[id.0 as usize] = true;
-        }
-    }
-    for (i, value) in graph.values.iter_mut().enumerate() {
-        let Kind::Constant(data) = &mut value.kind else {
-            continue;
-        };
-        if *data != Data::Absent {
-            continue;
-        }
-        let like = match scales[i] {
-            true => Like::Scales(SCALES),
-            false => Like::Weights(sums[i]),
-        };
-        let elements = value.shape.iter().product();
-        let drawn = Drawn::new(value.dtype, elements, like, splitmix64(seed, i as u64));
-        *data = Data::Drawn(drawn.into());
-    }
-}
-
 /// A constant as the checker reads it.
 fn contents(constant: &Constant, image: &Image) -> Contents {
     let tensor = image.tensor(&constant.symbol);
@@ -70,7 +30,7 @@ fn contents(constant: &Constant, image: &Image) -> Contents {
     Contents::new(
         bytes,
         move |at, out| parts.part(at, out).map_err(|e| e.to_string()),
-        move || all.bytes().map_err(|e| e.to_string()),
+        move || all.made().map_err(|e| e.to_string()),
     )
 }
 
@@ -95,6 +55,7 @@ pub fn check(
         constants: constants
             .map(|c| (c.symbol.clone(), contents(c, image)))
             .collect(),
+        ..Bindings::default()
     };
     // Quiet inputs and loud ones.
     let seeds = [seed | 1, seed & !1];

@@ -9,6 +9,7 @@ use super::simulate::{MEMORY_LIMIT, machine_error, memory_limit};
 use super::{CliError, Context, bindings, checker};
 use crate::chip::Chip;
 use crate::compiler::chain::{self, ChainError, Constant};
+use crate::compiler::graph::drawn::draw_weights;
 use crate::compiler::graph::{DataError, Graph};
 use crate::compiler::import::{ImportError, Imported, hf, onnx};
 use crate::compiler::legal::{self, LegalError, Products};
@@ -155,7 +156,7 @@ pub fn compiled_by(
         graph = routed.map_err(|error| source.chain(&error))?;
     }
     if let Some(seed) = weights {
-        checker::draw_weights(&mut graph, seed);
+        draw_weights(&mut graph, seed);
     }
     let mut program = chain::compile_kept(&graph, chip, chained, &context.cache)
         .map_err(|error| source.chain(&error))?;

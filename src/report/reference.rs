@@ -49,7 +49,7 @@ pub fn bf16_value(code: u16) -> f32 {
 }
 
 /// Shape of an attention: Q and O [batch, q_len, heads, dim], K and V [batch, kv_len, kv_heads, dim].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct AttentionShape {
     pub batch: usize,
     pub heads: usize,
@@ -58,9 +58,36 @@ pub struct AttentionShape {
     pub q_len: usize,
     pub kv_len: usize,
     pub causal: bool,
+    /// Elements of a row of V and of the result.
+    pub value_dim: usize,
+    /// V is the first elements of each row of K.
+    pub v_in_k: bool,
+    /// Factor of the scores.
+    pub scale: f64,
+    /// A query sees the last so many of the keys that it else sees.
+    pub window: Option<usize>,
+    /// For each head a score without a value.
+    pub sinks: Option<Vec<f32>>,
+    /// Tokens of a page, and for each batch element in turn the places of its pages.
+    pub pages: Option<(usize, Vec<usize>)>,
 }
 
-/// softmax(Q K^T / sqrt(dim)) V in f64, the rows (batch, query, head) counted flat in `rows`, `dim` values each.
+impl AttentionShape {
+    /// Which row of K and V, of one head each, a key of a batch element is.
+    fn key(&self, batch: usize, j: usize, head: usize) -> usize {
+        let token = match &self.pages {
+            None => batch * self.kv_len + j,
+            Some((page, places)) => {
+                let of_batch = self.kv_len.div_ceil(*page);
+                places[batch * of_batch + j / page] * page + j % page
+            }
+        };
+        token * self.kv_heads + head
+    }
+}
+
+/// softmax(scale Q K^T) V in f64, the rows (batch, query, head) counted flat in `rows`, `value_dim` values each. V is not looked at if it is
+/// in K.
 pub fn attention(q: &[f32], k: &[f32], v: &[f32], s: &AttentionShape, rows: &[usize]) -> Vec<f64> {
     let row = |flat: &usize| {
         let (head, i, batch) = (
@@ -75,22 +102,29 @@ pub fn attention(q: &[f32], k: &[f32], v: &[f32], s: &AttentionShape, rows: &[us
         } else {
             s.kv_len
         };
-        let at = |j: usize| ((batch * s.kv_len + j) * s.kv_heads + kv_head) * s.dim;
+        let first = s.window.map_or(0, |window| seen.saturating_sub(window));
         let qi = &q[flat * s.dim..(flat + 1) * s.dim];
-        let scale = 1.0 / (s.dim as f64).sqrt();
         let dot = |j: usize| {
             qi.iter()
-                .zip(&k[at(j)..])
+                .zip(&k[s.key(batch, j, kv_head) * s.dim..])
                 .map(|(x, y)| f64::from(*x) * f64::from(*y))
                 .sum::<f64>()
         };
-        let scores: Vec<f64> = (0..seen).map(|j| dot(j) * scale).collect();
-        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let (mut out, mut sum) = (vec![0f64; s.dim], 0f64);
-        for (j, score) in scores.iter().enumerate() {
+        let scores: Vec<f64> = (first..seen).map(|j| dot(j) * s.scale).collect();
+        let sink = s.sinks.as_ref().map(|sinks| f64::from(sinks[head]));
+        let all = scores.iter().copied().chain(sink);
+        let max = all.fold(f64::NEG_INFINITY, f64::max);
+        let mut out = vec![0f64; s.value_dim];
+        let mut sum = sink.map_or(0.0, |sink| (sink - max).exp());
+        for (j, score) in (first..).zip(scores) {
             let p = (score - max).exp();
             sum += p;
-            for (o, x) in out.iter_mut().zip(&v[at(j)..]) {
+            let at = s.key(batch, j, kv_head);
+            let values = match s.v_in_k {
+                true => &k[at * s.dim..],
+                false => &v[at * s.value_dim..],
+            };
+            for (o, x) in out.iter_mut().zip(values) {
                 *o += p * f64::from(*x);
             }
         }
@@ -221,6 +255,12 @@ mod tests {
             q_len: 3,
             kv_len: 2,
             causal: true,
+            value_dim: 1,
+            v_in_k: false,
+            scale: 1.0,
+            window: None,
+            sinks: None,
+            pages: None,
         };
         // Query 0 sees no key, query 1 key 0, query 2 both; dim 1 has scale 1.
         let (q, k, v) = (
@@ -234,6 +274,30 @@ mod tests {
         for (y, r) in got.iter().zip([0.0, 0.0, 3.0, 3.0, two(0.0), two(2.0)]) {
             assert!((y - r).abs() < 1e-14, "{got:?}");
         }
+        // The last query sees the last key alone; then with a sink in head 1; then with V in K and the keys in pages that are swapped.
+        let close = |s: &AttentionShape, k: &[f32], want: [f64; 2]| {
+            let got = attention(&q, k, &v, s, &[4, 5]);
+            let near = |(y, r): (&f64, f64)| (y - r).abs() < 1e-14;
+            assert!(got.iter().zip(want).all(near), "{got:?}");
+        };
+        let window = AttentionShape {
+            window: Some(1),
+            ..s
+        };
+        close(&window, &k, [5.0, 5.0]);
+        let sinks = AttentionShape {
+            sinks: Some(vec![f32::NEG_INFINITY, 2.0]),
+            ..window
+        };
+        close(&sinks, &k, [5.0, 2.5]);
+        let pages = AttentionShape {
+            pages: Some((1, vec![1, 0])),
+            v_in_k: true,
+            window: Some(1),
+            sinks: None,
+            ..sinks
+        };
+        close(&pages, &[7.0, 9.0], [7.0, 7.0]);
     }
 
     #[test]

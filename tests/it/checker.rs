@@ -30,6 +30,7 @@ pub fn bindings(program: &Program) -> Bindings {
         constants: constants
             .map(|c| (c.symbol.clone(), c.bytes().unwrap().into()))
             .collect(),
+        ..Bindings::default()
     }
 }
 

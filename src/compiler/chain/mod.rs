@@ -94,12 +94,22 @@ impl Constant {
     /// A file that cannot be read; a model without weights.
     pub fn bytes(&self) -> Result<Arc<[u8]>, DataError> {
         match &self.packed {
-            Packed::Layer(layer, layers) => Ok(layers.pack(*layer, &self.data)?.into()),
-            Packed::Experts(product, experts, scales) => {
-                let packed = experts.all[*product].pack(&self.data, scales.as_ref());
-                Ok(packed?.into())
-            }
             Packed::Plain => self.data.read(),
+            Packed::Layer(..) | Packed::Experts(..) => Ok(self.made()?.into()),
+        }
+    }
+
+    /// [`Constant::bytes`] for who needs them once.
+    ///
+    /// # Errors
+    /// As [`Constant::bytes`].
+    pub fn made(&self) -> Result<Vec<u8>, DataError> {
+        match &self.packed {
+            Packed::Layer(layer, layers) => layers.pack(*layer, &self.data),
+            Packed::Experts(product, experts, scales) => {
+                experts.all[*product].pack(&self.data, scales.as_ref())
+            }
+            Packed::Plain => Ok(self.data.read()?.to_vec()),
         }
     }
 

@@ -5,7 +5,7 @@
 //! Whoever reads the bits of a kept number sees it rounded to its type. Leaves out: which memory it is. Invariant: a kept number has
 //! a mark at its first byte and [`REST`] at the others; what is written over a part of it leaves the other part as rounded bits.
 
-use super::given::{Given, Part};
+use super::given::{Given, Part, Shelf};
 use crate::num::{self, Dtype};
 use rustc_hash::FxHashMap;
 
@@ -290,6 +290,11 @@ impl Memory {
             held: 0,
             given: Given::default(),
         }
+    }
+
+    /// Keeps what is given on a shelf with others.
+    pub fn share(&mut self, shelf: Shelf) {
+        self.given = Given::on(shelf);
     }
 
     /// Lays contents under the pages, of which none is written yet.

@@ -4,8 +4,9 @@
 //! the whole is made, and those used last are kept. Leaves out: what was written since ([`super::cells`]). Invariants: at most [`KEPT`] bytes are
 //! kept beside the ones in use; what cannot be read is zeros, and remembered.
 
+use std::cell::RefCell;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Bytes of constants that are kept made. Tiles run ahead of each other by a few layers at most.
 const KEPT: usize = 1 << 30;
@@ -13,7 +14,7 @@ const KEPT: usize = 1 << 30;
 /// Fills a buffer with the bytes of a constant from an offset on; false where that cannot be had without the rest.
 type ReadPart = dyn Fn(u64, &mut [u8]) -> Result<bool, String> + Send + Sync;
 /// Gives all bytes of a constant.
-type ReadAll = dyn Fn() -> Result<Arc<[u8]>, String> + Send + Sync;
+type ReadAll = dyn Fn() -> Result<Vec<u8>, String> + Send + Sync;
 
 /// The bytes of a constant as they lie in HBM, without the gaps of a pitch.
 #[derive(Clone)]
@@ -28,7 +29,7 @@ impl Contents {
     pub fn new(
         bytes: u64,
         part: impl Fn(u64, &mut [u8]) -> Result<bool, String> + Send + Sync + 'static,
-        all: impl Fn() -> Result<Arc<[u8]>, String> + Send + Sync + 'static,
+        all: impl Fn() -> Result<Vec<u8>, String> + Send + Sync + 'static,
     ) -> Contents {
         Contents {
             bytes,
@@ -46,7 +47,7 @@ impl Contents {
     ///
     /// # Errors
     /// What cannot be read, in words.
-    pub fn read(&self) -> Result<Arc<[u8]>, String> {
+    pub fn read(&self) -> Result<Vec<u8>, String> {
         let bytes = (self.all)()?;
         match bytes.len() as u64 == self.bytes {
             true => Ok(bytes),
@@ -62,7 +63,7 @@ impl From<Arc<[u8]>> for Contents {
             out.copy_from_slice(&bytes[at as usize..][..out.len()]);
             Ok(true)
         };
-        Contents::new(all.len() as u64, part, move || Ok(all.clone()))
+        Contents::new(all.len() as u64, part, move || Ok(all.to_vec()))
     }
 }
 
@@ -96,12 +97,45 @@ impl Part {
     }
 }
 
-/// Constants made whole.
+/// Constants made whole; who clones it shares it.
+#[derive(Clone, Debug, Default)]
+pub struct Shelf(Arc<Mutex<Kept>>);
+
+/// What a shelf holds.
 #[derive(Debug, Default)]
 struct Kept {
-    /// Index of the constant and its bytes; the one used last is the last.
-    all: Vec<(usize, Arc<[u8]>)>,
+    /// Name of the constant and its bytes; the one used last is the last.
+    all: Vec<(String, Arc<Vec<u8>>)>,
     problem: Option<(String, String)>,
+}
+
+impl Shelf {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bytes of a constant of which no part can be had. Who wants it while another makes it waits for that.
+    fn whole(&self, part: &Part) -> Arc<Vec<u8>> {
+        let mut kept = self.lock();
+        if let Some(at) = kept.all.iter().rposition(|(name, _)| *name == part.name) {
+            let used = kept.all.remove(at);
+            let bytes = used.1.clone();
+            kept.all.push(used);
+            return bytes;
+        }
+        let size = part.contents.bytes as usize;
+        let mut held = size + kept.all.iter().map(|k| k.1.len()).sum::<usize>();
+        while held > KEPT && !kept.all.is_empty() {
+            held -= kept.all.remove(0).1.len();
+        }
+        let bytes = part.contents.read().unwrap_or_else(|problem| {
+            kept.problem.get_or_insert((part.name.clone(), problem));
+            vec![0; size]
+        });
+        let bytes = Arc::new(bytes);
+        kept.all.push((part.name.clone(), bytes.clone()));
+        bytes
+    }
 }
 
 /// The constants of a memory.
@@ -109,10 +143,20 @@ struct Kept {
 pub struct Given {
     /// By their start; they do not overlap.
     parts: Vec<Part>,
-    kept: Arc<Mutex<Kept>>,
+    shelf: Shelf,
+    /// The constant that was read last.
+    last: RefCell<Option<(usize, Arc<Vec<u8>>)>>,
 }
 
 impl Given {
+    /// Nothing given; constants are kept on this shelf, where others of the same names are the same.
+    pub fn on(shelf: Shelf) -> Given {
+        Given {
+            shelf,
+            ..Given::default()
+        }
+    }
+
     /// Adds a constant; gives it back if it lies on another.
     ///
     /// # Errors
@@ -127,14 +171,12 @@ impl Given {
             return Err(part);
         }
         self.parts.insert(at, part);
-        // What is kept goes by its index.
-        self.kept = Arc::default();
+        self.last = RefCell::default();
         Ok(())
     }
 
     pub fn problem(&self) -> Option<(String, String)> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.problem.clone()
+        self.shelf.lock().problem.clone()
     }
 
     /// Fills `out` with the bytes of the memory from `at` on: zeros where nothing was given.
@@ -173,38 +215,18 @@ impl Given {
     /// Fills `out` with the bytes of a constant from `from` on.
     fn fill(&self, index: usize, from: u64, out: &mut [u8]) {
         let part = &self.parts[index];
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = kept.all.iter().rposition(|(i, _)| *i == index);
-        let bytes = match found {
-            Some(at) if at + 1 == kept.all.len() => kept.all[at].1.clone(),
-            Some(at) => {
-                let used = kept.all.remove(at);
-                kept.all.push(used);
-                kept.all[kept.all.len() - 1].1.clone()
-            }
-            None => {
-                let made = match (part.contents.part)(from, out) {
+        let mut last = self.last.borrow_mut();
+        let bytes = match &*last {
+            Some((i, bytes)) if *i == index => bytes,
+            _ => {
+                match (part.contents.part)(from, out) {
                     Ok(true) => return,
-                    Ok(false) => {
-                        let mut held: usize = kept.all.iter().map(|k| k.1.len()).sum();
-                        held += part.contents.bytes as usize;
-                        while held > KEPT && !kept.all.is_empty() {
-                            held -= kept.all.remove(0).1.len();
-                        }
-                        part.contents.read()
-                    }
-                    Err(problem) => Err(problem),
-                };
-                let bytes = match made {
-                    Ok(bytes) => bytes,
-                    Err(problem) => {
-                        kept.problem.get_or_insert((part.name.clone(), problem));
-                        // As long as it should be, once.
-                        vec![0; part.contents.bytes as usize].into()
-                    }
-                };
-                kept.all.push((index, bytes.clone()));
-                bytes
+                    // What cannot be read is told by who reads the whole.
+                    Ok(false) | Err(_) => {}
+                }
+                // Not two at a time.
+                *last = None;
+                &last.insert((index, self.shelf.whole(part))).1
             }
         };
         out.copy_from_slice(&bytes[from as usize..][..out.len()]);
@@ -229,7 +251,7 @@ mod tests {
             start,
             row,
             pitch,
-            contents: Contents::new(bytes.len() as u64, some, move || Ok(b.clone())),
+            contents: Contents::new(bytes.len() as u64, some, move || Ok(b.to_vec())),
         }
     }
 

@@ -46,7 +46,7 @@ use crate::chip::Chip;
 use crate::isa::image::{Image, Init, Section, Space, Tensor};
 use crate::num::random::normal;
 use cells::{Cells, Memory};
-use given::{Contents, Part};
+use given::{Contents, Part, Shelf};
 use order::{Disorder, Fault, Order, Who};
 use run::End;
 use state::{Machine, Place};
@@ -70,6 +70,8 @@ pub struct Bindings {
     pub outputs: Vec<String>,
     /// Tensors that hold constants, and their elements as they lie there, without the gaps of a pitch.
     pub constants: Vec<(String, Contents)>,
+    /// Where those are kept that were made; checks of one program by other inputs share it.
+    pub shelf: Shelf,
 }
 
 /// How to check.
@@ -260,6 +262,9 @@ fn load(
     inputs: &[Vec<u8>],
 ) -> Result<(), CheckError> {
     let image = machine.image;
+    machine
+        .memory_mut(Place::Hbm)
+        .share(bindings.shelf.clone());
     let mut twice = Vec::new();
     for (name, contents) in &bindings.constants {
         let t = tensor(image, name)?;

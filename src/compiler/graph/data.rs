@@ -56,7 +56,7 @@ impl Data {
             Data::Bytes(bytes) => Ok(bytes.clone()),
             Data::File(range) => range.read(),
             Data::Derived(derived) => derived.read(),
-            Data::Drawn(drawn) => Ok(drawn.read().into()),
+            Data::Drawn(drawn) => Ok(drawn.read()),
             Data::Absent => Err(DataError::Absent),
         }
     }

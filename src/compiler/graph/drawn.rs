@@ -4,8 +4,10 @@
 //! kept. An element is one of [`CHOICES`] of its constant, which one says a hash of its place. Leaves out: weights that mean
 //! something. Invariant: two parts that overlap agree.
 
+use super::{Data, Graph, Kind, Op};
 use crate::num::random::{normal, splitmix64};
 use crate::num::{self, Dtype, Overflow, Rounding};
+use std::sync::Arc;
 
 /// Numbers of a constant that its elements are chosen from; few enough to stay in the host's cache.
 const CHOICES: usize = 1 << BITS;
@@ -113,10 +115,52 @@ impl Drawn {
     }
 
     /// All of it.
-    pub fn read(&self) -> Vec<u8> {
-        let mut bytes = vec![0; self.bytes() as usize];
-        self.part(0, &mut bytes);
+    pub fn read(&self) -> Arc<[u8]> {
+        // Made where it stays: the host takes long to give so much memory twice.
+        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, self.bytes() as usize).collect();
+        if let Some(bytes) = Arc::get_mut(&mut bytes) {
+            self.part(0, bytes);
+        }
         bytes
+    }
+}
+
+/// First code of the scales of blocks: 2^-2 to 2^1.
+const SCALES: u8 = 125;
+
+/// Gives constants without values random ones, made when they are read, so that a model without its weights can be checked.
+pub fn draw_weights(graph: &mut Graph, seed: u64) {
+    // What products sum over, of each value that is their weights; what is the scales of some.
+    let mut sums = vec![1; graph.values.len()];
+    let mut scales = vec![false; graph.values.len()];
+    for node in &graph.nodes {
+        let weights = match node.op {
+            Op::Matmul(_) => node.inputs.get(1),
+            Op::Grouped(_) => node.inputs.get(2),
+            _ => None,
+        };
+        if let Some(id) = weights {
+            let k = graph[*id].shape.iter().rev().nth(1);
+            sums[id.0 as usize] = k.copied().unwrap_or(1);
+        }
+        if let (Op::Grouped(_), Some(id)) = (&node.op, node.inputs.get(3)) {
+            scales[id.0 as usize] = true;
+        }
+    }
+    for (i, value) in graph.values.iter_mut().enumerate() {
+        let Kind::Constant(data) = &mut value.kind else {
+            continue;
+        };
+        if *data != Data::Absent {
+            continue;
+        }
+        let like = match scales[i] {
+            true => Like::Scales(SCALES),
+            false => Like::Weights(sums[i]),
+        };
+        let elements = value.shape.iter().product();
+        let drawn = Drawn::new(value.dtype, elements, like, splitmix64(seed, i as u64));
+        *data = Data::Drawn(drawn.into());
     }
 }
 

@@ -137,36 +137,19 @@ impl Shadow {
         knows: &dyn Knows,
         found: &mut dyn FnMut(Problem, Range<u64>),
     ) {
-        let entries = &mut self.entries;
-        Self::visit(
-            &mut self.segments,
-            entries,
-            &bytes,
-            found,
-            |segment, entries| {
-                let writer = segment.writer;
-                let unwritten = writer.is(NOTHING);
-                let over = unwritten
-                    || writer.is(GIVEN)
-                    || writer.event == access.event
-                    || knows.write(&writer);
-                let problem = (!over).then_some(Problem::Write(writer));
-                let before = segment.readers.len();
-                segment.readers.retain(|r| {
-                    let same_chain = r.event.chain == access.event.chain;
-                    // Each instruction that reads what nothing wrote is worth telling.
-                    if unwritten && (!same_chain || r.pc != access.pc) {
-                        return true;
-                    }
-                    let implied = same_chain && access.arrivals == 0;
-                    !implied && *r != access && !knows.read(r)
-                });
-                segment.readers.push(access);
-                *entries = *entries + segment.readers.len() - before;
-                problem.into_iter().collect()
-            },
-        );
-        self.coalesce(&bytes);
+        self.enter(bytes, access, knows, found, |segment, _| {
+            let unwritten = segment.writer.is(NOTHING);
+            segment.readers.retain(|r| {
+                let same_chain = r.event.chain == access.event.chain;
+                // Each instruction that reads what nothing wrote is worth telling.
+                if unwritten && (!same_chain || r.pc != access.pc) {
+                    return true;
+                }
+                let implied = same_chain && access.arrivals == 0;
+                !implied && *r != access && !knows.read(r)
+            });
+            segment.readers.push(access);
+        });
     }
 
     /// Enters a write.
@@ -177,37 +160,19 @@ impl Shadow {
         knows: &dyn Knows,
         found: &mut dyn FnMut(Problem, Range<u64>),
     ) {
-        let entries = &mut self.entries;
-        Self::visit(
-            &mut self.segments,
-            entries,
-            &bytes,
-            found,
-            |segment, entries| {
-                let writer = segment.writer;
-                let special = writer.is(NOTHING) || writer.is(GIVEN);
-                let over = special || writer.event == access.event || knows.write(&writer);
-                let mut problems: Vec<Problem> = Vec::new();
-                if !over {
-                    problems.push(Problem::Write(writer));
+        self.enter(bytes, access, knows, found, |segment, found| {
+            for reader in &segment.readers {
+                let own = reader.event == access.event;
+                if !own && !knows.read(reader) {
+                    found(Problem::Read(*reader));
+                } else if segment.writer.is(NOTHING) {
+                    found(Problem::NeverWritten(*reader));
                 }
-                for reader in &segment.readers {
-                    let own = reader.event == access.event;
-                    if !own && !knows.read(reader) {
-                        problems.push(Problem::Read(*reader));
-                    } else if writer.is(NOTHING) {
-                        problems.push(Problem::NeverWritten(*reader));
-                    }
-                }
-                let before = segment.readers.len();
-                segment.writer = access;
-                // An operation that reads and writes in place is still both to whoever is not ordered with it.
-                segment.readers.retain(|r| r.event == access.event);
-                *entries -= before - segment.readers.len();
-                problems
-            },
-        );
-        self.coalesce(&bytes);
+            }
+            segment.writer = access;
+            // An operation that reads and writes in place is still both to whoever is not ordered with it.
+            segment.readers.retain(|r| r.event == access.event);
+        });
     }
 
     /// Reads of bytes that nothing has written since either.
@@ -216,29 +181,37 @@ impl Shadow {
         segments.flat_map(|(start, s)| s.readers.iter().map(|r| (*r, *start..s.end)))
     }
 
-    /// Splits at the ends of `bytes` and calls `change` for each range inside, and `found` for what it gives and for gaps.
-    fn visit(
-        segments: &mut BTreeMap<u64, Segment>,
-        entries: &mut usize,
-        bytes: &Range<u64>,
+    /// Splits at the ends of `bytes`, and of each range inside tells whether the access knows its writer to be over before `change` enters the
+    /// access there; tells of gaps too.
+    fn enter(
+        &mut self,
+        bytes: Range<u64>,
+        access: Access,
+        knows: &dyn Knows,
         found: &mut dyn FnMut(Problem, Range<u64>),
-        mut change: impl FnMut(&mut Segment, &mut usize) -> Vec<Problem>,
+        mut change: impl FnMut(&mut Segment, &mut dyn FnMut(Problem)),
     ) {
-        split(segments, entries, bytes.start);
-        split(segments, entries, bytes.end);
+        self.split(bytes.start);
+        self.split(bytes.end);
         let mut at = bytes.start;
-        for (start, segment) in segments.range_mut(bytes.clone()) {
+        for (start, segment) in self.segments.range_mut(bytes.clone()) {
             if at < *start {
                 found(Problem::Outside, at..*start);
             }
             at = segment.end;
-            for problem in change(segment, entries) {
-                found(problem, *start..at);
+            let writer = segment.writer;
+            let special = writer.is(NOTHING) || writer.is(GIVEN);
+            if !special && writer.event != access.event && !knows.write(&writer) {
+                found(Problem::Write(writer), *start..at);
             }
+            let before = segment.readers.len();
+            change(segment, &mut |problem| found(problem, *start..at));
+            self.entries = self.entries + segment.readers.len() - before;
         }
         if at < bytes.end {
             found(Problem::Outside, at..bytes.end);
         }
+        self.coalesce(&bytes);
     }
 
     fn split(&mut self, at: u64) {

@@ -140,7 +140,14 @@ pub fn names() -> Vec<&'static str> {
 /// # Errors
 /// A name that is not known; a step that does not fit the model.
 pub fn named(name: &str, step: Step) -> Result<Imported, ImportError> {
-    let bytes = names::config(name)?.as_bytes();
+    configured(name, names::config(name)?.as_bytes(), step)
+}
+
+/// A model by the bytes of its `config.json`, without weights.
+///
+/// # Errors
+/// As [`read`].
+pub fn configured(name: &str, bytes: &[u8], step: Step) -> Result<Imported, ImportError> {
     if config::family(bytes)? == "bert" {
         let config = bert::Config::parse(bytes)?;
         let (modules, weights) = (config.modules, Weights::absent());
