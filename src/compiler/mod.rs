@@ -212,14 +212,15 @@ pub fn header(text: &mut emit::Text, chip: &Chip, plan: &Plan) {
     text.blank();
 }
 
-/// Declares an operation's tensors in HBM, each at its offset.
-pub fn declare(text: &mut emit::Text, op: &Op, offsets: &[u64]) {
-    for (t, offset) in op.tensors().into_iter().zip(offsets) {
+/// Declares an operation's tensors, each at its offset.
+pub fn declare(text: &mut emit::Text, op: &Op, site: &stage::Site) {
+    for (n, (t, offset)) in op.tensors().into_iter().zip(&site.tensors).enumerate() {
         let dims: Vec<String> = t.shape.iter().map(u64::to_string).collect();
         let pitch = t.pitch.map_or(String::new(), |p| format!(", pitch {p}"));
         text.directive(&format!(
-            ".tensor {}, hbm, {}, [{}], {}, at {offset:#x}{pitch}",
+            ".tensor {}, {}, {}, [{}], {}, at {offset:#x}{pitch}",
             t.name,
+            site.space(n),
             t.dtype,
             dims.join(", "),
             // What steers a program is there without data, too.
@@ -235,7 +236,7 @@ pub fn declare(text: &mut emit::Text, op: &Op, offsets: &[u64]) {
 /// stage calls it first, and [`epilogue`] last.
 pub fn prologue(text: &mut emit::Text, op: &Op, chip: &Chip, plan: &Plan) {
     header(text, chip, plan);
-    declare(text, op, &stage::Site::whole(op, chip).tensors);
+    declare(text, op, &stage::Site::whole(op, chip));
 }
 
 /// Ends a program's text: notes that a later `run` of the object reads, last because they are long and not for people.

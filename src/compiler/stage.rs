@@ -7,9 +7,9 @@
 //! Contract of a stage, on each tile:
 //! - at its start all registers and its part of the TSRAM are free and its semaphores are zero; if [`Stage::crosses`], that holds for
 //!   every tile, because a tile may then write to the SRAM or signal the semaphores of another;
-//! - its inputs are in HBM when it starts;
-//! - control leaves it at its end, not by `halt`, when all operations that this tile pushed have retired: its outputs are in HBM, its
-//!   semaphores are zero again;
+//! - its inputs are in HBM, or in SRAM ([`Site::local`]), when it starts;
+//! - control leaves it at its end, not by `halt`, when all operations that this tile pushed have retired: its outputs are where they
+//!   belong, its semaphores are zero again;
 //! - it uses no byte of TSRAM, no semaphore and no DMA channel outside its site.
 //!
 //! Every name that the text defines is its own: the chain puts each stage into a scope of the assembler.
@@ -25,6 +25,9 @@ use super::emit::Text;
 use super::{CompileError, Lowered, Op, Plan, declare, epilogue, header};
 use crate::chip::Chip;
 
+/// Most tiles of a chip whose tensors may be local.
+pub const MOST_TILES: u32 = 47;
+
 /// What a lowering may use, and where its tensors are.
 #[derive(Clone, Debug)]
 pub struct Site {
@@ -38,6 +41,11 @@ pub struct Site {
     pub channel: u64,
     /// Byte offset in HBM of each tensor of the operation, in the order of [`Op::tensors`], best at multiples of 256.
     pub tensors: Vec<u64>,
+    /// Of each tensor whether it lies in SRAM instead: whole in that of every tile, at the same offset, which [`Site::tensors`] then is. Who
+    /// makes it writes its part to all tiles. What has no entry lies in HBM.
+    pub local: Vec<bool>,
+    /// The semaphore of every tile that this stage itself tells when a tile is done; none: whoever wrote the stage does.
+    pub done: Option<u64>,
     /// Whether other stages follow: then the text ends as the contract says, else with `halt` and no wait for what was pushed.
     pub chained: bool,
 }
@@ -58,7 +66,42 @@ impl Site {
             tsram: 0,
             semaphore: 0,
             channel: 0,
+            local: Vec::new(),
+            done: None,
             chained: false,
+        }
+    }
+
+    /// Whether tensor `index` lies in the SRAM of every tile.
+    pub fn is_local(&self, index: usize) -> bool {
+        self.local.get(index).copied().unwrap_or(false)
+    }
+
+    /// Where tensor `index` lies, in the assembler's words.
+    pub fn space(&self, index: usize) -> &'static str {
+        match self.is_local(index) {
+            true => "tsram",
+            false => "hbm",
+        }
+    }
+
+    /// All tiles as a mask of transfers and signals; of chips with more tiles than an immediate has bits no tensor is local.
+    pub fn all_tiles(&self) -> u64 {
+        (1 << self.chip.tiles().min(MOST_TILES)) - 1
+    }
+
+    /// What a tile does that has no part of a stage that tells its end ([`Site::done`]). `tile` and `tiles` are registers.
+    pub fn tell(&self, text: &mut Text, tile: &str, tiles: &str) {
+        if let Some(done) = self.done {
+            let next = text.fresh("stage_tell");
+            text.block(&format!(
+                "li {tile}, 0
+                rdsr {tiles}, tiles
+                {next}:
+                sem.post {tile}, {done}, 1
+                addi {tile}, {tile}, 1
+                blt {tile}, {tiles}, {next}"
+            ));
         }
     }
 
@@ -126,7 +169,7 @@ pub fn alone(
 /// Starts a stage's text with the operation's tensors.
 pub fn begin(op: &Op, site: &Site) -> Text {
     let mut text = Text::default();
-    declare(&mut text, op, &site.tensors);
+    declare(&mut text, op, site);
     text
 }
 

@@ -41,6 +41,8 @@ pub fn site(chip: &Chip, tensors: &[u64]) -> Site {
         tsram: chip.tsram.size_bytes / 2,
         semaphore: 100,
         channel: 2,
+        local: Vec::new(),
+        done: None,
         chained: true,
     }
 }

@@ -53,6 +53,8 @@ fn site(op: &Op, chip: &Chip, hbm: u64) -> (Site, u64) {
         tsram: half + control,
         semaphore: FIRST,
         channel: 2,
+        local: Vec::new(),
+        done: None,
         chained: true,
         chip: part,
     };

@@ -1,8 +1,8 @@
 //! Chains: a whole graph as one program.
 //!
-//! Models: the order of stages, where every tensor lies in HBM, and who waits for whom. A node that [`crate::compiler::legal`] leaves
+//! Models: the order of stages, where every tensor lies, and who waits for whom. A node that [`crate::compiler::legal`] leaves
 //! becomes one stage or a few ([`steps`]); each stage is the text of a lowering in a scope of its own ([`super::stage`]). Values lie in
-//! HBM from the stage that makes them to the last that reads them ([`place`]); views are addresses, a concatenation is a place where its
+//! HBM, or small ones in the SRAM of every tile ([`near`]), from the stage that makes them to the last that reads them ([`place`]); views are addresses, a concatenation is a place where its
 //! operands lie side by side ([`parts`]), so that a key-value cache grows where it is. Leaves out: how a stage does its work, and which stages
 //! there should be (`legal`).
 //!
@@ -19,10 +19,12 @@
 //!
 //! Experts lie in HBM as their products read them ([`experts`]); which of them tokens take may be given by a table ([`routing`]).
 //!
-//! Reading order: this page, [`parts`], [`linear`], [`ring`], [`experts`], [`routing`], [`sites`], [`steps`], [`place`], [`text`].
+//! Reading order: this page, [`parts`], [`linear`], [`ring`], [`experts`], [`routing`], [`sites`], [`steps`], [`near`], [`place`],
+//! [`text`].
 
 pub mod experts;
 pub mod linear;
+pub mod near;
 pub mod parts;
 pub mod place;
 pub mod ring;
@@ -248,15 +250,27 @@ pub fn compile_kept(
     let parts = Parts::of(graph);
     let ring = ring::bytes(graph, chip, options.ring_percent);
     let layers = Arc::new(Layers::of(graph, &parts, chip, ring));
-    let sites = Sites::new(graph, layers.stream.as_ref(), chip)?;
+    let short = layers.stream.is_some() && ring::serves_short_stages(graph, chip);
+    let sites = Sites::new(graph, layers.stream.as_ref(), short, chip)?;
     let first = graph.values.len() + layers.beside.len();
     let experts = Arc::new(Experts::of(graph, &sites, first)?);
     let steps = steps::steps(graph, &parts, &layers, &experts, chip)?;
     // Values beside those of the graph, whose ids are behind its own.
     let beside = [layers.beside.clone(), experts.bytes().collect()].concat();
-    let placement = place::place(graph, &parts, &layers, &experts, &steps, &beside, chip)?;
+    let sizes = |i: usize| match i.checked_sub(graph.values.len()) {
+        None => graph.values[i].bytes(),
+        Some(other) => beside[other],
+    };
+    let values = graph.values.len() + beside.len();
+    let near = near::Plan::of(graph, &parts, &experts, &steps, &sites, &sizes, values);
+    let near = near.map_err(|(n, error)| ChainError::Stage {
+        place: graph.nodes[steps[n].node].place.to_string(),
+        error,
+    })?;
+    let given = (&*layers, &*experts, &near);
+    let placement = place::place(graph, &parts, given, &steps, &beside, &sites, chip)?;
     let make = || {
-        let written = text::write(graph, &layers, &experts, &sites, &steps, &placement, chip)?;
+        let written = text::write(graph, given, &sites, &steps, &placement, chip)?;
         let no_includes = |path: &str| Err(std::io::Error::other(format!("no include of {path}")));
         let name = format!("<compiled {}>", graph.name);
         let image = asm::assemble_text(&name, &written.text, &no_includes);
@@ -314,7 +328,7 @@ pub fn compile_kept(
         inputs: bind(&graph.inputs),
         outputs: bind(&graph.outputs),
         constants: constants.collect(),
-        stages: text::described(graph, &steps, kept.plans, chip),
+        stages: text::described(graph, &steps, kept.plans, &placement, chip),
         text: kept.text,
         image: kept.image,
     })

@@ -1,14 +1,16 @@
-//! Where values lie in HBM, and for how long.
+//! Where values lie, and for how long.
 //!
 //! Models: what has memory of its own ([`super::parts`] has the rest). The stream of weights is at address 0. What is given before the
 //! run or wanted after it keeps its memory throughout; the others have it from the step that first writes them to the last that reads
-//! them, and then leave it to others. Leaves out: SRAM. Invariants: two roots whose lives overlap share no byte; roots are
+//! them, and then leave it to others; so it is in the SRAM for what lies near ([`super::near`]). Leaves out: the SRAM of stages. Invariants: two roots whose lives overlap share no byte; roots are
 //! 256-byte aligned; a part lies inside its root.
 
 use super::ChainError;
 use super::experts::Experts;
 use super::linear::Layers;
+use super::near;
 use super::parts::{Parts, Pitch};
+use super::sites::{LEAD, Sites};
 use super::steps::Step;
 use crate::chip::Chip;
 use crate::compiler::graph::{Graph, Kind, Value, ValueId};
@@ -17,17 +19,21 @@ use std::collections::BTreeSet;
 /// Alignment: the request size of the DMA engines.
 const ALIGN: u64 = 256;
 
-/// A range of HBM.
+/// A range of HBM, or of the SRAM of every tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Area {
     pub offset: u64,
     pub bytes: u64,
+    /// Whether it is one of SRAM.
+    pub local: bool,
 }
 
 impl Area {
     /// Whether they share a byte.
     pub fn meets(&self, other: &Area) -> bool {
-        self.offset < other.offset + other.bytes && other.offset < self.offset + self.bytes
+        self.local == other.local
+            && self.offset < other.offset + other.bytes
+            && other.offset < self.offset + self.bytes
     }
 }
 
@@ -35,6 +41,8 @@ impl Area {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Placement {
     areas: Vec<Option<Area>>,
+    /// SRAM of steps that begin before others end.
+    apart: Vec<Option<Area>>,
     /// Of the values of the graph.
     pitches: Vec<Option<Pitch>>,
     symbols: Vec<String>,
@@ -51,6 +59,11 @@ impl Placement {
     /// If no step reads or writes it and it is neither input nor output.
     pub fn area(&self, id: ValueId) -> Area {
         self.areas[id.0 as usize].expect("a placed value")
+    }
+
+    /// The SRAM that only this step has, from [`LEAD`] steps before it on.
+    pub fn apart(&self, step: usize) -> Option<Area> {
+        self.apart[step]
     }
 
     /// The gaps between its rows.
@@ -79,17 +92,17 @@ impl Placement {
     }
 }
 
-/// Plans HBM for steps; `beside` are the bytes of values behind those of the graph.
+/// Plans HBM, and SRAM for what lies near, for steps; `beside` are the bytes of values behind those of the graph.
 ///
 /// # Errors
 /// Values that do not fit.
 pub fn place(
     graph: &Graph,
     parts: &Parts,
-    layers: &Layers,
-    experts: &Experts,
+    (layers, experts, near): (&Layers, &Experts, &near::Plan),
     steps: &[Step],
     beside: &[u64],
+    sites: &Sites,
     chip: &Chip,
 ) -> Result<Placement, ChainError> {
     // First and last step that needs a root; none: it has no memory.
@@ -129,7 +142,11 @@ pub fn place(
     let whole = |life: &(usize, usize)| *life == (0, end);
     let mut areas: Vec<Option<Area>> = vec![None; all];
     let put = |bytes: u64, at: &mut u64| {
-        let area = Area { offset: *at, bytes };
+        let area = Area {
+            offset: *at,
+            bytes,
+            local: false,
+        };
         let after = at.saturating_add(bytes).checked_next_multiple_of(ALIGN);
         *at = after.unwrap_or(u64::MAX);
         area
@@ -145,12 +162,13 @@ pub fn place(
     let marks = put(8 * (end as u64 + 1), &mut next);
     let fixed = next;
     let mut used = fixed;
+    let apart = close(near, &lives, &bytes, &mut areas, sites);
     // The others, in the order in which they come to life, each at the lowest free place.
     let mut order: Vec<(usize, usize, usize)> = lives
         .iter()
         .enumerate()
         .filter_map(|(i, life)| {
-            life.filter(|l| !whole(l))
+            life.filter(|l| !whole(l) && areas[i].is_none())
                 .map(|(first, last)| (first, i, last))
         })
         .collect();
@@ -191,16 +209,58 @@ pub fn place(
         areas[i] = areas[part.of.0 as usize].map(|area| Area {
             offset: area.offset + part.offset,
             bytes: pitched.unwrap_or(graph.values[i].bytes()),
+            ..area
         });
     }
     let pitches = (0..values).map(|i| parts.root(ValueId(i as u32)).pitch);
     Ok(Placement {
         pitches: pitches.collect(),
         areas,
+        apart,
         symbols: symbols(graph),
         marks,
         bytes: used,
     })
+}
+
+/// Places in SRAM what may be there: values, whose areas it sets, and steps, whose areas it returns.
+fn close(
+    near: &near::Plan,
+    lives: &[Option<(usize, usize)>],
+    bytes: &dyn Fn(usize) -> u64,
+    areas: &mut [Option<Area>],
+    sites: &Sites,
+) -> Vec<Option<Area>> {
+    let mut ranges = Vec::new();
+    // Values by their numbers, steps behind them.
+    let mut of = Vec::new();
+    for (i, life) in lives.iter().enumerate() {
+        if let (true, None, Some((first, last))) = (near.local[i], areas[i], life) {
+            ranges.push((*first, *last, bytes(i)));
+            of.push(i);
+        }
+    }
+    let values = of.len();
+    for (n, apart) in near.apart.iter().enumerate() {
+        if let Some(apart) = apart {
+            ranges.push((n.saturating_sub(LEAD), n, apart.bytes));
+            of.push(n);
+        }
+    }
+    let mut steps = vec![None; near.apart.len()];
+    let found = near::ranges(&ranges, sites.near.bytes);
+    for (i, at) in found.into_iter().enumerate() {
+        let area = at.map(|at| Area {
+            offset: sites.near.tsram + at,
+            bytes: ranges[i].2,
+            local: true,
+        });
+        match i < values {
+            true => areas[of[i]] = area,
+            false => steps[of[i]] = area,
+        }
+    }
+    steps
 }
 
 /// Names of the assembler for values of a graph: what is no letter, digit, `_` or `.` becomes `_`; names that would then be
@@ -209,7 +269,7 @@ pub fn place(
 /// names begin with theirs, and the weights of a layer, whose name ends so.
 fn is_own(name: &str) -> bool {
     let first = name.split('.').next().unwrap_or_default();
-    let ours = ["linear_", "stage_", "all_done"]
+    let ours = ["linear_", "stage_", "all_done", "ahead_"]
         .iter()
         .any(|p| first.starts_with(p))
         || first == super::MARKS;
@@ -218,7 +278,9 @@ fn is_own(name: &str) -> bool {
         rest.is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
     };
     let last = name.rsplit('.').next().unwrap_or_default();
-    ours || numbered(first, "stage") || (last != name && numbered(last, "layer"))
+    ours || numbered(first, "stage")
+        || numbered(first, "ahead")
+        || (last != name && numbered(last, "layer"))
 }
 
 fn symbols(graph: &Graph) -> Vec<String> {

@@ -31,6 +31,11 @@ pub fn bytes(graph: &Graph, chip: &Chip, percent: u64) -> u64 {
     chip.tsram.size_bytes * left_by_attention(graph, chip, most) / 100
 }
 
+/// Whether a part of each tile's SRAM serves short stages better than large ones: where products of few rows are most of the work.
+pub fn serves_short_stages(graph: &Graph, chip: &Chip) -> bool {
+    !products_of_many_rows(graph, chip)
+}
+
 /// Whether products of many rows take longer than those that the ring serves, by lower bounds. All stages do without the ring, so a
 /// small one leaves those their tiles.
 fn products_of_many_rows(graph: &Graph, chip: &Chip) -> bool {

@@ -11,10 +11,19 @@ use crate::compiler::attention::CONTROL_BYTES;
 use crate::compiler::graph::Graph;
 use crate::compiler::linear::Stream;
 use crate::compiler::movement::TABLE_BYTES;
-use crate::compiler::stage::Site;
+use crate::compiler::stage::{MOST_TILES, Site};
 
 /// Semaphores of stages.
 pub const READY: usize = 2 * WINDOW;
+
+/// Stages by which loads of a row-wise stage's constants are ahead of it: four short stages take about twice HBM's latency.
+pub const LEAD: usize = 8;
+/// Semaphores of a stage that begins ahead: those of a row-wise program with one strip.
+pub const NEAR_SEMAPHORES: u64 = 10;
+/// Semaphores that must be left for all other stages: more than any of them takes.
+const LEFT_SEMAPHORES: u64 = 128;
+/// Most bytes of each tile's SRAM for [`Near`]; beyond, activations and constants are so large that latencies matter little.
+const NEAR_BYTES: u64 = 640 << 10;
 
 /// Sites without tensors.
 #[derive(Clone, Debug)]
@@ -29,14 +38,31 @@ pub struct Sites {
     pub attention: Site,
     /// Of all others.
     pub other: Site,
+    /// What no other site has, for local values and for stages that begin before others end.
+    pub near: Near,
+}
+
+/// SRAM and semaphores of their own for local values ([`super::place`]) and for row-wise stages that begin ahead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Near {
+    /// First byte of SRAM.
+    pub tsram: u64,
+    pub bytes: u64,
+    /// First semaphore, of [`LEAD`] + 1 sets of [`NEAR_SEMAPHORES`] that stages have in turn.
+    pub semaphore: u64,
 }
 
 impl Sites {
-    /// Divides a chip.
+    /// Divides a chip; `near`: whether to keep a part of it for [`Near`].
     ///
     /// # Errors
     /// A chip that is too small for any stage.
-    pub fn new(graph: &Graph, stream: Option<&Stream>, chip: &Chip) -> Result<Sites, ChainError> {
+    pub fn new(
+        graph: &Graph,
+        stream: Option<&Stream>,
+        near: bool,
+        chip: &Chip,
+    ) -> Result<Sites, ChainError> {
         let refuse = |what: String| ChainError::Chip {
             chip: chip.name.clone(),
             what,
@@ -60,6 +86,8 @@ impl Sites {
                 semaphore: 0,
                 channel: 0,
                 tensors: Vec::new(),
+            local: Vec::new(),
+            done: None,
                 chained: true,
             },
         };
@@ -68,6 +96,17 @@ impl Sites {
             .filter(|n| *n > 0)
             .ok_or_else(|| refuse(format!("needs more than {READY} semaphores")))?;
         site.semaphore += READY as u64;
+        let mut kept = Near::default();
+        let taken = (LEAD as u64 + 1) * NEAR_SEMAPHORES;
+        let enough = u64::from(site.chip.semaphores.count) >= taken + LEFT_SEMAPHORES;
+        if near && enough && chip.tiles() <= MOST_TILES {
+            // A third at most: blocks of attention and experts have the rest.
+            kept.bytes = (site.chip.tsram.size_bytes / 3).min(NEAR_BYTES) / 256 * 256;
+            site.chip.tsram.size_bytes = (site.chip.tsram.size_bytes - kept.bytes) / 256 * 256;
+            kept.tsram = site.tsram + site.chip.tsram.size_bytes;
+            site.chip.semaphores.count -= taken as u32;
+            kept.semaphore = site.semaphore + u64::from(site.chip.semaphores.count);
+        }
         let from = |first: u64| {
             let left = site.chip.tsram.size_bytes.checked_sub(first);
             let left = left.filter(|n| *n > 0).ok_or_else(|| {
@@ -91,6 +130,7 @@ impl Sites {
             grouped,
             attention,
             other,
+            near: kept,
         })
     }
 }

@@ -92,6 +92,32 @@ impl Work {
         Ok((String::new(), stage?))
     }
 
+    /// Whether an operand may lie in the SRAM of every tile.
+    pub fn reads_local(&self, operand: usize) -> bool {
+        match self {
+            Work::Op(Op::Rowwise(_)) | Work::Layer { .. } | Work::Copy(_) | Work::TopK(_) => true,
+            // What steers transfers is read as it lies in HBM; keys and values are caches.
+            Work::Op(Op::Attention(_)) | Work::Gather(_) | Work::Grouped(..) => operand == 0,
+            Work::Op(_) | Work::Batched(_) => false,
+        }
+    }
+
+    /// Whether it can send a result to every tile.
+    pub fn writes_local(&self, result: usize, sites: &Sites) -> bool {
+        match self {
+            Work::Op(Op::Rowwise(_)) | Work::Layer { .. } | Work::Gather(_) => true,
+            Work::Grouped(..) => true,
+            // Places steer transfers.
+            Work::TopK(_) => result == 0,
+            Work::Op(Op::Attention(op)) => {
+                let found = attention::schedules(op, &attention::planned(&sites.attention));
+                let first = found.ok().and_then(|all| all.into_iter().next());
+                matches!(first, Some(attention::Schedule::Decode(_)))
+            }
+            Work::Op(_) | Work::Copy(_) | Work::Batched(_) => false,
+        }
+    }
+
     /// Operands that must be there for the early part of its text.
     pub fn early_reads(&self) -> &'static [usize] {
         match self {

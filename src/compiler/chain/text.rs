@@ -7,16 +7,29 @@
 
 use super::experts::Experts;
 use super::linear::Layers;
+use super::near;
 use super::place::{Area, Placement};
-use super::sites::{READY, Sites};
+use super::sites::{LEAD, READY, Sites};
 use super::steps::{Step, Work, total};
 use super::{ChainError, MARKS, StageInfo, WINDOW};
 use crate::chip::{Chip, cost};
-use crate::compiler::Plan;
 use crate::compiler::emit::Text;
 use crate::compiler::graph::{Graph, Kind, ValueId};
-use crate::compiler::stage::Site;
+use crate::compiler::op::{Bound, BoundUnit};
+use crate::compiler::stage::{MOST_TILES, Stage};
+use crate::compiler::{Op, Plan};
 use std::collections::BTreeSet;
+
+/// A step's stage.
+struct Lowered {
+    /// In front of the stage that is [`LEAD`] before it.
+    ahead: String,
+    /// In front of the waits.
+    early: String,
+    /// Whether it tells all tiles that a tile is done.
+    tells: bool,
+    stage: Stage,
+}
 
 /// A written program.
 pub struct Written {
@@ -26,15 +39,35 @@ pub struct Written {
 }
 
 /// The stages for people and reports, with their plans.
-pub fn described(graph: &Graph, steps: &[Step], plans: Vec<Plan>, chip: &Chip) -> Vec<StageInfo> {
+pub fn described(
+    graph: &Graph,
+    steps: &[Step],
+    plans: Vec<Plan>,
+    placement: &Placement,
+    chip: &Chip,
+) -> Vec<StageInfo> {
     let each = steps.iter().zip(plans).map(|(step, plan)| {
         let (read, written) = step.work.hbm_bytes();
+        let values = step.reads.iter().map(|r| r.value).chain(step.writes.clone());
+        let areas = values.map(|id| placement.area(id));
+        // What lies in SRAM crosses no HBM.
+        let local: u64 = areas.filter(|a| a.local).map(|a| a.bytes).sum();
+        let hbm_bytes = (read + written).saturating_sub(local);
+        let mut units = step.work.bound(chip).units;
+        if local > 0 {
+            let peak = cost::hbm_peak_bytes_per_s(chip).max(1) as f64;
+            for (unit, time) in &mut units {
+                if *unit == BoundUnit::Hbm {
+                    *time = hbm_bytes as f64 / peak;
+                }
+            }
+        }
         StageInfo {
             place: graph.nodes[step.node].place.clone(),
             op: step.work.to_string(),
-            bound: step.work.bound(chip),
+            bound: Bound::of(units),
             flops: step.work.flops(),
-            hbm_bytes: read + written,
+            hbm_bytes,
             plan,
         }
     });
@@ -47,8 +80,7 @@ pub fn described(graph: &Graph, steps: &[Step], plans: Vec<Plan>, chip: &Chip) -
 /// A chip that is too small for any stage; a stage that has no plan.
 pub fn write(
     graph: &Graph,
-    layers: &Layers,
-    experts: &Experts,
+    (layers, experts, near): (&Layers, &Experts, &near::Plan),
     sites: &Sites,
     steps: &[Step],
     placement: &Placement,
@@ -59,22 +91,54 @@ pub fn write(
     let mut text = Text::default();
     let mut plans = Vec::new();
     let mut lowered = Vec::new();
-    for step in steps {
+    for (s, step) in steps.iter().enumerate() {
         let node = &graph.nodes[step.node];
-        let reads = step.reads.iter();
-        let reads = reads.map(|r| placement.area(r.value).offset + r.plus);
-        let writes = step.writes.iter().map(|id| placement.area(*id).offset);
-        let site = Site {
-            tensors: reads.chain(writes).collect(),
-            ..step.work.site(sites).clone()
+        let apart = near.apart[s].as_ref().zip(placement.apart(s));
+        let mut site = match &apart {
+            Some((_, area)) => near::site(&sites.near, &sites.other, s, area),
+            None => step.work.site(sites).clone(),
         };
-        let stage = step.work.stage(&site, sites, stream);
-        let (early, stage) = stage.map_err(|error| ChainError::Stage {
+        for r in &step.reads {
+            let area = placement.area(r.value);
+            site.tensors.push(area.offset + r.plus);
+            site.local.push(area.local);
+        }
+        for id in &step.writes {
+            let area = placement.area(*id);
+            site.tensors.push(area.offset);
+            site.local.push(area.local);
+        }
+        let tells = apart.is_some() || matches!(step.work, Work::Layer { .. });
+        if tells && s + 1 < steps.len() && chip.tiles() <= MOST_TILES {
+            site.done = Some((s % READY) as u64);
+        }
+        let refuse = |error| ChainError::Stage {
             place: node.place.to_string(),
             error,
-        })?;
+        };
+        let (ahead, early, stage) = match (&step.work, apart) {
+            (Work::Op(Op::Rowwise(program)), Some((apart, _))) => {
+                let made = apart.planned.split(program, &site, &apart.ahead);
+                let made = made.map_err(refuse)?;
+                let ahead = match apart.ahead.contains(&true) {
+                    true => made.ahead,
+                    false => String::new(),
+                };
+                (ahead, made.early, made.stage)
+            }
+            _ => {
+                let made = step.work.stage(&site, sites, stream);
+                let (early, stage) = made.map_err(refuse)?;
+                (String::new(), early, stage)
+            }
+        };
         plans.push(stage.plan.clone());
-        lowered.push((early, stage));
+        lowered.push(Lowered {
+            ahead,
+            early,
+            tells: site.done.is_some(),
+            stage,
+        });
     }
     text.comment(&format!(
         "Compiled for chip `{}`.\n\n{}: {} stages",
@@ -92,7 +156,18 @@ pub fn write(
         text.raw(&stream.start());
     }
     let mut waited = 0;
-    for (s, (step, (early, stage))) in steps.iter().zip(&lowered).enumerate() {
+    for (s, (step, made)) in steps.iter().zip(&lowered).enumerate() {
+        let Lowered { early, stage, .. } = made;
+        let first = if s == 0 { 0 } else { s + LEAD };
+        for (n, later) in lowered.iter().enumerate().take(s + LEAD + 1).skip(first) {
+            if !later.ahead.is_empty() {
+                text.blank();
+                text.directive(&format!(".scope ahead{n}"));
+                text.comment(&format!("What stage {n} needs and is there."));
+                text.raw(&later.ahead);
+                text.directive(".endscope");
+            }
+        }
         text.blank();
         text.directive(&format!(".scope stage{s}"));
         text.comment(&format!("{}: {}", graph.nodes[step.node].place, step.work));
@@ -105,10 +180,15 @@ pub fn write(
         let crossed = if stage.crosses { s } else { 0 };
         let until = needs[s].max(crossed).max((s + 1).saturating_sub(WINDOW));
         wait(&mut text, &mut waited, until, chip);
-        mark(&mut text, s);
+        // Registers that the early part of a stage leaves alone.
+        let free = match step.work {
+            Work::Op(Op::Rowwise(_)) => ["r30", "r31"],
+            _ => ["r1", "r2"],
+        };
+        mark(&mut text, s, free);
         text.raw(&stage.text);
         text.directive(".tile");
-        if s + 1 < steps.len() {
+        if s + 1 < steps.len() && !made.tells {
             text.block(&format!(
                 "li r1, 0
                  rdsr r2, tiles
@@ -123,7 +203,7 @@ pub fn write(
     }
     text.blank();
     wait(&mut text, &mut waited, steps.len().saturating_sub(1), chip);
-    mark(&mut text, steps.len());
+    mark(&mut text, steps.len(), ["r1", "r2"]);
     text.block(&format!(
         "rdsr r1, tile
          bne r1, r0, all_done
@@ -145,12 +225,14 @@ pub fn write(
 /// For each step how many stages from the first must be done before it: one more than the last that wrote what it reads, or
 /// read or wrote what it writes.
 fn needs(steps: &[Step], placement: &Placement) -> Vec<usize> {
-    let areas = |s: &Step| -> (Vec<Area>, Vec<Area>) {
+    let areas = |(n, s): (usize, &Step)| -> (Vec<Area>, Vec<Area>) {
         let reads = s.reads.iter().map(|r| placement.area(r.value));
         let writes = s.writes.iter().map(|id| placement.area(*id));
-        (reads.collect(), writes.collect())
+        // Nobody sends anything to where a tile still works.
+        let own = placement.apart(n);
+        (reads.chain(own).collect(), writes.collect())
     };
-    let all: Vec<(Vec<Area>, Vec<Area>)> = steps.iter().map(areas).collect();
+    let all: Vec<(Vec<Area>, Vec<Area>)> = steps.iter().enumerate().map(areas).collect();
     let meet = |a: &[Area], b: &[Area]| a.iter().any(|x| b.iter().any(|y| x.meets(y)));
     let need = |(n, (reads, writes)): (usize, &(Vec<Area>, Vec<Area>))| {
         let before = all[..n].iter().rposition(|(read, written)| {
@@ -186,11 +268,11 @@ fn wait(text: &mut Text, waited: &mut usize, until: usize, chip: &Chip) {
 }
 
 /// Notes the cycle.
-fn mark(text: &mut Text, s: usize) {
+fn mark(text: &mut Text, s: usize, [cycle, at]: [&str; 2]) {
     text.block(&format!(
-        "rdsr r1, cycle
-         li r2, addr(stage_marks) + {}
-         sd r1, 0(r2)",
+        "rdsr {cycle}, cycle
+         li {at}, addr(stage_marks) + {}
+         sd {cycle}, 0({at})",
         8 * s
     ));
 }

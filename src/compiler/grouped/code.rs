@@ -113,10 +113,13 @@ impl Emit<'_> {
             ("experts", "u8", p.bytes().to_string()),
             ("y", op.output.name(), format!("{}, {}", op.rows, op.n)),
         ];
-        for ((name, dtype, shape), at) in shapes.into_iter().zip(&self.site.tensors) {
+        for (n, ((name, dtype, shape), at)) in
+            shapes.into_iter().zip(&self.site.tensors).enumerate()
+        {
             let class = if name == "ids" { "control" } else { "payload" };
+            let space = self.site.space(n);
             self.text.directive(&format!(
-                ".tensor grouped_{name}, hbm, {dtype}, [{shape}], {class}, at {at:#x}"
+                ".tensor grouped_{name}, {space}, {dtype}, [{shape}], {class}, at {at:#x}"
             ));
         }
         let (_, x_bytes, y_bytes) = p.buffers();
@@ -491,6 +494,7 @@ impl Emit<'_> {
              bnez count, not_last_row
              signal DONE(place), 1
              not_last_row:
+             {to_all}
              dma.{y}.{y} {channel}, t0, cp, valid
              addi cp, cp, LDC
              bnez count, row
@@ -510,6 +514,11 @@ impl Emit<'_> {
             size = a.bits() / 8,
             out = y.bits() / 8,
             pitch = p.op.n * u64::from(y.bits()) / 8,
+            // Of a Y in every tile's SRAM.
+            to_all = match self.site.is_local(3) {
+                true => format!("li t3, {}\nmcast t3", self.site.all_tiles()),
+                false => String::new(),
+            },
         ));
         if self.site.chained {
             for n in 0..p.slots {

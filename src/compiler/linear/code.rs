@@ -148,7 +148,7 @@ pub fn stage(s: &Stream, layer: usize, site: &Site, a: u64, c: u64) -> Result<St
     let mut text = Text::default();
     text.comment(&plan.op);
     let id = format!("linear_{layer}");
-    for (name, shape, dtype, at) in [
+    let tensors = [
         ("A", format!("{}, {}", p.op.m, p.op.k), p.op.input, a),
         (
             "C",
@@ -156,9 +156,11 @@ pub fn stage(s: &Stream, layer: usize, site: &Site, a: u64, c: u64) -> Result<St
             p.output(),
             c,
         ),
-    ] {
+    ];
+    for (n, (name, shape, dtype, at)) in tensors.into_iter().enumerate() {
+        let space = site.space(n);
         text.directive(&format!(
-            ".tensor {id}_{name}, hbm, {dtype}, [{shape}], payload, at {at:#x}"
+            ".tensor {id}_{name}, {space}, {dtype}, [{shape}], payload, at {at:#x}"
         ));
     }
     for (name, bytes, at) in [("A_buf", a_bytes, a_buf), ("C_buf", c_bytes, c_buf)] {
@@ -185,7 +187,7 @@ pub fn stage(s: &Stream, layer: usize, site: &Site, a: u64, c: u64) -> Result<St
     Ok(Stage {
         text: text.finish(),
         plan,
-        crosses: true,
+        crosses: !site.is_local(0),
     })
 }
 
@@ -280,8 +282,25 @@ impl Names<'_> {
             "muli col, t2, {}
              la ap, {id}_A_buf
              li m, {}
-             li lda, {}
-             li t1, {}
+             li lda, {}",
+            p.width, op.m, p.lda
+        ));
+        if self.site.is_local(0) {
+            // All of it is in this tile's SRAM.
+            text.block(&format!(
+                "li t1, {}
+                 dim m, lda, t1
+                 signal {arrived}, 1
+                 dma.{}.{} {}, ap, at, kp",
+                op.input.bytes_for(op.k),
+                op.input,
+                op.operand(),
+                self.site.channel,
+            ));
+            return self.ring(text, slot);
+        }
+        text.block(&format!(
+            "li t1, {}
              bge t2, t1, {id}_no_slice
              muli t2, t2, {slice}
              sub kc, kp, t2
@@ -301,18 +320,7 @@ impl Names<'_> {
              j {id}_sliced
              {id}_no_slice:
              sem.post me, {sent}, 1
-             {id}_sliced:
-             li left, {}
-             sub left, left, col
-             li kk, 0
-             la cp, {id}_C_buf
-             li acc, 0
-             li ldc, {}
-             la buf, linear_ring + {}
-             la end, linear_ring + {}",
-            p.width,
-            op.m,
-            p.lda,
+             {id}_sliced:",
             p.slices,
             op.input.bits() / 8,
             op.operand().bits() / 8,
@@ -320,16 +328,32 @@ impl Names<'_> {
             op.input,
             op.operand(),
             self.site.channel,
-            op.n,
-            p.ldc,
-            slot * s.slot,
-            s.slots * s.slot,
             slice = p.slice,
         ));
         let masks: Vec<String> = (0..p.parts)
             .map(|part| mask(part).cast_signed().to_string())
             .collect();
         text.directive(&format!(".const {id}_masks, {}", masks.join(", ")));
+        self.ring(text, slot);
+    }
+
+    /// Registers for the first chunk, in slot `slot`.
+    fn ring(&self, text: &mut Text, slot: u64) {
+        let (s, p, id) = (self.s, self.p, &self.id);
+        text.block(&format!(
+            "li left, {}
+             sub left, left, col
+             li kk, 0
+             la cp, {id}_C_buf
+             li acc, 0
+             li ldc, {}
+             la buf, linear_ring + {}
+             la end, linear_ring + {}",
+            p.op.n,
+            p.ldc,
+            slot * s.slot,
+            s.slots * s.slot,
+        ));
     }
 
     /// Multiplies the chunks of a turn. `pieces` and `panel`: what the registers hold.
@@ -367,7 +391,10 @@ impl Names<'_> {
             }
             if panel.is_none() {
                 // Taken by the first product.
-                let slices = self.p.slices;
+                let slices = match self.site.is_local(0) {
+                    true => 1,
+                    false => self.p.slices,
+                };
                 text.inst(&format!("wait {}, {slices}", self.semaphore(0)));
             }
             *panel = Some(turn.panel);
@@ -407,19 +434,35 @@ impl Names<'_> {
              li t2, {}
              dim m, t2, ldc
              wait {sums}, {panels}
-             signal {stored}, 1
-             dma.{dtype}.{dtype} {}, t1, t0, n
+             signal {stored}, 1",
+            p.op.n * bytes,
+        ));
+        let (local, done) = (self.site.is_local(1), self.site.done);
+        if local || done.is_some() {
+            text.inst(&format!("li wide, {}", self.site.all_tiles()));
+        }
+        if local {
+            text.inst("mcast wide");
+        }
+        match done {
+            Some(done) if local => text.inst(&format!("signal.dest {done}, 1")),
+            Some(done) => text.inst(&format!("signal.tiles wide, {done}, 1")),
+            None => {}
+        }
+        text.block(&format!(
+            "dma.{dtype}.{dtype} {}, t1, t0, n
              sem.wait {stored}, 1
              j {id}_written
              {id}_none:
-             sem.wait {sums}, {panels}
-             {id}_written:
-             sem.wait {}, 1
-             j {id}_end",
-            p.op.n * bytes,
+             sem.wait {sums}, {panels}",
             self.site.channel,
-            self.semaphore(3)
         ));
+        self.site.tell(text, "t0", "t1");
+        text.label(&format!("{id}_written"));
+        if !self.site.is_local(0) {
+            text.inst(&format!("sem.wait {}, 1", self.semaphore(3)));
+        }
+        text.inst(&format!("j {id}_end"));
     }
 
     /// Subroutine: `cnt` chunks, each followed by the load that takes its slot.

@@ -138,6 +138,8 @@ impl Stream {
             semaphore: 0,
             channel: self.channel + 1,
             tensors: Vec::new(),
+            local: Vec::new(),
+            done: None,
             chained: true,
         }
     }

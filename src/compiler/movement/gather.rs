@@ -340,6 +340,11 @@ fn emit(op: &Gather, table: u64, s: &Sizes, ring: Ring, frame: &mut Frame) {
          wait READY(slot), 1
          signal FREE(slot), 1"
     ));
+    if frame.site.is_local(2) {
+        let mask = frame.site.all_tiles();
+        frame.text.block(&format!("li x, {mask}\nmcast x"));
+    }
+    let text = &mut frame.text;
     if s.chunks == 1 {
         text.block(&format!("mul t, count, len\ndma.u8.u8 {store}, to, buf, t"));
     } else {

@@ -87,7 +87,8 @@ impl<'a> Frame<'a> {
     fn tensor(&mut self, name: &str, index: usize, dtype: Dtype, shape: &[u64], class: &str) {
         let dims: Vec<String> = shape.iter().map(u64::to_string).collect();
         self.text.directive(&format!(
-            ".tensor {name}, hbm, {dtype}, [{}], {class}, at {:#x}",
+            ".tensor {name}, {}, {dtype}, [{}], {class}, at {:#x}",
+            self.site.space(index),
             dims.join(", "),
             self.site.tensors[index]
         ));

@@ -274,9 +274,10 @@ fn emit(op: &TopK, kernels: &Kernels, picks: u64, ring: Ring, frame: &mut Frame)
          li len, K"
     ));
     // The pointers have gone on with the rows.
-    for (name, bytes, near, before, dtype, last) in [
-        ("values", size, "VALUES", "TOGETHER * ROW", op.dtype, false),
+    for (index, name, bytes, near, before, dtype, last) in [
+        (1, "values", size, "VALUES", "TOGETHER * ROW", op.dtype, false),
         (
+            2,
             "places",
             4,
             "PLACES",
@@ -301,6 +302,10 @@ fn emit(op: &TopK, kernels: &Kernels, picks: u64, ring: Ring, frame: &mut Frame)
                 "signal FREE(slot), 1",
                 "stores of a channel retire in order",
             );
+        }
+        if frame.site.is_local(index) {
+            let mask = frame.site.all_tiles();
+            text.block(&format!("li t, {mask}\nmcast t"));
         }
         text.block(&format!(
             "dim count, far, near

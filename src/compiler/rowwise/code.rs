@@ -31,14 +31,17 @@ pub fn needs(program: &Rowwise, layout: &Layout) -> Needs {
     }
 }
 
-/// A tensor that moves: its symbol, type, place in the slot.
-pub(super) struct Moved<'a> {
-    pub(super) name: &'a str,
+/// A tensor that moves: its address, type, place in the slot.
+pub(super) struct Moved {
+    /// An expression.
+    pub(super) at: String,
     pub(super) dtype: Dtype,
     pub(super) spread: Spread,
     pub(super) offset: u64,
     /// Elements from row to row in HBM, if they do not follow each other.
     pub(super) pitch: Option<u64>,
+    /// Whether what is written goes to every tile's SRAM.
+    pub(super) to_all: bool,
 }
 
 /// Control code under construction.
@@ -113,43 +116,41 @@ impl Code<'_> {
         pitch.filter(|p| *p != row && self.program.rows > 1)
     }
 
-    pub(super) fn inputs(&self) -> impl Iterator<Item = Moved<'_>> {
+    pub(super) fn inputs(&self) -> impl Iterator<Item = Moved> {
         let all = self.program.inputs.iter().zip(&self.layout.inputs);
         all.map(|(i, offset)| Moved {
-            name: &i.name,
+            at: format!("addr({})", i.name),
             dtype: i.dtype,
             spread: i.spread,
             offset: *offset,
             pitch: self.pitch(i.pitch, i.spread),
+            to_all: false,
         })
     }
 
-    pub(super) fn outputs(&self) -> impl Iterator<Item = Moved<'_>> {
+    pub(super) fn outputs(&self) -> impl Iterator<Item = Moved> {
         let all = self.program.outputs.iter().zip(&self.layout.outputs);
-        all.map(|(o, offset)| Moved {
-            name: &o.name,
+        let first = self.program.inputs.len();
+        all.enumerate().map(move |(n, (o, offset))| Moved {
+            at: format!("addr({})", o.name),
             dtype: o.dtype,
             spread: o.spread,
             offset: *offset,
             pitch: self.pitch(o.pitch, o.spread),
+            to_all: self.site.is_local(first + n),
         })
     }
 
-    /// Whether every tile has one strip at most: then nothing is used twice, and nobody waits for what is free.
     fn single(&self) -> bool {
-        let l = self.layout;
-        l.walk != Walk::Streamed && l.strips <= u64::from(self.site.chip.tiles())
+        self.layout.single(u64::from(self.site.chip.tiles()))
     }
 
     pub(super) fn channels(&self) -> (u64, u64) {
         (self.site.dma(0), self.site.dma(1))
     }
 
-    /// Emits the tile's program.
-    pub fn emit(&self, text: &mut Text) {
-        let l = self.layout;
-        text.blank();
-        text.directive(".tile");
+    /// Names registers.
+    pub(super) fn registers(&self, text: &mut Text) {
         text.registers(&[
             ("c.strip", "strip at hand; of a streamed walk the row"),
             ("c.slot", "its slot of the ring"),
@@ -167,10 +168,29 @@ impl Code<'_> {
             ("a.pool", "the pool"),
             ("a.blocks", "blocks of rows"),
             ("a.rest", "rows beside"),
+            ("c.all", "every tile, as a mask"),
         ]);
-        if self.single() {
-            return self.one_strip(text);
+    }
+
+    /// The mask of all tiles, if anything goes to them.
+    pub(super) fn all_tiles(&self, text: &mut Text) {
+        if self.site.done.is_some() || self.outputs().any(|o| o.to_all) {
+            text.inst(&format!("li c.all, {}", self.site.all_tiles()));
         }
+    }
+
+    /// Emits the tile's program.
+    pub fn emit(&self, text: &mut Text) {
+        let l = self.layout;
+        text.blank();
+        text.directive(".tile");
+        if self.single() {
+            let all = vec![false; self.program.inputs.len()];
+            self.prepare(text, &all);
+            return self.one_strip(text, &all);
+        }
+        self.registers(text);
+        self.all_tiles(text);
         if self.site.chained {
             text.block(&format!(
                 "rdsr c.strip, tile
@@ -211,12 +231,12 @@ impl Code<'_> {
             };
             loads += 1;
             text.block(&format!(
-                "li c.far, addr({name})
+                "li c.far, {at}
                 addi c.near, {area}, {offset}
                 li c.len, {elements}
                 signal {sem}, 1
                 dma.{dtype}.f32 {channel}, c.near, c.far, c.len",
-                name = i.name,
+                at = i.at,
                 offset = i.offset,
                 sem = self.once(),
                 dtype = i.dtype,
@@ -260,7 +280,7 @@ impl Code<'_> {
     pub(super) fn transfer(
         &self,
         text: &mut Text,
-        moved: &Moved<'_>,
+        moved: &Moved,
         load: bool,
         base: &str,
         clauses: &[String],
@@ -297,6 +317,9 @@ impl Code<'_> {
                 false => format!("dim {count}, c.chunk, c.t"),
             });
         }
+        if moved.to_all {
+            text.inst("mcast c.all");
+        }
         let dtype = moved.dtype;
         text.inst(&match load {
             true => format!("dma.{dtype}.f32 {channel}, c.near, c.far, c.len"),
@@ -305,7 +328,7 @@ impl Code<'_> {
     }
 
     /// `c.far` and `c.len` of a tensor's part of the strip.
-    pub(super) fn part(&self, text: &mut Text, moved: &Moved<'_>) {
+    pub(super) fn part(&self, text: &mut Text, moved: &Moved) {
         let l = self.layout;
         let size = u64::from(moved.dtype.bits() / 8);
         let row = match l.walk {
@@ -316,10 +339,10 @@ impl Code<'_> {
         text.block(&format!(
             "li c.t, {}
             mul c.t, c.t, c.first
-            li c.far, addr({})
+            li c.far, {}
             add c.far, c.far, c.t",
             size * pitch.unwrap_or(row),
-            moved.name
+            moved.at
         ));
         text.block(&match pitch {
             Some(_) => format!("li c.len, {row}"),
@@ -383,8 +406,8 @@ impl Code<'_> {
 
     fn strips(&self, text: &mut Text) {
         let l = self.layout;
-        let loads: Vec<Moved<'_>> = self.inputs().filter(|i| l.in_slot(i.spread)).collect();
-        let stores: Vec<Moved<'_>> = self.outputs().collect();
+        let loads: Vec<Moved> = self.inputs().filter(|i| l.in_slot(i.spread)).collect();
+        let stores: Vec<Moved> = self.outputs().collect();
         text.blank();
         text.block(&format!(
             "at.next:
@@ -438,11 +461,11 @@ impl Code<'_> {
         let l = self.layout;
         let [row_in_free, row_in_full, row_out_free, row_out_full] =
             [1, 2, 3, 4].map(|n| self.once() + n);
-        let row_inputs: Vec<Moved<'_>> = self
+        let row_inputs: Vec<Moved> = self
             .inputs()
             .filter(|i| i.spread == Spread::PerRow)
             .collect();
-        let row_outputs: Vec<Moved<'_>> = self
+        let row_outputs: Vec<Moved> = self
             .outputs()
             .filter(|o| o.spread == Spread::PerRow)
             .collect();
@@ -521,12 +544,12 @@ impl Code<'_> {
             let mut nodes = pass.nodes.iter();
             nodes.any(|id| self.graph.nodes[*id].kind == Kind::Input(n))
         };
-        let loads: Vec<Moved<'_>> = (self.inputs().enumerate())
+        let loads: Vec<Moved> = (self.inputs().enumerate())
             .filter(|(n, i)| l.in_slot(i.spread) && read(*n))
             .map(|(_, i)| i)
             .collect();
-        let outputs: Vec<Moved<'_>> = self.outputs().collect();
-        let stores: Vec<&Moved<'_>> = pass.outputs.iter().map(|o| &outputs[*o]).collect();
+        let outputs: Vec<Moved> = self.outputs().collect();
+        let stores: Vec<&Moved> = pass.outputs.iter().map(|o| &outputs[*o]).collect();
         let top = text.fresh("at.chunk");
         text.blank();
         text.comment(&format!("Pass {p}"));
@@ -542,7 +565,7 @@ impl Code<'_> {
             cols = self.program.cols
         ));
         self.slot(text);
-        let place = |text: &mut Text, moved: &Moved<'_>| {
+        let place = |text: &mut Text, moved: &Moved| {
             let size = u64::from(moved.dtype.bits() / 8);
             let row = if moved.spread == Spread::Full {
                 moved.pitch.unwrap_or(self.program.cols)
@@ -554,10 +577,10 @@ impl Code<'_> {
                 mul c.far, c.far, c.strip
                 add c.far, c.far, c.first
                 muli c.far, c.far, {size}
-                li c.t, addr({})
+                li c.t, {}
                 add c.far, c.far, c.t
                 addi c.len, c.count, 0",
-                moved.name
+                moved.at
             ));
         };
         for (n, i) in loads.iter().enumerate() {

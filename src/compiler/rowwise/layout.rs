@@ -104,6 +104,11 @@ impl Layout {
         ]
     }
 
+    /// Whether each of so many tiles has one strip at most: then nothing is used twice, and nobody waits for what is free.
+    pub fn single(&self, tiles: u64) -> bool {
+        self.walk != Walk::Streamed && self.strips <= tiles
+    }
+
     /// Whether anything stays in SRAM, so that a first kernel makes or awaits it.
     pub fn resident(&self) -> bool {
         self.pool_bytes + self.fixed_bytes > 0

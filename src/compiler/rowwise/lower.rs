@@ -9,6 +9,7 @@ use super::graph::Graph;
 use super::kernels::{self, Kernels, Source};
 use super::layout::{Layout, Walk, areas, layout};
 use crate::chip::Chip;
+use crate::compiler::emit::Text;
 use crate::compiler::stage::{self, Site, Stage};
 use crate::compiler::{CompileError, Lowered, Op, Plan};
 
@@ -32,6 +33,105 @@ pub fn lower(program: &Rowwise, chip: &Chip) -> Result<Lowered, CompileError> {
 /// # Errors
 /// As [`lower`], of the site.
 pub fn stage(program: &Rowwise, site: &Site) -> Result<Stage, CompileError> {
+    planned(program, site)?.stage(program, site)
+}
+
+/// A program in the form that was found for a site's chip.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    graph: Graph,
+    layout: Layout,
+    kernels: String,
+    plan: Plan,
+}
+
+/// A stage in three parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// Loads of operands that are there early, in front of other stages and in a scope of its own.
+    pub ahead: String,
+    /// What needs no operand, in front of the waits for the others.
+    pub early: String,
+    pub stage: Stage,
+}
+
+impl Planned {
+    /// Bytes of SRAM and semaphores with which the stage may begin before others end; none if tiles have more than one strip.
+    pub fn apart(&self, chip: &Chip) -> Option<(u64, u64)> {
+        let l = &self.layout;
+        l.single(u64::from(chip.tiles())).then(|| {
+            let bytes = l.areas().iter().map(|(_, bytes)| bytes).sum();
+            (bytes, 4 * l.ring + 6)
+        })
+    }
+
+    /// The stage.
+    ///
+    /// # Errors
+    /// A site whose SRAM it does not fit.
+    pub fn stage(&self, program: &Rowwise, site: &Site) -> Result<Stage, CompileError> {
+        let (mut text, code) = self.begin(program, site)?;
+        code.emit(&mut text);
+        text.raw(&self.kernels);
+        Ok(self.finish(text))
+    }
+
+    /// The stage of a program with one strip a tile; `ahead`: which inputs are loaded in front of other stages, at least one.
+    ///
+    /// # Errors
+    /// A site whose SRAM it does not fit.
+    pub fn split(
+        &self,
+        program: &Rowwise,
+        site: &Site,
+        ahead: &[bool],
+    ) -> Result<Split, CompileError> {
+        let (mut early, code) = self.begin(program, site)?;
+        early.blank();
+        early.directive(".tile");
+        code.prepare(&mut early, ahead);
+        let (mut before, mut text) = (Text::default(), Text::default());
+        code.ahead(&mut before, ahead);
+        code.one_strip(&mut text, ahead);
+        text.raw(&self.kernels);
+        Ok(Split {
+            ahead: before.finish(),
+            early: early.finish(),
+            stage: self.finish(text),
+        })
+    }
+
+    fn begin<'a>(
+        &'a self,
+        program: &'a Rowwise,
+        site: &'a Site,
+    ) -> Result<(Text, Code<'a>), CompileError> {
+        let tsram = areas(&self.layout, site)?;
+        let mut text = stage::begin(&Op::Rowwise(program.clone()), site);
+        tsram.declare(&mut text);
+        let code = Code {
+            program,
+            graph: &self.graph,
+            layout: &self.layout,
+            site,
+        };
+        Ok((text, code))
+    }
+
+    fn finish(&self, text: Text) -> Stage {
+        Stage {
+            text: text.finish(),
+            plan: self.plan.clone(),
+            crosses: false,
+        }
+    }
+}
+
+/// Finds the form of a valid program for a site's chip.
+///
+/// # Errors
+/// As [`lower`].
+pub fn planned(program: &Rowwise, site: &Site) -> Result<Planned, CompileError> {
     let op = Op::Rowwise(program.clone());
     let planned = site.planned(1);
     let chip = &planned;
@@ -87,7 +187,7 @@ pub fn stage(program: &Rowwise, site: &Site) -> Result<Stage, CompileError> {
             }
         }
     }
-    let Some((_, l, k, pooled)) = best else {
+    let Some((_, mut l, k, pooled)) = best else {
         return Err(refused.unwrap_or_else(|| {
             no_plan(format!(
                 "a row has {} values in {} passes; no order keeps those that live at once in 32 vector registers",
@@ -99,22 +199,16 @@ pub fn stage(program: &Rowwise, site: &Site) -> Result<Stage, CompileError> {
     if let Some(reason) = code::needs(program, &l).missing(chip) {
         return Err(no_plan(reason));
     }
+    if l.single(u64::from(chip.tiles())) {
+        // Kernels know one slot only.
+        l.ring = 1;
+    }
     let plan = plan(&op, &graph, &l, &k, pooled, chip);
-    let tsram = areas(&l, site)?;
-    let mut text = stage::begin(&op, site);
-    tsram.declare(&mut text);
-    let control = Code {
-        program,
-        graph: &graph,
-        layout: &l,
-        site,
-    };
-    control.emit(&mut text);
-    text.raw(&k.text);
-    Ok(Stage {
-        text: text.finish(),
+    Ok(Planned {
+        graph,
+        layout: l,
+        kernels: k.text,
         plan,
-        crosses: false,
     })
 }
 

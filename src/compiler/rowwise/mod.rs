@@ -22,7 +22,7 @@ pub mod passes;
 pub mod pipeline;
 mod single;
 
-pub use lower::{lower, stage};
+pub use lower::{Planned, Split, lower, planned, stage};
 
 use super::op::{MAX_EXTENT, OpError};
 use crate::num::Dtype;

@@ -3,6 +3,7 @@
 use super::Tiling;
 use crate::compiler::attention::kernels::{JOIN_ROWS, STAT_L, VECTOR_BYTES};
 use crate::compiler::attention::{Channels, Geometry};
+use crate::compiler::Op;
 use crate::compiler::emit::Text;
 use crate::compiler::stage::Site;
 
@@ -45,12 +46,9 @@ fn write_out(text: &mut Text, g: &Geometry, site: &Site) {
         signal out_free, 1"
     ));
     if g.op.q_len == 1 {
-        text.block(&format!(
-            "li a2, lane_count * value_dim
-            dma.bf16.bf16 {out}, a1, a0, a2"
-        ));
+        text.inst("li a2, lane_count * value_dim");
     } else {
-        text.block(&format!(
+        text.block(
             "li a2, line_heads
             li a3, group * 2 * value_dim
             li a4, head_rows * 2 * value_dim
@@ -58,9 +56,19 @@ fn write_out(text: &mut Text, g: &Geometry, site: &Site) {
             li a2, q_len
             li a4, heads * 2 * value_dim
             dim a2, a4, a3
-            li a2, group * value_dim
-            dma.bf16.bf16 {out}, a1, a0, a2"
-        ));
+            li a2, group * value_dim",
+        );
+    }
+    to_all(text, g, site, "a4");
+    text.inst(&format!("dma.bf16.bf16 {out}, a1, a0, a2"));
+}
+
+/// If O lies in every tile's SRAM: the next transfer goes to all of them. `mask` is a register.
+fn to_all(text: &mut Text, g: &Geometry, site: &Site, mask: &str) {
+    let o = Op::Attention(g.op).tensors().len() - 1;
+    if site.is_local(o) {
+        let tiles = site.all_tiles();
+        text.block(&format!("li {mask}, {tiles}\nmcast {mask}"));
     }
 }
 
@@ -265,9 +273,10 @@ pub(super) fn push_join(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) 
                 li a2, slice
                 wait out_full, 1
                 signal out_free, 1
-                {ended}
-                dma.bf16.bf16 {out}, a1, a0, a2"
+                {ended}"
             ));
+            to_all(text, g, site, "a3");
+            text.inst(&format!("dma.bf16.bf16 {out}, a1, a0, a2"));
         } else {
             text.block(&format!(
                 "li h, line_heads
@@ -285,8 +294,11 @@ pub(super) fn push_join(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) 
                 bne h, r0, write_next
                 signal out_free, 1
                 {ended}
-                write_next:
-                dma.bf16.bf16 {out}, a1, a0, a5
+                write_next:"
+            ));
+            to_all(text, g, site, "t3");
+            text.block(&format!(
+                "dma.bf16.bf16 {out}, a1, a0, a5
                 li t3, group * 2 * value_dim
                 add a1, a1, t3
                 li t3, head_rows * 2 * slice

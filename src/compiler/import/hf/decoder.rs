@@ -11,7 +11,7 @@
 use super::config::Config;
 use super::weights::Weights;
 use super::{ImportError, Step};
-use crate::compiler::graph::{Attention, Builder, Graph, TopK, ValueId};
+use crate::compiler::graph::{Attention, Builder, Graph, Recipe, Source, TopK, ValueId};
 use crate::compiler::import::blocks;
 use crate::compiler::rowwise::{Binary, Unary};
 use crate::num::Dtype;
@@ -187,8 +187,12 @@ impl Model<'_> {
                 .b
                 .input(&format!("past_{name}.{layer}"), cache, &shape)?;
             if from < past {
-                let old = self.b.slice(old, 1, from, 1, past - from)?;
+                // The whole cache with the new rows in their place: of one sequence a window of it is a view, no copy.
                 all = self.b.concat(&[old, new], 1)?;
+            }
+            if (1..past).contains(&from) {
+                let rows = self.b.shape(all)[1];
+                all = self.b.slice(all, 1, from, 1, rows - from)?;
             }
         }
         self.b.output(new, &format!("{name}.{layer}"))?;
@@ -223,7 +227,15 @@ impl Model<'_> {
             self.remember(v, "value", layer, from)?,
         ];
         if config.sinks() {
-            operands.push(self.weight(&format!("{prefix}.sinks"), &[heads])?);
+            // The kernels read FP32, which holds what files have.
+            let name = format!("{prefix}.sinks");
+            let (dtype, data) = self.weights.get(&name, &[heads])?;
+            let shape = vec![heads];
+            let data = match dtype {
+                Dtype::F32 => data,
+                _ => Recipe::Cast(Source { dtype, shape, data }, Dtype::F32).data(),
+            };
+            operands.push(self.b.constant(&name, Dtype::F32, &[heads], data)?);
         }
         let op = Attention {
             dtype: self.step.values,
