@@ -76,8 +76,8 @@ pub struct Constant {
 #[derive(Clone, Debug, PartialEq)]
 enum Packed {
     Plain,
-    /// As this layer of the stream.
-    Layer(usize, Arc<Layers>),
+    /// As this layer of the stream, with its scales.
+    Layer(usize, Arc<Layers>, Option<Data>),
     /// As the experts of this product, with their scales.
     Experts(usize, Arc<Experts>, Option<Data>),
 }
@@ -94,7 +94,9 @@ impl Constant {
     /// A file that cannot be read; a model without weights.
     pub fn bytes(&self) -> Result<Arc<[u8]>, DataError> {
         match &self.packed {
-            Packed::Layer(layer, layers) => Ok(layers.pack(*layer, &self.data)?.into()),
+            Packed::Layer(layer, layers, scales) => {
+                Ok(layers.pack(*layer, &self.data, scales.as_ref())?.into())
+            }
             Packed::Experts(product, experts, scales) => {
                 let packed = experts.all[*product].pack(&self.data, scales.as_ref());
                 Ok(packed?.into())
@@ -267,6 +269,10 @@ pub fn compile_kept(
         data: data.clone(),
         packed: Packed::Plain,
     });
+    let of = |id: ValueId| match &graph[id].kind {
+        Kind::Constant(data) => Some(data.clone()),
+        _ => None,
+    };
     let packed = layers.all.iter().enumerate().filter_map(|(n, layer)| {
         let Kind::Constant(data) = &graph[layer.weights].kind else {
             return None;
@@ -274,13 +280,9 @@ pub fn compile_kept(
         Some(Constant {
             symbol: placement.layer_symbol(layer.weights, n),
             data: data.clone(),
-            packed: Packed::Layer(n, layers.clone()),
+            packed: Packed::Layer(n, layers.clone(), layer.scales.and_then(of)),
         })
     });
-    let of = |id: ValueId| match &graph[id].kind {
-        Kind::Constant(data) => Some(data.clone()),
-        _ => None,
-    };
     let stacks = experts.all.iter().enumerate().filter_map(|(n, expert)| {
         Some(Constant {
             symbol: placement.experts_symbol(expert.weights, n),

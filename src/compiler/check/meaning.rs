@@ -6,9 +6,10 @@
 
 use super::CheckError;
 use super::cells::{decode, encode, in_range, rounded};
-use crate::compiler::graph::{Attention, Graph, Grouped, Kind, Op, Value, ValueId, View};
+use crate::compiler::graph::{Attention, Graph, Grouped, Kind, Matmul, Op, Value, ValueId, View};
 use crate::compiler::rowwise::{Binary, Compare, Reduce, Rowwise, Spread, Step, StepId};
 use crate::compiler::rowwise::{Ternary, Unary};
+use crate::isa::QuantRule;
 use crate::num::random::{normal, splitmix64};
 use crate::num::{self, Dtype};
 use std::borrow::Cow;
@@ -234,7 +235,10 @@ fn run(
 ) -> Result<Vec<Vec<f64>>, CheckError> {
     let out = &outputs[0].shape;
     Ok(match op {
-        Op::Matmul(_) => vec![matmul(&x[0], &x[1], out)],
+        Op::Matmul(op) => vec![match x.get(2) {
+            Some(scales) => scaled(op, &x[0], &x[1], scales, out),
+            None => matmul(&x[0], &x[1], out),
+        }],
         Op::Attention(op) => vec![attention(op, x)],
         Op::Rowwise(op) => rowwise(op, x),
         Op::Layout(view) => vec![view.indices().map(|i| x[0].data[i as usize]).collect()],
@@ -307,6 +311,38 @@ fn add_product(row: &[f64], matrix: &[f64], n: usize, sums: &mut [f64]) {
     for (x, b) in row.iter().zip(matrix.chunks_exact(n)) {
         sums.iter_mut().zip(b).for_each(|(sum, y)| *sum += x * y);
     }
+}
+
+/// A product with scales of B's blocks. Quantising A changes nothing over real numbers but where elements of FP4 and FP6 are rounded.
+fn scaled(op: &Matmul, a: &Operand, b: &Operand, scales: &Operand, out: &[u64]) -> Vec<f64> {
+    let (k, n) = (b.extent(0), b.extent(1));
+    let block = Matmul::block(k as u64, scales.value) as usize;
+    let mut rows = a.data.to_vec();
+    if let Some(dtype) = op.blocks {
+        let (rule, one) = match block {
+            16 => (QuantRule::Nvfp4, 1f32.to_bits()),
+            _ => (QuantRule::Rceil, 0),
+        };
+        for values in rows.chunks_mut(block) {
+            let (code, quotients) = super::transfer::block(rule, dtype, one, values);
+            let scale = super::transfer::scale(block == 16, code);
+            for (x, quotient) in values.iter_mut().zip(quotients) {
+                *x = quotient * scale;
+            }
+        }
+    }
+    let elements = b.row(0, k * n);
+    let scale = |(i, x): (usize, &f64)| {
+        let code = scales.data[i / n / block * n + i % n];
+        x * super::transfer::scale(block == 16, code as u8)
+    };
+    let columns: Vec<f64> = elements.iter().enumerate().map(scale).collect();
+    let [a, b] = [(a, &rows), (b, &columns)].map(|(x, data)| Operand {
+        value: x.value,
+        data,
+        packed: None,
+    });
+    matmul(&a, &b, out)
 }
 
 fn matmul(a: &Operand, b: &Operand, out: &[u64]) -> Vec<f64> {
