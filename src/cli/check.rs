@@ -129,7 +129,7 @@ fn matmul(machine: &Machine, op: &Matmul, split_depth: u64, seed: u64) -> Result
     };
     let a = matrix(&a_values[..], a.scale, &a_codes[..]);
     let b = matrix(&b_values[..], b.scale, &b_codes[..]);
-    let tensor_scales = match op.dtype.tensor_scaled() {
+    let tensor_scales = match op.tensor_scaled() {
         true => Some((values("A_tensor_scale")?[0], values("B_tensor_scale")?[0])),
         false => None,
     };

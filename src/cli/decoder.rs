@@ -13,7 +13,7 @@ use crate::compiler::chain::{self, routing::Routing};
 use crate::compiler::graph::{Graph, Op, Value, ValueId};
 use crate::compiler::import::hf::{self, Step};
 use crate::compiler::import::{ImportError, Imported};
-use crate::compiler::legal::Products;
+use crate::compiler::legal::{Narrow, Products};
 use crate::isa::image::Class;
 use crate::machine::Machine;
 use crate::num::{Dtype, random};
@@ -38,10 +38,11 @@ pub struct Args {
     /// Also run the step that reads the first N tokens of each sequence: ttft_s
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
     prefill: Option<u64>,
-    /// Products with weights: bf16, or fp8 (E4M3 with a scale for each row and column); all else is BF16
+    /// Products with weights: bf16, fp8 (E4M3 with a scale for each row and column), mxfp8, mxfp6, mxfp4, nvfp4 (blocks with a scale each, rows
+    /// quantised on the chip), w4a8 (MXFP4 weights, MXFP8 rows) or w4a16 (MXFP4 weights, BF16 rows); all else is BF16
     #[arg(long)]
     dtype: String,
-    /// Type of cached keys and values, and of attention: bf16 or fp8 (E4M3) [default: as --dtype]
+    /// Type of cached keys and values, and of attention: bf16 or fp8 (E4M3) [default: bf16 with bf16 and w4a16, else fp8]
     #[arg(long, value_name = "DTYPE")]
     cache: Option<String>,
     /// Only N layers, for models that are larger than the chip's memory; figures are of these
@@ -105,8 +106,14 @@ impl<'a> Model<'a> {
             // Without data a router chooses nothing.
             None => common.no_data.then_some(Routing::Balanced),
         };
-        let products = choice("dtype", &args.dtype, Products::Bf16, Products::Fp8)?;
-        let cache = args.cache.as_deref().unwrap_or(&args.dtype);
+        let products = graph::products(Some(&args.dtype))?;
+        // Rows of 8 bits or less go with a cache of 8 bits.
+        let wide = matches!(
+            products,
+            Products::Faithful | Products::Bf16 | Products::Blocks(Narrow::W4a16)
+        );
+        let own = if wide { "bf16" } else { "fp8" };
+        let cache = args.cache.as_deref().unwrap_or(own);
         let cache = choice("cache", cache, Dtype::Bf16, Dtype::E4m3)?;
         for (flag, value) in [
             ("batch", Some(args.batch)),
@@ -221,10 +228,9 @@ impl<'a> Model<'a> {
 
     /// Bytes in HBM that what is given for the step takes at least, weights at the width of products.
     fn bytes(&self, graph: &Graph) -> u64 {
-        let weights = graph.constants().map(|(_, value, _)| match self.products {
-            Products::Fp8 => value.bytes().min(value.elements()),
-            Products::Bf16 | Products::Faithful => value.bytes(),
-        });
+        let bits = self.products.weight_bits();
+        let narrow = |value: &Value| value.elements().saturating_mul(bits) / 8;
+        let weights = (graph.constants()).map(|(_, value, _)| value.bytes().min(narrow(value)));
         let inputs = graph.list(&graph.inputs).map(Value::bytes);
         weights.chain(inputs).fold(0, u64::saturating_add)
     }
@@ -410,7 +416,14 @@ pub fn run(args: &Args, common: &Common<'_>, context: &Context) -> Result<(), Cl
     add("batch", json!(args.batch));
     add("context", json!(args.context));
     add("dtype", json!(args.dtype));
-    add("cache", json!(args.cache.as_deref().unwrap_or(&args.dtype)));
+    add(
+        "cache",
+        json!(if model.cache == Dtype::E4m3 {
+            "fp8"
+        } else {
+            "bf16"
+        }),
+    );
     add("layers", json!(model.layers()));
     add("layers_of_model", json!(model.all));
     add("tokens_per_s", json!(tokens_per_s));

@@ -90,12 +90,12 @@ fn no_weights(message: &str) -> CliError {
 pub fn products(dtype: Option<&str>) -> Result<Products, CliError> {
     match dtype {
         None => Ok(Products::default()),
-        Some("faithful") => Ok(Products::Faithful),
-        Some("bf16") => Ok(Products::Bf16),
-        Some("fp8") => Ok(Products::Fp8),
-        Some(other) => Err(CliError::usage(format!(
-            "--dtype: `{other}` is not one of faithful, bf16, fp8, which products of a whole model may be"
-        ))),
+        Some(name) => Products::parse(name).ok_or_else(|| {
+            CliError::usage(format!(
+                "--dtype: `{name}` is not one of {}, which products of a whole model may be",
+                Products::names()
+            ))
+        }),
     }
 }
 

@@ -68,6 +68,7 @@ impl Place {
             OpError::Extent { name, .. } => Some(name.replace('-', "_")),
             OpError::Heads { .. } => Some("heads".to_owned()),
             OpError::Dtype { .. } => Some("dtype".to_owned()),
+            OpError::Blocks { .. } => Some("k".to_owned()),
             OpError::ValueDim { .. } => Some("value_dim".to_owned()),
             OpError::Hbm { .. } | OpError::Stream { .. } | OpError::Rowwise(_) => None,
         };

@@ -35,7 +35,7 @@ impl Epilogue {
     /// The end that an operation needs.
     pub fn of(op: &Matmul) -> Epilogue {
         Epilogue {
-            tensor_scales: op.dtype.tensor_scaled(),
+            tensor_scales: op.tensor_scaled(),
             out: op.out,
         }
     }

@@ -13,8 +13,7 @@ use serde::{Deserialize, Serialize};
 /// Element types of an attention's `--dtype`.
 pub const ATTENTION_DTYPES: &str = "bf16, fp8";
 /// Formats of a matrix product's `--dtype`.
-pub const MATMUL_DTYPES: &str =
-    "bf16, fp8, fp8-e5m2, mxfp8, mxfp8-e5m2, mxfp6, mxfp6-e3m2, mxfp4, nvfp4, fp8xmxfp4";
+pub const MATMUL_DTYPES: &str = "bf16, fp8, fp8-e5m2, mxfp8, mxfp8-e5m2, mxfp6, mxfp6-e3m2, mxfp4, nvfp4, fp8xmxfp4, mxfp8xmxfp4";
 
 /// Format of A or of B.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,11 +100,14 @@ pub enum MatmulType {
     /// A: E4M3 activations without scales; B: MXFP4 weights.
     #[serde(rename = "fp8xmxfp4")]
     Fp8xMxfp4,
+    /// A: MXFP8 activations (E4M3); B: MXFP4 weights.
+    #[serde(rename = "mxfp8xmxfp4")]
+    Mxfp8xMxfp4,
 }
 
 impl MatmulType {
     /// Every format, in the order of [`MATMUL_DTYPES`].
-    pub const ALL: [MatmulType; 10] = [
+    pub const ALL: [MatmulType; 11] = [
         MatmulType::Bf16,
         MatmulType::Fp8,
         MatmulType::Fp8E5m2,
@@ -116,6 +118,7 @@ impl MatmulType {
         MatmulType::Mxfp4,
         MatmulType::Nvfp4,
         MatmulType::Fp8xMxfp4,
+        MatmulType::Mxfp8xMxfp4,
     ];
 
     /// The name on the command line, in JSON and in notes.
@@ -131,6 +134,7 @@ impl MatmulType {
             MatmulType::Mxfp4 => "mxfp4",
             MatmulType::Nvfp4 => "nvfp4",
             MatmulType::Fp8xMxfp4 => "fp8xmxfp4",
+            MatmulType::Mxfp8xMxfp4 => "mxfp8xmxfp4",
         }
     }
 
@@ -145,6 +149,11 @@ impl MatmulType {
             name: name.to_owned(),
             allowed: MATMUL_DTYPES,
         })
+    }
+
+    /// The format of these operands.
+    pub fn of(a: Operand, b: Operand) -> Option<MatmulType> {
+        Self::ALL.into_iter().find(|t| t.operands() == (a, b))
     }
 
     /// Formats of A and of B.
@@ -163,6 +172,7 @@ impl MatmulType {
             MatmulType::Mxfp4 => both(mx(Dtype::E2m1)),
             MatmulType::Nvfp4 => both(of(Dtype::E2m1, ScaleType::Ue4m3)),
             MatmulType::Fp8xMxfp4 => (plain(Dtype::E4m3), mx(Dtype::E2m1)),
+            MatmulType::Mxfp8xMxfp4 => (mx(Dtype::E4m3), mx(Dtype::E2m1)),
         }
     }
 

@@ -30,6 +30,10 @@ pub struct Matmul {
     /// Element type of C: BF16 or FP32.
     #[serde(default = "bf16", skip_serializing_if = "is_bf16")]
     pub out: Dtype,
+    /// Type of A in HBM where loads quantise it to its blocks (E8M0 scales rounded up; NVFP4 under a tensor scale of 1): BF16, FP16 or
+    /// FP32. Then A has no tensor of scales, and nobody multiplies by tensor scales. None: A lies there as it is multiplied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<Dtype>,
 }
 
 fn bf16() -> Dtype {
@@ -105,6 +109,9 @@ pub enum OpError {
         name: &'static str,
         value: u64,
     },
+    /// Rows of A that do not fall into whole blocks.
+    #[error("k is {k}; rows that loads quantise are multiples of {block}")]
+    Blocks { k: u64, block: u64 },
     /// Query heads cannot be shared out over the K and V heads.
     #[error("heads is {heads}, which is no multiple of kv-heads {kv_heads}")]
     Heads { heads: u64, kv_heads: u64 },
@@ -224,6 +231,21 @@ impl Matmul {
             k,
             dtype,
             out,
+            input: None,
+        }
+    }
+
+    /// Whether the sums are multiplied by an FP32 scale of A and one of B.
+    pub fn tensor_scaled(&self) -> bool {
+        self.dtype.tensor_scaled() && self.input.is_none()
+    }
+
+    /// Bytes of `elements` of a row of A, and of their scales, as they lie in HBM and come through a tile's port.
+    pub(super) fn a_moved(&self, elements: u64) -> u64 {
+        let a = self.dtype.operands().0;
+        match self.input {
+            Some(wide) => wide.bytes_for(elements),
+            None => a.bytes(elements) + a.scale_blocks(elements),
         }
     }
 
@@ -247,16 +269,20 @@ impl Matmul {
             ..tensor(name, of.dtype, &[rows, columns])
         };
         let mut all = vec![
-            matrix("A", a, self.m, self.k),
+            match self.input {
+                Some(wide) => tensor("A", wide, &[self.m, self.k]),
+                None => matrix("A", a, self.m, self.k),
+            },
             matrix("B", b, self.k, self.n),
         ];
         for (name, of, extent) in [("A_scales", a, self.m), ("B_scales", b, self.n)] {
-            if of.scaled() {
+            let made = name == "A_scales" && self.input.is_some();
+            if of.scaled() && !made {
                 let shape = [of.scale_blocks(self.k), extent];
                 all.push(tensor(name, Dtype::U8, &shape));
             }
         }
-        if self.dtype.tensor_scaled() {
+        if self.tensor_scaled() {
             for name in ["A_tensor_scale", "B_tensor_scale"] {
                 all.push(tensor(name, Dtype::F32, &[1]));
             }
@@ -361,6 +387,20 @@ impl Op {
                 name: op.out.name().to_owned(),
                 allowed: "bf16, f32 for C",
             });
+        }
+        if let Op::Matmul(op) = self
+            && let Some(input) = op.input
+        {
+            let block = op.dtype.operands().0.scale_block();
+            if block == 0 || !matches!(input, Dtype::Bf16 | Dtype::F16 | Dtype::F32) {
+                return Err(OpError::Dtype {
+                    name: input.name().to_owned(),
+                    allowed: "bf16, f16, f32 for an A that becomes blocks",
+                });
+            }
+            if !op.k.is_multiple_of(block) {
+                return Err(OpError::Blocks { k: op.k, block });
+            }
         }
         if let Op::Attention(op) = self
             && !op.heads.is_multiple_of(op.kv_heads)
@@ -568,11 +608,12 @@ impl std::fmt::Display for Op {
         match self {
             Op::Matmul(op) => write!(
                 f,
-                "matmul C[{m},{n}] = A[{m},{k}] B[{k},{n}], {dt}{to}",
+                "matmul C[{m},{n}] = A[{m},{k}] B[{k},{n}], {dt}{from}{to}",
                 m = op.m,
                 n = op.n,
                 k = op.k,
                 dt = op.dtype,
+                from = op.input.map_or(String::new(), |t| format!(" from {t}")),
                 to = if is_bf16(&op.out) { "" } else { " to f32" }
             ),
             Op::Attention(op) => {

@@ -344,7 +344,19 @@ impl Search<'_> {
         let (op, a, b) = (t.op, self.a, self.b);
         let request = u64::from(self.chip.dma.request_bytes).max(1);
         let pad = |strides: [u64; 2]| request - strides.into_iter().fold(request, gcd);
-        let a_pad = pad([a.row(op.k), a.bytes(t.kc)]);
+        // What loads quantise lies wider in HBM, with no scales.
+        let (a_row, a_blocks) = match op.input {
+            Some(wide) => (wide.bytes_for(op.k), 0),
+            None => (a.bytes(op.k), a.scale_blocks(op.k)),
+        };
+        let a_part = |elements: u64| match op.input {
+            Some(wide) => wide.bytes_for(elements),
+            None => a.bytes(elements),
+        };
+        let a_pad = match op.input {
+            Some(_) => pad([a_row, a_part(t.kc)]),
+            None => pad([a.row(op.k), a.bytes(t.kc)]),
+        };
         let b_pad = pad([b.row(op.n), b.bytes(t.cols.unit)]);
         let a_times = if t.is_resident(Side::A) {
             1
@@ -364,20 +376,24 @@ impl Search<'_> {
         let a_loads = t.chunks * t.rows.passes * a_times;
         let b_loads = t.chunks * t.cols.passes * b_times;
         // Scales: rows of a pass's rows of A (columns of B), one for each K block.
-        let (a_blocks, b_blocks) = (a.scale_blocks(op.k), b.scale_blocks(op.k));
+        let b_blocks = b.scale_blocks(op.k);
         let a_scale_pad = pad([op.m, t.rows.unit]);
         let b_scale_pad = pad([op.n, t.cols.unit]);
         let a_pieces = (t.grid.rows * t.rows.passes).min(t.rows.units);
-        let a_load = t.rows.pass() * (a.bytes(depth) + a_pad)
-            + a.scale_blocks(depth) * (t.rows.pass() + a_scale_pad);
+        let a_load_blocks = match op.input {
+            Some(_) => 0,
+            None => a.scale_blocks(depth),
+        };
+        let a_load =
+            t.rows.pass() * (a_part(depth) + a_pad) + a_load_blocks * (t.rows.pass() + a_scale_pad);
         let b_load = depth * (b.bytes(t.cols.pass()) + b_pad)
             + b.scale_blocks(depth) * (t.cols.pass() + b_scale_pad);
         Streams {
-            a_bytes: a_strip * (a.bytes(op.k) + a_blocks),
+            a_bytes: a_strip * (a_row + a_blocks),
             b_bytes: b_strip * b.bytes(t.cols.strip()) + b_times * b_blocks * t.cols.strip(),
             a_requested: a_loads.div_ceil(t.grid.cols) * a_load,
             b_requested: b_loads.div_ceil(t.grid.rows) * b_load,
-            all_bytes: all_a * (a.bytes(op.k) + a_blocks)
+            all_bytes: all_a * (a_row + a_blocks)
                 + b_strip * b.bytes(op.n)
                 + b_times * b_blocks * op.n,
             all_padding: all_a * t.chunks * a_pad
@@ -470,7 +486,7 @@ impl Search<'_> {
         ];
         // First products: the latency, and the HBM's time for the first chunk of every loader, which all arrive together.
         let (a_chunk, b_chunk) = (
-            t.rows.pass() * (self.a.bytes(t.kc) + t.a_scales.chunk),
+            t.rows.pass() * op.a_moved(t.kc),
             t.kc * self.b.bytes(t.cols.pass()) + t.b_scales.chunk * t.cols.pass(),
         );
         let first = gm * gn.min(t.chunks) * a_chunk + gn * gm.min(t.chunks) * b_chunk;
@@ -512,7 +528,7 @@ impl Search<'_> {
         }
         let (op, chip) = (t.op, self.chip);
         let (a, b) = (
-            t.rows.pass() * (self.a.bytes(op.k) + self.a.scale_blocks(op.k)),
+            t.rows.pass() * op.a_moved(op.k),
             op.k * self.b.bytes(t.cols.pass()) + self.b.scale_blocks(op.k) * t.cols.pass(),
         );
         let (met_rows, met_cols) = t.grid.met;

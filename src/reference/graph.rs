@@ -8,7 +8,7 @@ mod grouped;
 
 use super::codes::{self, Element};
 use super::rowwise::{self, Bounded};
-use crate::compiler::graph::{Attention, Graph, Kind, Op, Value, ValueId, View};
+use crate::compiler::graph::{Attention, Graph, Kind, Matmul, Op, Value, ValueId, View};
 use crate::isa::Dtype;
 use std::collections::BTreeMap;
 
@@ -207,7 +207,10 @@ fn run(
 ) -> Result<Vec<Vec<f64>>, EvalError> {
     let out = &outputs[0].shape;
     Ok(match op {
-        Op::Matmul(_) => vec![matmul(&x[0], &x[1], out)],
+        Op::Matmul(op) => vec![match x.get(2) {
+            Some(scales) => scaled(op, &x[0], &x[1], scales, out),
+            None => matmul(&x[0], &x[1], out),
+        }],
         Op::Attention(op) => vec![attention(op, x)],
         Op::Rowwise(op) => {
             let data: Vec<&[f64]> = x.iter().map(|x| x.data).collect();
@@ -297,6 +300,67 @@ fn run(
         }
         Op::Grouped(op) => vec![grouped::evaluate(op, x, place)?],
     })
+}
+
+/// The number of a scale: a code of E8M0 for blocks of 32, of UE4M3 for blocks of 16.
+fn scale_of(block: u64, code: f64) -> f64 {
+    match (block, code as u32) {
+        (16, code) => number(Dtype::E4m3, code),
+        (_, 255) => f64::NAN,
+        (_, code) => 2f64.powi(code as i32 - 127),
+    }
+}
+
+/// The numbers of a block of A: quotients by the block's scale, rounded to its elements' type, times the scale.
+fn in_block(block: u64, dtype: Dtype, values: &mut [f64]) {
+    let most = values.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+    let largest = round(dtype, f64::from(f32::MAX));
+    let scale = match block {
+        16 => round(Dtype::E4m3, most / largest),
+        // The smallest power of two under which nothing saturates.
+        _ if most == 0.0 => 0.0,
+        _ => {
+            let mut scale = 2f64.powi((most / largest).log2().floor().clamp(-127.0, 127.0) as i32);
+            while most > largest * scale && scale < 2f64.powi(127) {
+                scale *= 2.0;
+            }
+            scale
+        }
+    };
+    for x in values {
+        *x = match scale > 0.0 {
+            true => round(dtype, *x / scale) * scale,
+            false => 0.0,
+        };
+    }
+}
+
+/// A product with scales of B's blocks, and of A's if it is quantised.
+fn scaled(
+    op: &Matmul,
+    a: &Operand<'_>,
+    b: &Operand<'_>,
+    scales: &Operand<'_>,
+    out: &[u64],
+) -> Vec<f64> {
+    let (k, n) = (b.extent(0), b.extent(1));
+    let block = Matmul::block(k as u64, scales.value);
+    let mut rows = a.data.to_vec();
+    if let Some(dtype) = op.blocks {
+        for values in rows.chunks_mut(block as usize) {
+            in_block(block, dtype, values);
+        }
+    }
+    let scale = |(i, x): (usize, &f64)| {
+        let at = i / n / block as usize * n + i % n;
+        x * scale_of(block, scales.data[at])
+    };
+    let columns: Vec<f64> = b.data.iter().enumerate().map(scale).collect();
+    let [a, b] = [(a, &rows), (b, &columns)].map(|(x, data)| Operand {
+        value: x.value,
+        data,
+    });
+    matmul(&a, &b, out)
 }
 
 fn matmul(a: &Operand<'_>, b: &Operand<'_>, out: &[u64]) -> Vec<f64> {

@@ -91,7 +91,7 @@ fn outputs(program: &Program, graph: &Graph, chip: &Arc<Chip>) -> Vec<Vec<f32>> 
 }
 
 /// Compiles and runs a graph; every output is within `tolerance` of its largest number.
-fn check(graph: &Graph, chip: &str, tolerance: f64) -> Program {
+pub fn check(graph: &Graph, chip: &str, tolerance: f64) -> Program {
     let chip = Arc::new(Chip::preset(chip).unwrap());
     let program = chain::compile(graph, &chip, &chain::Options::default()).unwrap();
     crate::checker::clean(graph, &chip, &program);

@@ -14,7 +14,8 @@ use tilewright::compiler::graph::{Graph, Op};
 use tilewright::compiler::import::hf::{Step, named, read};
 use tilewright::num::Dtype;
 use tiny::{
-    Kind, MIXTRAL, PLAIN, Tensors, bert, deepseek, dequantise, file, gpt_oss, mixtral, qwen3_moe,
+    Kind, MIXTRAL, PLAIN, Tensors, bert, deepseek, deepseek_fp8, dequantise, file, gpt_oss,
+    mixtral, qwen3_moe, untile,
 };
 
 const IDS: [usize; 6] = [3, 1, 4, 1, 5, 9];
@@ -67,7 +68,7 @@ fn agrees(
 ) {
     let (bytes, numbers) = file(&tensors);
     let dir = model(name, &config, &bytes);
-    let forms: &[bool] = if name == "deepseek" {
+    let forms: &[bool] = if name.starts_with("deepseek") {
         &[false, true]
     } else {
         &[false]
@@ -148,6 +149,32 @@ fn deepseek_is_its_formulas_plain_and_absorbed() {
             },
         )
     });
+}
+
+#[test]
+fn deepseek_in_blocks_of_e4m3_is_its_formulas() {
+    let (config, tensors) = deepseek_fp8();
+    let all = tensors.clone();
+    agrees("deepseek-fp8", (config.clone(), tensors), |net| {
+        untile(net, &all);
+        net.logits(
+            &IDS,
+            |xs, layer| net.latent_attention(xs, layer),
+            |x, layer| {
+                let prefix = format!("model.layers.{layer}.mlp");
+                match layer {
+                    0 => net.gated(&prefix, PLAIN, x),
+                    _ => net.sigmoid_experts(&prefix, x),
+                }
+            },
+        )
+    });
+    let dir = model("deepseek-fp8-count", &config, &file(&all).0);
+    let imported = read(&dir.0, exact(4, 0)).unwrap();
+    let matrices = all
+        .iter()
+        .filter(|t| t.1.len() == 2 && t.0.ends_with("_scale_inv"));
+    assert_eq!(imported.folded["dequantised weights"], matrices.count());
 }
 
 /// Pooling by the mean or the first token, and scaled to length 1.
@@ -444,6 +471,14 @@ fn wrong_experts_say_what_is_wrong() {
         gpt_oss(true),
         &key("swiglu_alpha", json!(2.0)),
         "swiglu_alpha is 2",
+    );
+    let factors = "model.layers.0.mlp.up_proj.weight_scale_inv";
+    refused(deepseek_fp8(), &drop(factors), "in no shard");
+    let none = json!({ "quant_method": "fp8" });
+    refused(
+        deepseek_fp8(),
+        &key("quantization_config", none),
+        "fp8 is supported with a weight_block_size",
     );
     refused(
         deepseek(),

@@ -11,8 +11,12 @@ use tilewright::isa::image::Image;
 use tilewright::machine::{
     LoadOptions, Machine, SanitizeOptions, UntimedLimits, run_untimed, sanitize,
 };
+use tilewright::num::block::{ScaleRule, quantise_mx, quantise_nvfp4};
 use tilewright::num::random::{normal, splitmix64};
-use tilewright::num::{Dtype, Overflow, Rounding, decode_slice, encode_slice, exact_block_sum};
+use tilewright::num::{
+    Dtype, Overflow, Rounding, decode, decode_slice, e8m0_value, encode_slice, exact_block_sum,
+    ue4m3_value,
+};
 use tilewright::timing::{self, TimedOptions};
 
 fn chip(name: &str) -> Arc<Chip> {
@@ -27,6 +31,7 @@ fn linear(m: u64, n: u64, k: u64, dtype: Dtype, scale: ScaleType) -> Linear {
         k,
         input,
         weights: Operand { dtype, scale },
+        blocks: None,
         output,
     }
 }
@@ -79,6 +84,21 @@ fn rounded(dtype: Dtype, values: &[f32]) -> (Vec<u8>, Vec<f32>) {
     (bytes, values)
 }
 
+/// The numbers of A in blocks: elements times scales.
+fn in_blocks(op: &Linear, dtype: Dtype, a: &[f32]) -> Vec<f32> {
+    let size = op.weights.scale_block() as usize;
+    let each = a.chunks(size).map(|values| {
+        let mut codes = vec![0; size];
+        let scale = match op.weights.scale {
+            ScaleType::Ue4m3 => ue4m3_value(quantise_nvfp4(1.0, values, &mut codes).scale),
+            _ => e8m0_value(quantise_mx(dtype, ScaleRule::Rceil, values, &mut codes).scale),
+        };
+        let number = move |code: u8| scale * decode(dtype, u32::from(code));
+        codes.into_iter().map(number).collect::<Vec<f32>>()
+    });
+    each.flatten().collect()
+}
+
 /// C by the rule, from the values of A as it is multiplied and of B: parts of K from +0, blocks summed exactly, rounded once, added in FP32.
 fn reference(op: &Linear, depth: u64, a: &[f32], b: &[f32], scales: &[u8]) -> Vec<f32> {
     let (m, n, k) = (op.m as usize, op.n as usize, op.k as usize);
@@ -94,9 +114,10 @@ fn reference(op: &Linear, depth: u64, a: &[f32], b: &[f32], scales: &[u8]) -> Ve
             for j in 0..n {
                 let mut sum = 0.0f32;
                 for from in (first..end).step_by(block) {
-                    let scale = |t: usize| match scales.get(t / 32 * n + j) {
-                        Some(code) => 2f32.powi(i32::from(*code) - 127),
-                        None => 1.0,
+                    let scale = |t: usize| match (op.weights.scale, op.weights.scale_block()) {
+                        (ScaleType::None, _) => 1.0,
+                        (ScaleType::Ue4m3, size) => ue4m3_value(scales[t / size as usize * n + j]),
+                        (_, size) => e8m0_value(scales[t / size as usize * n + j]),
                     };
                     let pairs: Vec<(f32, f32)> = (from..end.min(from + block))
                         .map(|t| (a[i * k + t], b[t * n + j] * scale(t)))
@@ -125,12 +146,19 @@ fn check(layers: &[Linear], chip: &Arc<Chip>, ring: u64) {
             .unwrap();
         let (bytes, b) = random(seed + 1, op.weights.dtype, op.k * op.n);
         let blocks = op.weights.scale_blocks(op.k);
-        let code = |i: u64| (splitmix64(seed + 2, i) % 8 + 124) as u8;
+        let first = match op.weights.scale {
+            ScaleType::Ue4m3 => 40,
+            _ => 124,
+        };
+        let code = |i: u64| (splitmix64(seed + 2, i) % 8 + first) as u8;
         let scales: Vec<u8> = (0..blocks * op.n).map(code).collect();
         let range = stream.range(i);
         weights[range.start as usize..range.end as usize]
             .copy_from_slice(&stream.bytes(i, &bytes, &scales));
-        let (_, a) = rounded(op.operand(), &a);
+        let a = match op.blocks {
+            Some(dtype) => in_blocks(op, dtype, &a),
+            None => rounded(op.operand(), &a).1,
+        };
         let p = &stream.layers[i];
         let c = reference(op, p.depth, &a, &b, &scales);
         assert_eq!(c.len() as u64, p.parts * op.m * op.n);
@@ -183,6 +211,31 @@ fn rows_and_ragged_shapes() {
                 128 << 10,
             );
         }
+    }
+}
+
+/// A is quantised as it is fetched: codes and scales of every part of K, in every format that weights have.
+#[test]
+fn rows_in_blocks() {
+    let (mini, whole) = (chip("mini"), chip("maia-200"));
+    for (dtype, scale, to) in [
+        (Dtype::E4m3, ScaleType::E8m0, Dtype::E4m3),
+        (Dtype::E2m3, ScaleType::E8m0, Dtype::E2m3),
+        (Dtype::E3m2, ScaleType::E8m0, Dtype::E3m2),
+        (Dtype::E2m1, ScaleType::E8m0, Dtype::E2m1),
+        (Dtype::E2m1, ScaleType::E8m0, Dtype::E4m3),
+        (Dtype::E2m1, ScaleType::Ue4m3, Dtype::E2m1),
+    ] {
+        let of = |m, n, k| Linear {
+            blocks: Some(to),
+            ..linear(m, n, k, dtype, scale)
+        };
+        check(&[of(3, 204, 320), of(33, 72, 1056)], &mini, 128 << 10);
+        let wide = Linear {
+            input: Dtype::F32,
+            ..of(17, 600, 2016)
+        };
+        check(&[of(1, 1000, 4096), wide], &whole, 2 << 20);
     }
 }
 

@@ -18,6 +18,7 @@ mod linear;
 mod machine;
 mod mixtures;
 mod movement;
+mod narrow;
 mod noc;
 mod num;
 mod onnx;

@@ -119,9 +119,8 @@ impl Experts {
 
     /// What a lower bound of the whole takes for granted about which experts are read.
     pub fn assumed(&self) -> Option<String> {
-        let (few, many) = (self.all.iter().map(|e| e.ids.least)).fold((u64::MAX, 0), |(a, b), n| {
-            (a.min(n), b.max(n))
-        });
+        let (few, many) = (self.all.iter().map(|e| e.ids.least))
+            .fold((u64::MAX, 0), |(a, b), n| (a.min(n), b.max(n)));
         match (few, many) {
             (_, 0) => None,
             (few, many) if few == many => Some(format!("at least {few} experts of each product")),

@@ -8,11 +8,10 @@
 use super::parts::Parts;
 use super::steps::{Read, Step, Work, product};
 use crate::chip::Chip;
-use crate::compiler::graph::{Data, Graph, Kind, Op as NodeOp, ValueId};
+use crate::compiler::graph::{Data, Graph, Kind, Op as NodeOp, Value, ValueId};
 use crate::compiler::linear::{Linear, MAX_ROWS, Stream};
 use crate::compiler::rowwise::{self, Binary, Input, Output, Rowwise, Spread, StepId, Unary};
-use crate::compiler::{Matmul, Op, Operand};
-use crate::isa::ScaleType;
+use crate::compiler::{Matmul, Op};
 use crate::num::Dtype;
 use std::collections::BTreeMap;
 
@@ -22,6 +21,8 @@ pub struct Layer {
     pub node: usize,
     pub op: Matmul,
     pub weights: ValueId,
+    /// Of its blocks.
+    pub scales: Option<ValueId>,
     /// The parts of K.
     pub parts: u64,
     /// Where it leaves them; the product itself if there is one.
@@ -44,12 +45,13 @@ impl Layers {
     pub fn of(graph: &Graph, parts: &Parts, chip: &Chip, ring: u64) -> Layers {
         let candidates: Vec<(usize, Matmul)> = (graph.nodes.iter().enumerate())
             .filter_map(|(n, node)| {
-                let NodeOp::Matmul(_) = node.op else {
+                let NodeOp::Matmul(op) = &node.op else {
                     return None;
                 };
-                let [a, b] = [0, 1].map(|i| &graph[node.inputs[i]]);
-                let op = product(a, b, &graph[node.outputs[0]]).ok()?;
-                let constant = matches!(b.kind, Kind::Constant(_));
+                let operands: Vec<&Value> = graph.list(&node.inputs).collect();
+                let op = product(op, &operands, &graph[node.outputs[0]]).ok()?;
+                let constant = |v: &&Value| matches!(v.kind, Kind::Constant(_));
+                let constant = operands[1..].iter().all(constant);
                 (constant && op.m <= MAX_ROWS && linear(&op).problem().is_none()).then_some((n, op))
             })
             .collect();
@@ -89,6 +91,7 @@ impl Layers {
                 node,
                 op,
                 weights: graph.nodes[node].inputs[1],
+                scales: graph.nodes[node].inputs.get(2).copied(),
                 parts: packing.parts,
                 sums,
                 direct: packing.parts > 1 && adds(graph, parts, product, &parts_of),
@@ -182,25 +185,25 @@ impl Layers {
         &self,
         layer: usize,
         data: &Data,
+        scales: Option<&Data>,
     ) -> Result<Vec<u8>, crate::compiler::graph::DataError> {
         let bytes = data.read()?;
+        let scales = scales.map(Data::read).transpose()?;
         let stream = self.stream.as_ref().expect("a layer is one of a stream");
-        Ok(stream.bytes(layer, &bytes, &[]))
+        Ok(stream.bytes(layer, &bytes, scales.as_deref().unwrap_or_default()))
     }
 }
 
 /// A product as a layer.
 fn linear(op: &Matmul) -> Linear {
-    let (a, b) = op.dtype.dtypes();
+    let (a, weights) = op.dtype.operands();
     Linear {
         m: op.m,
         n: op.n,
         k: op.k,
-        input: a,
-        weights: Operand {
-            dtype: b,
-            scale: ScaleType::None,
-        },
+        input: op.input.unwrap_or(a.dtype),
+        weights,
+        blocks: op.input.map(|_| a.dtype),
         output: op.out,
     }
 }

@@ -78,8 +78,8 @@ pub struct Constant {
 #[derive(Clone, Debug, PartialEq)]
 enum Packed {
     Plain,
-    /// As this layer of the stream.
-    Layer(usize, Arc<Layers>),
+    /// As this layer of the stream, with its scales.
+    Layer(usize, Arc<Layers>, Option<Data>),
     /// As the experts of this product, with their scales.
     Experts(usize, Arc<Experts>, Option<Data>),
 }
@@ -107,7 +107,9 @@ impl Constant {
     /// As [`Constant::bytes`].
     pub fn made(&self) -> Result<Vec<u8>, DataError> {
         match &self.packed {
-            Packed::Layer(layer, layers) => layers.pack(*layer, &self.data),
+            Packed::Layer(layer, layers, scales) => {
+                layers.pack(*layer, &self.data, scales.as_ref())
+            }
             Packed::Experts(product, experts, scales) => {
                 experts.all[*product].pack(&self.data, scales.as_ref())
             }
@@ -302,6 +304,10 @@ pub fn compile_kept(
         data: data.clone(),
         packed: Packed::Plain,
     });
+    let of = |id: ValueId| match &graph[id].kind {
+        Kind::Constant(data) => Some(data.clone()),
+        _ => None,
+    };
     let packed = layers.all.iter().enumerate().filter_map(|(n, layer)| {
         let Kind::Constant(data) = &graph[layer.weights].kind else {
             return None;
@@ -309,13 +315,9 @@ pub fn compile_kept(
         Some(Constant {
             symbol: placement.layer_symbol(layer.weights, n),
             data: data.clone(),
-            packed: Packed::Layer(n, layers.clone()),
+            packed: Packed::Layer(n, layers.clone(), layer.scales.and_then(of)),
         })
     });
-    let of = |id: ValueId| match &graph[id].kind {
-        Kind::Constant(data) => Some(data.clone()),
-        _ => None,
-    };
     let stacks = experts.all.iter().enumerate().filter_map(|(n, expert)| {
         Some(Constant {
             symbol: placement.experts_symbol(expert.weights, n),

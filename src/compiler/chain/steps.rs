@@ -19,9 +19,10 @@ use crate::compiler::movement::{self, Axis, Batched, Copy, Gather, Source, TopK}
 use crate::compiler::op::{Bound, BoundUnit};
 use crate::compiler::rowwise::Rowwise;
 use crate::compiler::stage::{Site, Stage};
-use crate::compiler::{CompileError, Matmul, MatmulType, Op};
+use crate::compiler::{CompileError, Matmul, MatmulType, Op, Operand};
 use crate::compiler::{attention, matmul, rowwise};
-use crate::num::{Dtype, Overflow, Rounding, encode};
+use crate::isa::ScaleType;
+use crate::num::{Overflow, Rounding, encode};
 use std::sync::Arc;
 
 /// What a step does.
@@ -71,7 +72,8 @@ impl Work {
         stream: Option<&Stream>,
     ) -> Result<(String, Stage), CompileError> {
         if let Work::Grouped(p, ids) = self {
-            let grouped::Split { early, stage } = grouped::split(p, ids.listed, sites.grouped, site)?;
+            let grouped::Split { early, stage } =
+                grouped::split(p, ids.listed, sites.grouped, site)?;
             return Ok((early, stage));
         }
         let stage = match self {
@@ -189,7 +191,9 @@ impl Work {
                 // What is repeated is read once.
                 let elements = parts.map(|p| {
                     let axes = p.shape.iter().zip(&p.strides);
-                    axes.filter(|(_, s)| **s != 0).map(|(n, _)| *n).product::<u64>()
+                    axes.filter(|(_, s)| **s != 0)
+                        .map(|(n, _)| *n)
+                        .product::<u64>()
                 });
                 op.dtype.bytes_for(elements.sum())
             }
@@ -338,8 +342,9 @@ fn step(
                 op.ok_or_else(|| refuse("a product over more than one batch axis".into()))?,
             )
         }
-        NodeOp::Matmul(_) => {
-            let op = product(value(0), value(1), &graph[result]).map_err(refuse)?;
+        NodeOp::Matmul(op) => {
+            let operands: Vec<&Value> = graph.list(&node.inputs).collect();
+            let op = product(op, &operands, &graph[result]).map_err(refuse)?;
             Work::Op(Op::Matmul(op))
         }
         NodeOp::Attention(op) => {
@@ -447,24 +452,37 @@ fn joined(graph: &Graph, parts: &Parts, axis: usize, node: &Node) -> Option<(Cop
 }
 
 /// C[m, n] = A[m, k] B[k, n] of a product.
-pub fn product(a: &Value, b: &Value, c: &Value) -> Result<Matmul, String> {
+pub fn product(op: &graph::Matmul, operands: &[&Value], c: &Value) -> Result<Matmul, String> {
+    let (a, b) = (operands[0], operands[1]);
     let of = |v: &Value| format!("{} {:?}", v.dtype, v.shape);
     let refuse = || format!("no product of {} and {} gives {}", of(a), of(b), of(c));
     let (Some((k, rows)), [_, n]) = (a.shape.split_last(), &b.shape[..]) else {
         return Err(refuse());
     };
-    let dtype = match (a.dtype, b.dtype) {
-        (Dtype::Bf16, Dtype::Bf16) => MatmulType::Bf16,
-        (Dtype::E4m3, Dtype::E4m3) => MatmulType::Fp8,
-        (Dtype::E5m2, Dtype::E5m2) => MatmulType::Fp8E5m2,
-        _ => return Err(refuse()),
+    let scale = match operands.get(2) {
+        None => ScaleType::None,
+        Some(scales) if graph::Matmul::block(*k, scales) == 16 => ScaleType::Ue4m3,
+        Some(_) => ScaleType::E8m0,
     };
+    let of_a = match op.blocks {
+        Some(dtype) => Operand { dtype, scale },
+        None => Operand {
+            dtype: a.dtype,
+            scale: ScaleType::None,
+        },
+    };
+    let of_b = Operand {
+        dtype: b.dtype,
+        scale,
+    };
+    let dtype = MatmulType::of(of_a, of_b).ok_or_else(refuse)?;
     Ok(Matmul {
         m: graph::elements(rows),
         n: *n,
         k: *k,
         dtype,
         out: c.dtype,
+        input: op.blocks.map(|_| a.dtype),
     })
 }
 

@@ -259,7 +259,9 @@ mod tests {
     fn constants_are_where_they_were_given() {
         for whole in [false, true] {
             let mut given = Given::default();
-            given.add(part(20, 2, 5, &[1, 2, 3, 4, 5, 6], whole)).unwrap();
+            given
+                .add(part(20, 2, 5, &[1, 2, 3, 4, 5, 6], whole))
+                .unwrap();
             given.add(part(4, 3, 3, &[7, 8, 9], whole)).unwrap();
             assert!(given.add(part(6, 3, 3, &[7, 8, 9], whole)).is_err());
             assert!(given.add(part(24, 3, 3, &[7, 8, 9], whole)).is_err());

@@ -6,10 +6,11 @@
 
 use super::CheckError;
 use super::cells::{decode, encode, in_range, rounded};
-use crate::compiler::graph::{Attention, Data, DataError, Graph, Grouped, Kind, Node, Op};
+use crate::compiler::graph::{Attention, Data, DataError, Graph, Grouped, Kind, Matmul, Node, Op};
 use crate::compiler::graph::{Value, ValueId, View};
 use crate::compiler::rowwise::{Binary, Compare, Reduce, Rowwise, Spread, Step, StepId};
 use crate::compiler::rowwise::{Ternary, Unary};
+use crate::isa::QuantRule;
 use crate::num::random::{normal, splitmix64};
 use crate::num::{self, Dtype};
 use std::borrow::Cow;
@@ -292,7 +293,10 @@ fn run(
 ) -> Result<Vec<Vec<f64>>, CheckError> {
     let out = &outputs[0].shape;
     Ok(match op {
-        Op::Matmul(_) => vec![matmul(&x[0], &x[1], out)?],
+        Op::Matmul(op) => vec![match x.get(2) {
+            Some(scales) => scaled(op, &x[0], &x[1], scales, out)?,
+            None => matmul(&x[0], &x[1], out, None)?,
+        }],
         Op::Attention(op) => vec![attention(op, x)],
         Op::Rowwise(op) => rowwise(op, x),
         Op::Layout(view) => vec![view.indices().map(|i| x[0].data[i as usize]).collect()],
@@ -367,7 +371,48 @@ fn add_product(row: &[f64], matrix: &[f64], n: usize, sums: &mut [f64]) {
     }
 }
 
-fn matmul(a: &Operand, b: &Operand, out: &[u64]) -> Result<Vec<f64>, CheckError> {
+/// A product with scales of B's blocks. Quantising A changes nothing over real numbers but where elements of FP4 and FP6 are rounded.
+fn scaled(
+    op: &Matmul,
+    a: &Operand,
+    b: &Operand,
+    scales: &Operand,
+    out: &[u64],
+) -> Result<Vec<f64>, CheckError> {
+    let (k, n) = (b.extent(0), b.extent(1));
+    let block = Matmul::block(k as u64, scales.value) as usize;
+    let mut rows = a.data.to_vec();
+    if let Some(dtype) = op.blocks {
+        let (rule, one) = match block {
+            16 => (QuantRule::Nvfp4, 1f32.to_bits()),
+            _ => (QuantRule::Rceil, 0),
+        };
+        for values in rows.chunks_mut(block) {
+            let (code, quotients) = super::transfer::block(rule, dtype, one, values);
+            let scale = super::transfer::scale(block == 16, code);
+            for (x, quotient) in values.iter_mut().zip(quotients) {
+                *x = quotient * scale;
+            }
+        }
+    }
+    let a = Operand {
+        value: a.value,
+        data: &rows,
+        packed: None,
+    };
+    let codes = scales.row(0, k.div_ceil(block) * n)?;
+    let nv = block == 16;
+    let scale = |i: usize| super::transfer::scale(nv, codes[i / n / block * n + i % n] as u8);
+    matmul(&a, b, out, Some(&scale))
+}
+
+/// `scale`: of an element of B.
+fn matmul(
+    a: &Operand,
+    b: &Operand,
+    out: &[u64],
+    scale: Option<&dyn Fn(usize) -> f64>,
+) -> Result<Vec<f64>, CheckError> {
     let rank = out.len();
     let (m, n) = (out[rank - 2] as usize, out[rank - 1] as usize);
     let k = a.extent(a.rank() - 1);
@@ -384,7 +429,12 @@ fn matmul(a: &Operand, b: &Operand, out: &[u64]) -> Result<Vec<f64>, CheckError>
         // Some rows at a time: they are decoded once, and stay in the host's cache for all rows of A.
         for first in (0..k).step_by(ROWS) {
             let rows = ROWS.min(k - first);
-            let b = b.row((at_b as usize * k + first) * n, rows * n)?;
+            let at = (at_b as usize * k + first) * n;
+            let mut b = b.row(at, rows * n)?;
+            if let Some(scale) = scale {
+                let scaled = b.iter().enumerate().map(|(i, x)| x * scale(at + i));
+                b = Cow::Owned(scaled.collect());
+            }
             for (row, sums) in a.chunks_exact(k).zip(sums.chunks_exact_mut(n)) {
                 add_product(&row[first..first + rows], &b, n, sums);
             }

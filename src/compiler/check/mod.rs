@@ -262,9 +262,7 @@ fn load(
     inputs: &[Vec<u8>],
 ) -> Result<(), CheckError> {
     let image = machine.image;
-    machine
-        .memory_mut(Place::Hbm)
-        .share(bindings.shelf.clone());
+    machine.memory_mut(Place::Hbm).share(bindings.shelf.clone());
     let mut twice = Vec::new();
     for (name, contents) in &bindings.constants {
         let t = tensor(image, name)?;

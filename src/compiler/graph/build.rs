@@ -220,7 +220,19 @@ impl Builder {
     /// [`Matmul`] with a result of that type.
     pub fn matmul(&mut self, a: ValueId, b: ValueId, dtype: Dtype) -> Result<ValueId, GraphError> {
         let shape = Matmul::shape(self.value(a), self.value(b)).map_err(|p| self.fail(p))?;
-        self.one(Op::Matmul(Matmul { dtype }), &[a, b], dtype, &shape)
+        let blocks = None;
+        self.one(Op::Matmul(Matmul { dtype, blocks }), &[a, b], dtype, &shape)
+    }
+
+    /// [`Matmul`] with scales of B: operands A, B, scales.
+    pub fn matmul_scaled(
+        &mut self,
+        op: Matmul,
+        [a, b, scales]: [ValueId; 3],
+    ) -> Result<ValueId, GraphError> {
+        let shape = Matmul::shape(self.value(a), self.value(b)).map_err(|p| self.fail(p))?;
+        let dtype = op.dtype;
+        self.one(Op::Matmul(op), &[a, b, scales], dtype, &shape)
     }
 
     /// [`Attention`]; operands in its order.

@@ -5,7 +5,9 @@
 //! more. Invariants: what is made of an absent constant is absent; a recipe's source has as many bytes as its type and shape say.
 
 use super::{Data, DataError, View, elements};
-use crate::num::block::{MX_BLOCK, ScaleRule, quantise_mx};
+use crate::num::block::{
+    MX_BLOCK, NVFP4_BLOCK, ScaleRule, amax, nvfp4_tensor_scale, quantise_mx, quantise_nvfp4,
+};
 use crate::num::e8m0_value;
 use crate::num::{Dtype, Overflow, Rounding, decode_slice, encode_slice, pack_codes, unpack_codes};
 use rayon::prelude::*;
@@ -34,12 +36,43 @@ pub enum Recipe {
     Quantised(Source),
     /// Of [k, n], for each column the FP32 number that makes the largest element 448; 1 for a column of zeros.
     Scales(Source),
-    /// Of [.., k, n], k a multiple of 32, in E4M3 with [`Recipe::BlockScales`] (MXFP8).
-    Blocks(Source),
-    /// Of [.., k, n], the codes of E8M0, [.., k / 32, n], of 32 neighbours along k each, rounded up, so that nothing saturates.
-    BlockScales(Source),
+    /// Of [.., k, n], k a multiple of the block, the elements over [`Recipe::BlockScales`].
+    Blocks(Source, Blocks),
+    /// Of [.., k, n], the codes of scales, [.., k / block, n], of so many neighbours along k each.
+    BlockScales(Source, Blocks),
+    /// The FP32 number over which [`Blocks::Nvfp4`] of the source are, [1].
+    TensorScale(Source),
     /// BF16 numbers of elements [.., k, n] and codes of E8M0 [.., blocks, n], the scales of k / blocks neighbours along k.
     Scaled(Source, Source),
+    /// BF16 numbers of elements [rows, columns] times FP32 factors, one for each block of so many rows and columns.
+    Tiled(Source, Source, [u64; 2]),
+}
+
+/// A format of blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Blocks {
+    /// Elements of this type with a scale of E8M0 for 32, rounded up, so that nothing saturates.
+    Mx(Dtype),
+    /// E2M1 with a scale of UE4M3 for 16, under a tensor scale.
+    Nvfp4,
+}
+
+impl Blocks {
+    /// Type of the elements.
+    pub fn dtype(self) -> Dtype {
+        match self {
+            Blocks::Mx(dtype) => dtype,
+            Blocks::Nvfp4 => Dtype::E2m1,
+        }
+    }
+
+    /// Elements that share a scale.
+    pub fn size(self) -> usize {
+        match self {
+            Blocks::Mx(_) => MX_BLOCK,
+            Blocks::Nvfp4 => NVFP4_BLOCK,
+        }
+    }
 }
 
 /// A recipe with the size of what it gives.
@@ -54,14 +87,15 @@ impl Recipe {
         match self {
             Recipe::Concat(sources, _) => sources,
             // The scales are there if the elements are.
-            Recipe::Scaled(source, _) => std::slice::from_ref(source),
+            Recipe::Scaled(source, _) | Recipe::Tiled(source, ..) => std::slice::from_ref(source),
             Recipe::View(source, _)
             | Recipe::Cast(source, _)
             | Recipe::Part(source, _)
             | Recipe::Quantised(source)
             | Recipe::Scales(source)
-            | Recipe::Blocks(source)
-            | Recipe::BlockScales(source) => std::slice::from_ref(source),
+            | Recipe::Blocks(source, _)
+            | Recipe::BlockScales(source, _)
+            | Recipe::TensorScale(source) => std::slice::from_ref(source),
         }
     }
 
@@ -78,9 +112,10 @@ impl Recipe {
             Recipe::Part(s, _) => (Dtype::Bf16, size(s)),
             Recipe::Quantised(s) => (Dtype::E4m3, size(s)),
             Recipe::Scales(s) => (Dtype::F32, s.shape.last().copied().unwrap_or(1)),
-            Recipe::Blocks(s) => (Dtype::E4m3, size(s)),
-            Recipe::BlockScales(s) => (Dtype::U8, size(s) / MX_BLOCK as u64),
-            Recipe::Scaled(s, _) => (Dtype::Bf16, size(s)),
+            Recipe::Blocks(s, blocks) => (blocks.dtype(), size(s)),
+            Recipe::BlockScales(s, blocks) => (Dtype::U8, size(s) / blocks.size() as u64),
+            Recipe::TensorScale(_) => (Dtype::F32, 1),
+            Recipe::Scaled(s, _) | Recipe::Tiled(s, ..) => (Dtype::Bf16, size(s)),
         }
     }
 
@@ -139,9 +174,21 @@ impl Derived {
                 let scales = scales(source, &numbers(source)?);
                 encoded(Dtype::F32, &scales)
             }
-            Recipe::Blocks(source) => blocks(source)?.0,
-            Recipe::BlockScales(source) => blocks(source)?.1,
+            Recipe::Blocks(source, format) => packed(format.dtype(), blocks(source, *format)?.0),
+            Recipe::BlockScales(source, format) => blocks(source, *format)?.1,
+            Recipe::TensorScale(source) => encoded(Dtype::F32, &[tensor_scale(&numbers(source)?)]),
             Recipe::Scaled(source, scales) => scaled(source, scales)?,
+            Recipe::Tiled(source, factors, [rows, columns]) => {
+                let (mut values, factors) = (numbers(source)?, (numbers(factors)?, factors));
+                let extent = |s: &Source| s.shape.last().map_or(1, |n| *n as usize).max(1);
+                let (n, across) = (extent(source), extent(factors.1));
+                for (i, line) in values.chunks_mut(n).enumerate() {
+                    for (j, x) in line.iter_mut().enumerate() {
+                        *x *= factors.0[i / *rows as usize * across + j / *columns as usize];
+                    }
+                }
+                encoded(Dtype::Bf16, &values)
+            }
         };
         Ok(made.into())
     }
@@ -201,22 +248,34 @@ fn scales(source: &Source, values: &[f32]) -> Vec<f32> {
     most.into_iter().map(scale).collect()
 }
 
-/// E4M3 codes and E8M0 scales of blocks along the last axis but one.
-fn blocks(source: &Source) -> Result<(Vec<u8>, Vec<u8>), DataError> {
+/// The tensor scale of NVFP4; 1 for a tensor of zeros.
+fn tensor_scale(values: &[f32]) -> f32 {
+    match nvfp4_tensor_scale(amax(values)) {
+        0.0 => 1.0,
+        scale => scale,
+    }
+}
+
+/// Codes, one a byte, and scales of blocks along the last axis but one.
+fn blocks(source: &Source, format: Blocks) -> Result<(Vec<u8>, Vec<u8>), DataError> {
     let values = numbers(source)?;
     let n = source.shape.last().map_or(1, |n| *n as usize).max(1);
+    let (size, tensor) = (format.size(), tensor_scale(&values));
     let mut codes = vec![0; values.len()];
-    let mut scales = vec![0; values.len() / MX_BLOCK];
+    let mut scales = vec![0; values.len() / size];
     let each = codes
-        .par_chunks_mut(n * MX_BLOCK)
+        .par_chunks_mut(n * size)
         .zip(scales.par_chunks_mut(n))
-        .zip(values.par_chunks(n * MX_BLOCK));
+        .zip(values.par_chunks(n * size));
     each.for_each(|((codes, scales), values)| {
         for (j, scale) in scales.iter_mut().enumerate() {
             let column: Vec<f32> = values.iter().skip(j).step_by(n).copied().collect();
             let mut made = [0; MX_BLOCK];
             let made = &mut made[..column.len()];
-            *scale = quantise_mx(Dtype::E4m3, ScaleRule::Rceil, &column, made).scale;
+            *scale = match format {
+                Blocks::Mx(dtype) => quantise_mx(dtype, ScaleRule::Rceil, &column, made).scale,
+                Blocks::Nvfp4 => quantise_nvfp4(tensor, &column, made).scale,
+            };
             for (code, made) in codes.iter_mut().skip(j).step_by(n).zip(made) {
                 *code = *made;
             }
@@ -415,8 +474,16 @@ mod tests {
             shape: shape.to_vec(),
             data: recipe.data(),
         };
-        let codes = made(Recipe::Blocks(of.clone()), Dtype::E4m3, &[2, 64, 3]);
-        let scales = made(Recipe::BlockScales(of), Dtype::U8, &[2, 2, 3]);
+        let codes = made(
+            Recipe::Blocks(of.clone(), Blocks::Mx(Dtype::E4m3)),
+            Dtype::E4m3,
+            &[2, 64, 3],
+        );
+        let scales = made(
+            Recipe::BlockScales(of, Blocks::Mx(Dtype::E4m3)),
+            Dtype::U8,
+            &[2, 2, 3],
+        );
         let largest = |at: usize| {
             values[at..]
                 .iter()

@@ -5,7 +5,7 @@
 //!
 //! | operation | what it covers |
 //! |---|---|
-//! | [`Op::Matmul`] | products over the last two axes, batched; either operand may be a constant |
+//! | [`Op::Matmul`] | products over the last two axes, batched; either operand may be a constant; B with block scales (MX, NVFP4), A quantised to blocks as it is read |
 //! | [`Op::Attention`] | softmax(scale Q K^T + mask) V with grouped heads, causal offset, window, sinks, soft-cap, lengths |
 //! | [`Op::Rowwise`] | a small program over rows: element-wise, norms, softmax, reductions, casts, quantise ([`super::rowwise`]) |
 //! | [`Op::Layout`] | one affine view of one tensor: transpose, reshape, slice, expand ([`View`]) |
@@ -47,7 +47,7 @@ use std::sync::Arc;
 
 pub use build::Builder;
 pub use data::{Data, DataError, FileRange};
-pub use derive::{Recipe, Source};
+pub use derive::{Blocks, Recipe, Source};
 pub use drawn::{Drawn, Like};
 pub use op::{Attention, Gather, Grouped, Matmul, Op, Pad, TopK};
 pub use verify::{GraphError, Problem};

@@ -9,10 +9,16 @@ use crate::compiler::rowwise::{Rowwise, Spread};
 use crate::num::Dtype;
 
 /// C[.., m, n] = A[.., m, k] B[.., k, n], the axes in front broadcast as NumPy does; sums in FP32, one rounding to C's type.
+///
+/// Operands: A, B, and with B in blocks along k their scales: U8 [k / 32, n], codes of E8M0 (MX), or with B of E2M1 also [k / 16, n],
+/// codes of UE4M3 (NVFP4 under a tensor scale of 1). B is then [k, n].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Matmul {
     /// Element type of C.
     pub dtype: Dtype,
+    /// With scales of B: rows of A are quantised to this type in blocks like B's as they are read, each with a scale of its own (MX: rounded
+    /// up, so that nothing saturates). `None`: A is multiplied as it is.
+    pub blocks: Option<Dtype>,
 }
 
 /// O[batch, q, heads, dv] = softmax(S) V with S = softcap(scale Q K^T + mask) over the keys that a query sees.
@@ -153,8 +159,8 @@ impl Op {
     pub fn check(&self, inputs: &[&Value], outputs: &[&Value]) -> Result<(), Problem> {
         match self {
             Op::Matmul(op) => {
-                let ([a, b], [c]) = (operands(inputs)?, results(outputs)?);
-                op.check(a, b, c)
+                let [c] = results(outputs)?;
+                op.check(inputs, c)
             }
             Op::Attention(op) => op.check(inputs, results::<1>(outputs)?[0]),
             Op::Rowwise(op) => rowwise(op, inputs, outputs),
@@ -291,10 +297,60 @@ impl Matmul {
         Ok(shape)
     }
 
-    fn check(&self, a: &Value, b: &Value, c: &Value) -> Result<(), Problem> {
+    /// Neighbours along k that share a scale of B: 32 or 16.
+    pub fn block(k: u64, scales: &Value) -> u64 {
+        match scales.shape.first() {
+            Some(blocks) if blocks * 16 == k => 16,
+            _ => 32,
+        }
+    }
+
+    fn check(&self, inputs: &[&Value], c: &Value) -> Result<(), Problem> {
+        let (a, b, scales) = match *inputs {
+            [a, b] => (a, b, None),
+            [a, b, scales] => (a, b, Some(scales)),
+            _ => return operands::<2>(inputs).map(|_| ()),
+        };
         product_type(a)?;
         product_type(b)?;
         product_type(c)?;
+        if let Some(scales) = scales {
+            let [k, n] = b.shape[..] else {
+                return Err(Problem::Rank {
+                    value: b.name.clone(),
+                    shape: b.shape.clone(),
+                    want: 2,
+                });
+            };
+            // Whole blocks.
+            let block = Matmul::block(k, scales);
+            want(scales, Dtype::U8, &[k.div_ceil(block), n])?;
+            if !k.is_multiple_of(block) || (block == 16 && b.dtype != Dtype::E2m1) {
+                return Err(Problem::Attribute {
+                    name: "block",
+                    value: block.to_string(),
+                    limit: "a divisor of k; 16 with elements of E2M1",
+                });
+            }
+        } else if self.blocks.is_some() {
+            return Err(Problem::Arity {
+                what: "operands",
+                got: 2,
+                want: 3,
+            });
+        }
+        if let Some(dtype) = self.blocks
+            && !matches!(
+                dtype,
+                Dtype::E4m3 | Dtype::E5m2 | Dtype::E2m3 | Dtype::E3m2 | Dtype::E2m1
+            )
+        {
+            return Err(Problem::Attribute {
+                name: "blocks",
+                value: dtype.name().to_owned(),
+                limit: "an element type of MX",
+            });
+        }
         want(c, self.dtype, &Matmul::shape(a, b)?)
     }
 }

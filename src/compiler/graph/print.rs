@@ -29,7 +29,10 @@ fn attention(op: &Attention) -> String {
 /// What the operation's name leaves open.
 fn details(op: &Op) -> String {
     match op {
-        Op::Matmul(_) => String::new(),
+        Op::Matmul(op) => match op.blocks {
+            Some(dtype) => format!("rows in blocks of {dtype}"),
+            None => String::new(),
+        },
         Op::Attention(op) => attention(op),
         Op::Rowwise(op) => format!("{} x {}, {} steps", op.rows, op.cols, op.steps.len()),
         Op::Layout(view) => format!("strides {:?} from {}", view.strides, view.offset),

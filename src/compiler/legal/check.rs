@@ -16,7 +16,7 @@ pub fn check(graph: &Graph) -> Result<(), LegalError> {
     for node in &graph.nodes {
         let operands: Vec<&Value> = graph.list(&node.inputs).collect();
         let wrong = match &node.op {
-            Op::Matmul(op) => matmul(op, operands[0], operands[1]),
+            Op::Matmul(op) => matmul(op, &operands),
             Op::Attention(op) => attention(op, &operands),
             Op::Grouped(op) => grouped(op, &operands),
             _ => None,
@@ -28,8 +28,34 @@ pub fn check(graph: &Graph) -> Result<(), LegalError> {
     Ok(())
 }
 
-fn matmul(op: &Matmul, a: &Value, b: &Value) -> Option<String> {
-    let types = a.dtype == b.dtype && matches!(a.dtype, Dtype::Bf16 | Dtype::E4m3 | Dtype::E5m2);
+fn matmul(op: &Matmul, operands: &[&Value]) -> Option<String> {
+    let (a, b) = (operands[0], operands[1]);
+    let types = match operands.get(2) {
+        None => a.dtype == b.dtype && matches!(a.dtype, Dtype::Bf16 | Dtype::E4m3 | Dtype::E5m2),
+        Some(scales) => {
+            let k = b.shape[0];
+            let pairs = [
+                (32, Some(Dtype::E4m3), Dtype::E4m3),
+                (32, Some(Dtype::E5m2), Dtype::E5m2),
+                (32, Some(Dtype::E2m3), Dtype::E2m3),
+                (32, Some(Dtype::E3m2), Dtype::E3m2),
+                (32, Some(Dtype::E2m1), Dtype::E2m1),
+                (32, Some(Dtype::E4m3), Dtype::E2m1),
+                (16, Some(Dtype::E2m1), Dtype::E2m1),
+                (32, None, Dtype::E2m1),
+            ];
+            let rows = match op.blocks {
+                Some(_) => matches!(a.dtype, Dtype::Bf16 | Dtype::F16 | Dtype::F32),
+                None => a.dtype == Dtype::E4m3,
+            };
+            let bits = b.shape[1] * u64::from(b.dtype.bits());
+            rows && bits.is_multiple_of(8)
+                && k.is_multiple_of(32)
+                && pairs.contains(&(Matmul::block(k, scales), op.blocks, b.dtype))
+                && matches!(b.kind, Kind::Constant(_))
+                && matches!(scales.kind, Kind::Constant(_))
+        }
+    };
     let shapes = match (&a.shape[..], &b.shape[..]) {
         ([_, _], [_, _]) => true,
         ([x, ..], [y, ..]) => a.shape.len() == 3 && b.shape.len() == 3 && x.max(y) > &1,

@@ -5,7 +5,7 @@
 //!
 //! | operation | forms that are left |
 //! |---|---|
-//! | Matmul | A [m, k] by B [k, n], or A [b or 1, m, k] by B [b or 1, k, n] with one of the two `b`; both operands BF16, both E4M3 or both E5M2; C in BF16 or F32 |
+//! | Matmul | A [m, k] by B [k, n], or A [b or 1, m, k] by B [b or 1, k, n] with one of the two `b`; both operands BF16, both E4M3 or both E5M2; or B a constant [k, n] with block scales, and A of BF16, F16 or F32 quantised to such blocks as it is read, or E4M3 as it is; C in BF16 or F32 |
 //! | Attention | all of Q, K, V in BF16 or all in E4M3, O in BF16; the dimension of a head is a multiple of 32; causal not at all or with the ends aligned, a window only then; sinks in FP32; no soft-cap, mask or lengths; what no schedule of the chip knows is not kept |
 //! | Rowwise | any program that [`crate::compiler::rowwise`] takes; chains are one program |
 //! | Layout | one view of an input, of a constant that it makes much larger, or of what another operation made; aliases cost nothing ([`View::is_alias`](super::graph::View::is_alias), [`View::is_run`](super::graph::View::is_run)) |
@@ -41,8 +41,9 @@ pub mod rewrite;
 pub mod siblings;
 pub mod through;
 
-use super::graph::{Graph, GraphError};
+use super::graph::{Blocks, Graph, GraphError};
 use crate::chip::Chip;
+use crate::num::Dtype;
 use std::collections::BTreeMap;
 
 /// Of which types products are.
@@ -56,6 +57,82 @@ pub enum Products {
     /// Products with constants in E4M3: A with a scale for each row, found at run time; B with one for each column; experts and their rows
     /// with a scale for each 32 along K. All else as [`Products::Bf16`].
     Fp8,
+    /// Products with constants in blocks that share a scale. All else as [`Products::Bf16`].
+    Blocks(Narrow),
+}
+
+/// In which blocks the constants of products are, and how rows meet them.
+///
+/// Scales of MX are rounded up to a power of two under which nothing saturates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Narrow {
+    /// Both in E4M3 with a scale for 32 along K.
+    Mxfp8,
+    /// Both in E2M3 with a scale for 32.
+    Mxfp6,
+    /// Both in E2M1 with a scale for 32.
+    Mxfp4,
+    /// Both in E2M1 with a scale of UE4M3 for 16; B under one FP32 number, A under one for each row.
+    Nvfp4,
+    /// B as [`Narrow::Mxfp4`], A as [`Narrow::Mxfp8`].
+    W4a8,
+    /// B as [`Narrow::Mxfp4`], A in BF16: as the sum of two E4M3 numbers ([`products`]).
+    W4a16,
+}
+
+impl Narrow {
+    /// The blocks of constants.
+    pub fn weights(self) -> Blocks {
+        match self {
+            Narrow::Mxfp8 => Blocks::Mx(Dtype::E4m3),
+            Narrow::Mxfp6 => Blocks::Mx(Dtype::E2m3),
+            Narrow::Mxfp4 | Narrow::W4a8 | Narrow::W4a16 => Blocks::Mx(Dtype::E2m1),
+            Narrow::Nvfp4 => Blocks::Nvfp4,
+        }
+    }
+
+    /// Element type of experts, which have a scale of E8M0 for 32 along K and meet rows in MXFP8.
+    pub fn experts(self) -> Dtype {
+        match self {
+            Narrow::Mxfp8 | Narrow::Mxfp6 => Dtype::E4m3,
+            Narrow::Mxfp4 | Narrow::Nvfp4 | Narrow::W4a8 | Narrow::W4a16 => Dtype::E2m1,
+        }
+    }
+}
+
+impl Products {
+    /// Every kind with its name.
+    pub const ALL: [(&'static str, Products); 9] = [
+        ("faithful", Products::Faithful),
+        ("bf16", Products::Bf16),
+        ("fp8", Products::Fp8),
+        ("mxfp8", Products::Blocks(Narrow::Mxfp8)),
+        ("mxfp6", Products::Blocks(Narrow::Mxfp6)),
+        ("mxfp4", Products::Blocks(Narrow::Mxfp4)),
+        ("nvfp4", Products::Blocks(Narrow::Nvfp4)),
+        ("w4a8", Products::Blocks(Narrow::W4a8)),
+        ("w4a16", Products::Blocks(Narrow::W4a16)),
+    ];
+
+    /// The kind of that name.
+    pub fn parse(name: &str) -> Option<Products> {
+        let found = Self::ALL.iter().find(|(n, _)| *n == name);
+        found.map(|(_, products)| *products)
+    }
+
+    /// The names, for messages.
+    pub fn names() -> String {
+        Self::ALL.map(|(name, _)| name).join(", ")
+    }
+
+    /// Bits of an element of weights in HBM, at most as many as it has in the model; their scales not counted.
+    pub fn weight_bits(self) -> u64 {
+        match self {
+            Products::Faithful | Products::Bf16 => 32,
+            Products::Fp8 => 8,
+            Products::Blocks(narrow) => u64::from(narrow.weights().dtype().bits()),
+        }
+    }
 }
 
 /// What the user leaves open.

@@ -9,18 +9,27 @@
 //! | operands of 2 or 3 BF16 terms | one product over K times the pairs of terms | see below |
 //! | C in another type | C in FP32 and a cast | one rounding, after FP32's |
 //! | [`Products::Bf16`] | operands cast to BF16 | asked for: 2^-8 of sum \|a\|\|b\| |
+//! | [`Products::Blocks`], B a constant [k, n], k a multiple of 32 and a row of B whole bytes | B in blocks along K, A quantised to blocks as it is read ([`Narrow`]) | asked for |
 //! | [`Products::Fp8`], B a constant | operands over scales in E4M3, C times the scales | asked for: 2^-3 of sum \|a\|\|b\| |
 //!
 //! Terms: a = a0 + a1 + a2, each the rest rounded to BF16, so that \|a1\| <= 2^-8 \|a\| and \|a2\| <= 2^-16 \|a\|, exactly for FP32. The
 //! product of the sums leaves out a1 b2, a2 b1 and a2 b2, less than 2^-22.9 \|a\|\|b\| at worst and about 2^-26 on average; all that is
 //! kept is one product: A' = [a0 a2 a1 ..] along K, B' likewise, small terms first. F16 by F16, of two terms each, leaves out
-//! nothing. Terms of constants are made on the host. Grouped products are [`super::experts`]'. Leaves out: infinities, which a cast to BF16 makes the largest number of it.
+//! nothing. Terms of constants are made on the host.
+//!
+//! Blocks: what rows cost in accuracy is half a unit of their elements' type relative to the largest of a block. [`Narrow::Nvfp4`] divides each row by the number
+//! that makes its largest element 448 x 6, so that UE4M3 reaches it, rounds to BF16, and multiplies C by that number and B's. [`Narrow::W4a16`], because the tensor
+//! unit has no product of BF16 with blocks: a row x, in BF16, times the power of two that brings its largest element to 128 .. 256 is t0 + t1 / 16, t0 the
+//! nearest E4M3 number and t1 the rest's. BF16 has 8 significant bits and E4M3 4 with a sign, so that is exact for all elements above 2^-13 of the row's largest and within
+//! 2^-20 of that for the others. One product has t0 and t1 as rows of their own, so weights are read once. Grouped products are [`super::experts`]'. Leaves out: infinities, which a cast to BF16 makes the largest number of it.
 
 use super::exact::{Exact, exact};
 use super::rewrite::{Rewriter, rewrite};
-use super::{Folded, LegalError, Options, Products};
-use crate::compiler::graph::{Graph, Op, Recipe, Source, ValueId, View, elements, op::broadcast};
-use crate::compiler::rowwise::{Binary, Reduce, Rowwise, Spread, StepId, Unary};
+use super::{Folded, LegalError, Narrow, Options, Products};
+use crate::compiler::graph::{
+    Graph, Matmul, Op, Recipe, Source, ValueId, View, elements, op::broadcast,
+};
+use crate::compiler::rowwise::{Binary, Reduce, Rowwise, Spread, Step, StepId, Ternary, Unary};
 use crate::num::Dtype;
 use rustc_hash::FxHashMap;
 
@@ -62,8 +71,10 @@ pub(super) struct Forms {
     rows: FxHashMap<ValueId, (ValueId, ValueId)>,
     /// B in E4M3, and the scales of its columns.
     columns: FxHashMap<ValueId, (ValueId, Option<ValueId>)>,
-    /// Experts in MXFP8, and their scales.
-    pub(super) experts: FxHashMap<ValueId, (ValueId, ValueId)>,
+    /// Constants in blocks, and their scales.
+    pub(super) in_blocks: FxHashMap<ValueId, (ValueId, ValueId)>,
+    /// Rows for [`Narrow::Nvfp4`] or [`Narrow::W4a16`], and their factors.
+    scaled: FxHashMap<ValueId, (ValueId, ValueId)>,
 }
 
 impl Forms {
@@ -81,16 +92,18 @@ impl Forms {
         if products == Products::Fp8 && wide && weights {
             return self.fp8(r, a, b, dtype);
         }
-        let stored = match dtype {
-            Dtype::Bf16 => Dtype::Bf16,
-            _ => Dtype::F32,
-        };
+        if let (Products::Blocks(narrow), true, true) = (products, wide, weights)
+            && fits(r.new.shape(b), narrow)
+        {
+            return self.narrow(r, a, b, dtype, narrow);
+        }
+        let stored = stored(dtype);
         let sum = if types[0] == types[1] && KEPT.contains(&types[0]) {
             multiply(r, a, b, stored)?
         } else {
             let terms = match products {
                 Products::Faithful => known.map(|e| e.terms),
-                Products::Bf16 | Products::Fp8 => [1, 1],
+                _ => [1, 1],
             };
             let pairs = PAIRS.iter().filter(|(i, j)| *i < terms[0] && *j < terms[1]);
             let (of_a, of_b): (Vec<usize>, Vec<usize>) = pairs.copied().unzip();
@@ -136,6 +149,84 @@ impl Forms {
         Ok(made)
     }
 
+    /// A product with B in blocks along K.
+    fn narrow(
+        &mut self,
+        r: &mut Rewriter<'_>,
+        a: ValueId,
+        b: ValueId,
+        dtype: Dtype,
+        narrow: Narrow,
+    ) -> Result<ValueId> {
+        let format = narrow.weights();
+        let (codes, scales) = self.blocks(r, b, format)?;
+        bytes(r, a)?;
+        let shape = r.new.shape(a).to_vec();
+        let (k, n) = (r.new.shape(b)[0], r.new.shape(b)[1]);
+        let rows = elements(&shape) / k;
+        let result = [&shape[..shape.len() - 1], &[n]].concat();
+        let flat = r.layout(a, View::reshape(&[rows, k]))?;
+        // What the DMA quantises.
+        let flat = match r.new.dtype(flat) {
+            Dtype::Bf16 | Dtype::F16 | Dtype::F32 => flat,
+            _ => r.new.cast(flat, Dtype::Bf16)?,
+        };
+        let product = |r: &mut Rewriter<'_>, x, dtype, blocks| -> Result<ValueId> {
+            let op = Matmul { dtype, blocks };
+            Ok(r.new.matmul_scaled(op, [x, codes, scales])?)
+        };
+        let made = match narrow {
+            Narrow::Mxfp8 | Narrow::Mxfp6 | Narrow::Mxfp4 | Narrow::W4a8 => {
+                let blocks = match narrow {
+                    Narrow::W4a8 => Dtype::E4m3,
+                    _ => format.dtype(),
+                };
+                let sum = product(r, flat, stored(dtype), Some(blocks))?;
+                r.new.cast(sum, dtype)?
+            }
+            Narrow::Nvfp4 => {
+                let (x, scale) = match self.scaled.get(&a) {
+                    Some(both) => *both,
+                    None => nvfp4_rows(r, flat)?,
+                };
+                self.scaled.insert(a, (x, scale));
+                let sum = product(r, x, Dtype::F32, Some(format.dtype()))?;
+                let whole = match r.source(b) {
+                    Some(source) => Recipe::TensorScale(source),
+                    None => return Err(LegalError::form(&r.new.value(b).name, "no constant")),
+                };
+                let whole = r.derive(b, "tensor_scale", whole, Dtype::F32, &[1])?;
+                let scale = r.layout(scale, View::reshape(&[rows, 1]))?;
+                let made = r.new.rows(Some(1), &[sum, scale, whole], |rows, x| {
+                    let factor = rows.binary(Binary::Mul, x[1], x[2]);
+                    let y = rows.binary(Binary::Mul, x[0], factor);
+                    vec![(y, dtype, Spread::Full)]
+                })?;
+                made[0]
+            }
+            Narrow::W4a16 => {
+                let (terms, scale) = match self.scaled.get(&a) {
+                    Some(both) => *both,
+                    None => term_rows(r, flat)?,
+                };
+                self.scaled.insert(a, (terms, scale));
+                let sums = product(r, terms, Dtype::F32, None)?;
+                let both = [2 * rows, n];
+                let first = r.layout(sums, View::slice(&both, 0, 0, 1, rows))?;
+                let second = r.layout(sums, View::slice(&both, 0, rows, 1, rows))?;
+                let scale = r.layout(scale, View::reshape(&[rows, 1]))?;
+                let made = r.new.rows(Some(1), &[first, second, scale], |rows, x| {
+                    let share = rows.constant(1.0 / 16.0);
+                    let sum = rows.step(Step::Ternary(Ternary::Fma, x[1], share, x[0]));
+                    let y = rows.binary(Binary::Mul, sum, x[2]);
+                    vec![(y, dtype, Spread::Full)]
+                })?;
+                made[0]
+            }
+        };
+        r.layout(made, View::reshape(&result))
+    }
+
     /// A product in E4M3 with a scale for each row of A and each column of B.
     fn fp8(
         &mut self,
@@ -177,6 +268,69 @@ impl Forms {
         })?;
         Ok(made[0])
     }
+}
+
+/// The type in which the tensor unit stores a result.
+fn stored(dtype: Dtype) -> Dtype {
+    match dtype {
+        Dtype::Bf16 => Dtype::Bf16,
+        _ => Dtype::F32,
+    }
+}
+
+/// Whether a constant [k, n] falls into blocks and its rows into bytes.
+fn fits(shape: &[u64], narrow: Narrow) -> bool {
+    let bits = u64::from(narrow.weights().dtype().bits());
+    shape[0].is_multiple_of(32) && (shape[1] * bits).is_multiple_of(8)
+}
+
+/// Rows over their scales in BF16, and the scales: the largest element of a row becomes 448 x 6, the largest of NVFP4.
+fn nvfp4_rows(r: &mut Rewriter<'_>, x: ValueId) -> Result<(ValueId, ValueId)> {
+    let made = r.new.rows(Some(1), &[x], |rows, x| {
+        let size = rows.unary(Unary::Abs, x[0]);
+        let most = rows.reduce(Reduce::Max, size);
+        let share = rows.constant(1.0 / (448.0 * 6.0));
+        let least = rows.constant(f32::MIN_POSITIVE);
+        let scale = rows.binary(Binary::Mul, most, share);
+        let scale = rows.binary(Binary::Max, scale, least);
+        let factor = rows.unary(Unary::Recip, scale);
+        let y = rows.binary(Binary::Mul, x[0], factor);
+        vec![
+            (y, Dtype::Bf16, Spread::Full),
+            (scale, Dtype::F32, Spread::PerRow),
+        ]
+    })?;
+    Ok((made[0], made[1]))
+}
+
+/// Of rows in BF16 the E4M3 terms t0 and t1, one below the other, and what t0 + t1 / 16 is to be multiplied by.
+fn term_rows(r: &mut Rewriter<'_>, x: ValueId) -> Result<(ValueId, ValueId)> {
+    let made = r.new.rows(Some(1), &[x], |rows, x| {
+        let x = rows.unary(Unary::Cast(Dtype::Bf16), x[0]);
+        let size = rows.unary(Unary::Abs, x);
+        let most = rows.reduce(Reduce::Max, size);
+        // A row of zeros has some scale; 2^(7 + 100) is a number.
+        let least = rows.constant(2f32.powi(-100));
+        let most = rows.binary(Binary::Max, most, least);
+        let log = rows.unary(Unary::Log2, most);
+        let power = rows.unary(Unary::Floor, log);
+        let seven = rows.constant(7.0);
+        let up = rows.binary(Binary::Sub, seven, power);
+        let down = rows.binary(Binary::Sub, power, seven);
+        // Powers of two of integers are exact.
+        let (up, down) = (rows.unary(Unary::Exp2, up), rows.unary(Unary::Exp2, down));
+        let y = rows.binary(Binary::Mul, x, up);
+        let first = rows.unary(Unary::Cast(Dtype::E4m3), y);
+        let rest = rows.binary(Binary::Sub, y, first);
+        let sixteen = rows.constant(16.0);
+        let second = rows.binary(Binary::Mul, rest, sixteen);
+        vec![
+            (first, Dtype::E4m3, Spread::Full),
+            (second, Dtype::E4m3, Spread::Full),
+            (down, Dtype::F32, Spread::PerRow),
+        ]
+    })?;
+    Ok((r.new.concat(&made[..2], 0)?, made[2]))
 }
 
 /// Refuses elements of less than a byte, which no row-wise program reads.

@@ -12,6 +12,8 @@ use crate::chip::Chip;
 use crate::compiler::emit::{Text, TsramLayout};
 use crate::compiler::stage::{Site, Stage};
 use crate::compiler::{CompileError, Plan};
+use crate::isa::ScaleType;
+use crate::num::Dtype;
 
 /// Semaphores of a stage: slices of A that are there; panels of sums that are in SRAM; C is in HBM; the slice of A that this tile sends has arrived
 /// everywhere.
@@ -274,6 +276,32 @@ impl Names<'_> {
                 depth = p.depth
             )),
         }
+        let (a, channel) = (op.operand(), self.site.channel);
+        let place = bytes_of("t1", "t2", a);
+        // `width` elements of K from its place `t2` in the tile's part, to `to`.
+        let load = |to: &str, width: &str| match op.blocks {
+            None => format!("dma.{}.{a} {channel}, {to}, at, {width}", op.input),
+            Some(_) => {
+                let (rule, factor) = match op.weights.scale {
+                    // 1 in FP32, the tensor scale.
+                    ScaleType::Ue4m3 => ("nvfp4", 0x3f80_0000),
+                    _ => ("rceil", 0),
+                };
+                format!(
+                    "shri t1, t2, {}
+                     muli t1, t1, {ld}
+                     addi t1, t1, {}
+                     add t1, t1, ap          # scales of the slice
+                     li t2, {ld}
+                     li n, {factor}
+                     dma.q.{rule}.{}.{a} {channel}, {to}, at, {width}, t1, t2, n",
+                    op.weights.scale_block().ilog2(),
+                    p.a_scales_at(),
+                    op.input,
+                    ld = p.a_scales_ld(),
+                )
+            }
+        };
         let mask = |part: u64| {
             let tiles = (0..p.tiles).filter(|t| t % p.parts == part);
             tiles.fold(0u64, |mask, t| mask | 1 << t)
@@ -291,11 +319,10 @@ impl Names<'_> {
                 "li t1, {}
                  dim m, lda, t1
                  signal {arrived}, 1
-                 dma.{}.{} {}, ap, at, kp",
+                 li t2, 0
+                 {}",
                 op.input.bytes_for(op.k),
-                op.input,
-                op.operand(),
-                self.site.channel,
+                load("ap", "kp"),
             ));
             return self.ring(text, slot);
         }
@@ -308,7 +335,7 @@ impl Names<'_> {
              min kc, kc, t1          # K of the slice
              muli t1, t2, {}
              add at, at, t1
-             muli t1, t2, {}
+             {place}
              add t0, ap, t1
              li t1, {}
              dim m, lda, t1
@@ -316,18 +343,15 @@ impl Names<'_> {
              mcast t1
              signal.dest {arrived}, 1
              signal {sent}, 1
-             dma.{}.{} {}, t0, at, kc
+             {}
              j {id}_sliced
              {id}_no_slice:
              sem.post me, {sent}, 1
              {id}_sliced:",
             p.slices,
             op.input.bits() / 8,
-            op.operand().bits() / 8,
             op.input.bytes_for(op.k),
-            op.input,
-            op.operand(),
-            self.site.channel,
+            load("t0", "kc"),
             slice = p.slice,
         ));
         let masks: Vec<String> = (0..p.parts)
@@ -477,12 +501,25 @@ impl Names<'_> {
              {id}_keep:",
             s.full, s.free
         ));
-        if op.weights.scaled() {
-            text.block(&format!(
+        let scale = op.weights.scale_name();
+        match (op.weights.scaled(), op.blocks) {
+            (false, _) => {}
+            (true, None) => text.block(&format!(
                 "add t0, buf, scales
-                 mm.scale.none.{} r0, r0, t0, wide",
-                op.weights.scale_name()
-            ));
+                 mm.scale.none.{scale} r0, r0, t0, wide"
+            )),
+            (true, Some(_)) => text.block(&format!(
+                "add t0, buf, scales
+                 shri t1, kk, {}
+                 muli t1, t1, {ld}
+                 la t2, {id}_A_buf + {}
+                 add t1, t1, t2
+                 li t2, {ld}
+                 mm.scale.{scale}.{scale} t1, t2, t0, wide",
+                op.weights.scale_block().ilog2(),
+                p.a_scales_at(),
+                ld = p.a_scales_ld(),
+            )),
         }
         text.block(&format!(
             "bnez kk, {id}_add
@@ -502,7 +539,7 @@ impl Names<'_> {
              bne buf, end, {id}_in_ring
              la buf, linear_ring
              {id}_in_ring:
-             muli t0, kc, {}
+             {advance}
              add ap, ap, t0
              add kk, kk, kc
              sub kc, kp, kk
@@ -524,11 +561,19 @@ impl Names<'_> {
              bnez cnt, {id}_chunks
              jalr r0, 0(rb)",
             s.slot,
-            a.bits() / 8,
             self.semaphore(1),
             p.blocks(),
             c.bytes_for(1),
+            advance = bytes_of("t0", "kc", a),
         ));
+    }
+}
+
+/// `to` = bytes of `count` elements of a row of A.
+fn bytes_of(to: &str, count: &str, dtype: Dtype) -> String {
+    match u64::from(dtype.bits()) {
+        bits if bits.is_multiple_of(8) => format!("muli {to}, {count}, {}", bits / 8),
+        bits => format!("muli {to}, {count}, {bits}\nshri {to}, {to}, 3"),
     }
 }
 

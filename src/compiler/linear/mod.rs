@@ -22,7 +22,9 @@
 //! Each sum is over one part of K by the rule of a whole product that begins at the part's first element. With several parts C is
 //! `[parts][m][n]` in FP32, to be added in ascending order by whoever reads it; with one it is `[m][n]` in the layer's output type.
 //!
-//! Leaves out: quantising A (it comes in a type that the DMA converts), tensor scales, adding parts. A tile keeps its part of A and
+//! A comes in a type that the DMA converts, or quantises to blocks with a scale each: each tile does that to its slice, and sends codes and scales.
+//!
+//! Leaves out: tensor scales, adding parts. A tile keeps its part of A and
 //! its columns of C whole, so a wide and deep layer of 64 rows may not fit beside the ring: it is an error, and may be cut into two of fewer columns.
 //!
 //! Invariants: operations wait only for operations that were pushed before; a ring has at most as many slots as a queue is deep, so a
@@ -55,15 +57,21 @@ pub struct Linear {
     pub k: u64,
     /// Type of A in HBM: BF16, FP16, FP32 or an 8-bit float; converted as it is fetched ([`Linear::operand`]).
     pub input: Dtype,
-    /// Type of B, and its block scales along K: none, or E8M0.
+    /// Type of B, and its block scales along K: none, E8M0, or UE4M3 on E2M1 (NVFP4).
     pub weights: Operand,
+    /// A is quantised to this type as it is fetched, in blocks like those of B with a scale each: from BF16, FP16 or FP32, to an element type of
+    /// MX, with UE4M3 to E2M1. None: it is converted ([`Linear::operand`]).
+    pub blocks: Option<Dtype>,
     /// Type of C if K has one part: BF16 or FP32.
     pub output: Dtype,
 }
 
 impl Linear {
-    /// The type in which A is multiplied: BF16 with BF16 weights, else E5M2 if it comes so, else E4M3.
+    /// The type in which A is multiplied: that of its blocks; else BF16 with BF16 weights, else E5M2 if it comes so, else E4M3.
     pub fn operand(&self) -> Dtype {
+        if let Some(dtype) = self.blocks {
+            return dtype;
+        }
         match (self.weights.dtype, self.input) {
             (Dtype::Bf16, _) => Dtype::Bf16,
             (_, Dtype::E5m2) => Dtype::E5m2,
@@ -105,13 +113,38 @@ impl Linear {
         if !crate::chip::cost::ttu_takes(w) {
             return Some(format!("weights of type {w}, no operand type"));
         }
-        if !matches!(scale, ScaleType::None | ScaleType::E8m0)
-            || scale != ScaleType::None && w == Dtype::Bf16
-        {
+        let fits = match scale {
+            ScaleType::None => true,
+            ScaleType::E8m0 => w != Dtype::Bf16,
+            ScaleType::Ue4m3 => w == Dtype::E2m1,
+        };
+        if !fits {
             return Some(format!(
-                "weights of type {w} with scales of type {}, they must be e8m0, and none on bf16",
+                "weights of type {w} with scales of type {}, they must be e8m0, or ue4m3 on e2m1, and none on bf16",
                 self.weights.scale_name()
             ));
+        }
+        if let Some(to) = self.blocks {
+            let wide = [Dtype::Bf16, Dtype::F16, Dtype::F32].contains(&self.input);
+            let fits = match scale {
+                ScaleType::None => false,
+                ScaleType::E8m0 => to != Dtype::Bf16 && crate::chip::cost::ttu_takes(to),
+                ScaleType::Ue4m3 => to == Dtype::E2m1,
+            };
+            if !wide || !fits {
+                return Some(format!(
+                    "input of type {} quantised to {to} beside scales of type {}",
+                    self.input,
+                    self.weights.scale_name()
+                ));
+            }
+            let block = self.weights.scale_block();
+            if !self.k.is_multiple_of(block) {
+                return Some(format!(
+                    "k = {}, it must be a multiple of {block} where A is quantised",
+                    self.k
+                ));
+            }
         }
         // Rows of weights in HBM are whole bytes.
         if !self.n.is_multiple_of(self.weights.granule()) {
@@ -133,11 +166,16 @@ impl std::fmt::Display for Linear {
         };
         write!(
             f,
-            "linear {}x{}x{} {} x {}{scaled}",
+            "linear {}x{}x{} {}{} x {}{scaled}",
             self.m,
             self.n,
             self.k,
             self.operand(),
+            if self.blocks.is_some() {
+                " in blocks"
+            } else {
+                ""
+            },
             self.weights.dtype
         )
     }

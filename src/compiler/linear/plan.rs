@@ -200,10 +200,25 @@ impl Packing {
         self.tiles * self.tile_bytes()
     }
 
-    /// Bytes of A, then of C, in SRAM.
+    /// Bytes of A with its scales, then of C, in SRAM.
     pub fn buffers(&self) -> (u64, u64) {
         let bytes = |ld: u64| (self.op.m * ld).next_multiple_of(BUFFER_ALIGN);
-        (bytes(self.lda), bytes(self.ldc))
+        let blocks = match self.op.blocks {
+            Some(_) => self.op.weights.scale_blocks(self.depth),
+            None => 0,
+        };
+        let scales = (blocks * self.a_scales_ld()).next_multiple_of(BUFFER_ALIGN);
+        (bytes(self.lda) + scales, bytes(self.ldc))
+    }
+
+    /// Where A's scales begin behind it in SRAM.
+    pub fn a_scales_at(&self) -> u64 {
+        (self.op.m * self.lda).next_multiple_of(BUFFER_ALIGN)
+    }
+
+    /// Bytes between the scales of one block of A's rows and those of the next.
+    pub fn a_scales_ld(&self) -> u64 {
+        self.op.m.next_multiple_of(SCALE_ALIGN)
     }
 
     /// Blocks of accumulators of a panel; panels alternate between two places.
@@ -312,6 +327,10 @@ pub fn plan(op: &Linear, chip: &Chip, slot: u64) -> Result<Packing, CompileError
 fn slices(p: &Packing, chip: &Chip) -> (u64, u64) {
     let request = u64::from(chip.dma.request_bytes);
     let granule = (request / p.op.input.bytes_for(1)).max(1);
+    let granule = match p.op.blocks {
+        Some(_) => granule.next_multiple_of(p.op.weights.scale_block()),
+        None => granule,
+    };
     let short = p.parts * p.depth - p.op.k;
     let cut = |count: u64| {
         let slice = p.depth.div_ceil(count).next_multiple_of(granule);

@@ -15,6 +15,7 @@ fn linear(m: u64, n: u64, k: u64, weights: Operand) -> Linear {
         k,
         input: Dtype::Bf16,
         weights,
+        blocks: None,
         output: Dtype::Bf16,
     }
 }

@@ -6,11 +6,13 @@
 
 use super::super::plan::Side;
 use super::{Emit, Stream};
+use crate::isa::ScaleType;
+use crate::num::Dtype;
 
 impl Stream {
     /// Transfers of a chunk: the elements, and the scales if there are any.
     pub(super) fn parts(&self) -> u64 {
-        1 + u64::from(self.operand.scaled())
+        1 + u64::from(self.operand.scaled() && self.quantised.is_none())
     }
 }
 
@@ -24,6 +26,9 @@ impl Emit<'_> {
         self.stage_destinations(side, index);
         self.elements(side, index, depth);
         let dtype = operand.dtype;
+        if let Some(wide) = self.stream(side).quantised {
+            return self.quantise(index, wide);
+        }
         let len = if side == Side::A { "t3" } else { "t5" };
         self.transfer(
             side,
@@ -92,6 +97,25 @@ impl Emit<'_> {
                 granule - 1
             ));
         }
+    }
+
+    /// Pushes the load of a chunk of A that quantises it: rows staged, t1 = destination, t2 = source, length in t3. Clobbers t0, t4 and t5.
+    fn quantise(&mut self, index: &str, wide: Dtype) {
+        let (operand, channel) = (self.a.operand, self.a.channels[0]);
+        let (rule, factor) = match operand.scale {
+            // 1 in FP32, the tensor scale.
+            ScaleType::Ue4m3 => ("nvfp4", "li t5, 0x3f800000"),
+            _ => ("rceil", "li t5, 0"),
+        };
+        self.text.block(&format!(
+            "muli t0, {index}, A_SCALE_SLOT
+             la t4, A_SCALE_BUF
+             add t0, t0, t4
+             li t4, A_SCALE_LD
+             {factor}
+             dma.q.{rule}.{wide}.{} {channel}, t1, t2, t3, t0, t4, t5",
+            operand.dtype
+        ));
     }
 
     /// Stages the rows of a chunk's scales, one for each block along K; t1 = destination, t2 = source. Clobbers t3 and t4.

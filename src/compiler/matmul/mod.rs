@@ -5,7 +5,7 @@
 //! waits for its chunks' `full`, and at its end tells the loader of the chunk that will next use the slot that it is `free`;
 //! a load waits until all sharers said so. Block scales travel with the chunk of their operand: a second transfer on the same
 //! channel into a place that goes with the slot, which adds one more to `full`; it needs no wait of its own, because transfers of a
-//! channel start in order. What follows the sums is [`super::epilogue`]. Leaves out: split-K, which few rows need ([`split`]).
+//! channel start in order. An A that comes in 16 or 32 bits ([`Matmul::input`]) is quantised by its loads, which leave codes and scales. What follows the sums is [`super::epilogue`]. Leaves out: split-K, which few rows need ([`split`]).
 //!
 //! Invariants: no queue that is full can deadlock, because operations only wait for operations of an earlier chunk, or for
 //! loads of their own chunk, which are pushed `ring` chunks ahead of it; the text's size does not depend on the problem.
@@ -38,7 +38,8 @@ pub fn lower(op: &Matmul, chip: &Chip) -> Result<Lowered, CompileError> {
 pub fn stage(op: &Matmul, site: &Site) -> Result<Stage, CompileError> {
     let chip = site.planned(1);
     let whole = plan::search(op, &chip);
-    if let Some(split) = split::search(op, &chip)
+    if op.input.is_none()
+        && let Some(split) = split::search(op, &chip)
         && whole
             .as_ref()
             .map_or(true, |t| split::is_faster(&split, t, &chip))
@@ -187,9 +188,13 @@ fn operands(plan: &mut Plan, op: &Matmul) {
             ),
             false => String::new(),
         };
+        let from = match (side, op.input) {
+            (Side::A, Some(wide)) => format!(", quantised from {wide} as it is loaded"),
+            _ => String::new(),
+        };
         plan.fact(
             &format!("operand {}", name(side)),
-            format!("{}{scales}", of.dtype),
+            format!("{}{scales}{from}", of.dtype),
         );
     }
     if Epilogue::of(op).has_kernel() {
@@ -238,6 +243,8 @@ struct Stream {
     /// Format, and places of the scales.
     operand: Operand,
     scales: ScaleSlots,
+    /// Type in HBM, if loads quantise it.
+    quantised: Option<Dtype>,
 }
 
 impl Stream {
@@ -250,7 +257,8 @@ impl Stream {
             t.grid.rows
         };
         let mut channels = vec![site.dma(if side == Side::A { 0 } else { 1 })];
-        if sharers == 1 && spare == side && site.chip.dma.channels > 3 {
+        let quantised = if side == Side::A { t.op.input } else { None };
+        if sharers == 1 && spare == side && quantised.is_none() && site.chip.dma.channels > 3 {
             channels.push(site.dma(3));
         }
         let resident = t.is_resident(side);
@@ -269,6 +277,7 @@ impl Stream {
                 resident,
                 operand,
                 scales,
+                quantised,
             },
             Side::B => Stream {
                 name: name(side),
@@ -283,6 +292,7 @@ impl Stream {
                 resident,
                 operand,
                 scales,
+                quantised,
             },
         }
     }
@@ -303,6 +313,10 @@ impl Emit<'_> {
     fn tables(&mut self) {
         let (t, text) = (self.t, &mut self.text);
         let (a, b) = (self.a.operand, self.b.operand);
+        let a_hbm = |elements: u64| match t.op.input {
+            Some(wide) => wide.bytes_for(elements),
+            None => a.row(elements),
+        };
         text.blank();
         for (name, value, comment) in [
             (
@@ -341,7 +355,7 @@ impl Emit<'_> {
             ),
             (
                 "A_ROW",
-                a.row(t.op.k),
+                a_hbm(t.op.k),
                 "bytes of a row of A, B and C in HBM",
             ),
             ("B_ROW", b.row(t.op.n), ""),
@@ -350,7 +364,7 @@ impl Emit<'_> {
             ("B_LD", t.ldb, ""),
             ("C_LD", t.ldc, ""),
             // Within HBM (A_ROW, B_ROW) a chunk advances by:
-            ("A_STEP", a.bytes(t.kc), "bytes from chunk to chunk in HBM"),
+            ("A_STEP", a_hbm(t.kc), "bytes from chunk to chunk in HBM"),
             ("B_STEP", t.kc * b.row(t.op.n), ""),
             (
                 "A_SLOT",

@@ -4,6 +4,7 @@ use super::direct::Net;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use tilewright::num::random::{normal, splitmix64};
+use tilewright::num::{Dtype, Overflow, Rounding, decode, encode};
 
 /// What the bytes of a tensor are.
 #[derive(Clone, Copy, PartialEq)]
@@ -14,6 +15,10 @@ pub enum Kind {
     Blocks,
     /// Codes of 2^-6 to 2^-2.
     Scales,
+    /// E4M3 from N(0, 1).
+    Fp8,
+    /// FP32 powers of two, 2^-4 to 2^-1.
+    Factors,
 }
 
 pub type Tensors = Vec<(String, Vec<u64>, Kind)>;
@@ -33,12 +38,27 @@ pub fn file(tensors: &Tensors) -> (Vec<u8>, BTreeMap<String, Vec<f64>>) {
                 }
                 Kind::Blocks => data.push(splitmix64(seed, i) as u8),
                 Kind::Scales => data.push(121 + (splitmix64(seed, i) % 5) as u8),
+                Kind::Fp8 => {
+                    let (rne, saturate) = (Rounding::Rne, Overflow::Saturate);
+                    let code = encode(Dtype::E4m3, normal(seed, i), rne, saturate);
+                    data.push(code as u8);
+                    values.push(f64::from(decode(Dtype::E4m3, code)));
+                }
+                Kind::Factors => {
+                    let factor = 2f32.powi((splitmix64(seed, i) % 4) as i32 - 4);
+                    data.extend(factor.to_le_bytes());
+                    values.push(f64::from(factor));
+                }
             }
-            if *kind != Kind::Normal {
+            if [Kind::Blocks, Kind::Scales].contains(kind) {
                 values.push(f64::from(data[data.len() - 1]));
             }
         }
-        let dtype = if *kind == Kind::Normal { "F32" } else { "U8" };
+        let dtype = match kind {
+            Kind::Normal | Kind::Factors => "F32",
+            Kind::Fp8 => "F8_E4M3",
+            Kind::Blocks | Kind::Scales => "U8",
+        };
         let entry = json!({ "dtype": dtype, "shape": shape, "data_offsets": [from, data.len()] });
         header.insert(name.clone(), entry);
         numbers.insert(name.clone(), values);
@@ -241,6 +261,36 @@ pub fn deepseek() -> (Value, Tensors) {
         }
     });
     (config, tensors)
+}
+
+/// [`deepseek`] as it is published: projections in E4M3, with a factor for each block of 8 rows and 5 columns.
+pub fn deepseek_fp8() -> (Value, Tensors) {
+    let (mut config, mut tensors) = deepseek();
+    config["quantization_config"] =
+        json!({ "quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [8, 5] });
+    let mut factors = Tensors::new();
+    for (name, shape, kind) in &mut tensors {
+        if name.contains("_proj") {
+            *kind = Kind::Fp8;
+            let few = vec![shape[0].div_ceil(8), shape[1].div_ceil(5)];
+            factors.push((format!("{name}_scale_inv"), few, Kind::Factors));
+        }
+    }
+    tensors.extend(factors);
+    (config, tensors)
+}
+
+/// Multiplies the weights of [`deepseek_fp8`] by their factors.
+pub fn untile(net: &mut Net, tensors: &Tensors) {
+    for (name, shape, _) in tensors.iter().filter(|t| t.2 == Kind::Fp8) {
+        let factors = net.get(&format!("{name}_scale_inv")).to_vec();
+        let across = shape[1].div_ceil(5) as usize;
+        let columns = shape[1] as usize;
+        let scaled =
+            |(i, x): (usize, &f64)| x * factors[i / columns / 8 * across + i % columns / 5];
+        let values = net.get(name).iter().enumerate().map(scaled).collect();
+        net.tensors.insert(name.clone(), values);
+    }
 }
 
 pub fn bert() -> (Value, Tensors) {

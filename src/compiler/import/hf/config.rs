@@ -79,6 +79,8 @@ pub struct Config {
 #[serde(default)]
 struct Quantisation {
     quant_method: String,
+    /// Rows and columns of a weight that share a number in `weight_scale_inv`.
+    weight_block_size: Option<[u64; 2]>,
 }
 
 /// How a layer with experts chooses and uses them.
@@ -172,6 +174,12 @@ pub fn family(bytes: &[u8]) -> Result<String, ImportError> {
 }
 
 impl Config {
+    /// Rows and columns of a weight in E4M3 that share a factor; none: the checkpoint has none such.
+    pub fn weight_blocks(&self) -> Option<[u64; 2]> {
+        let q = self.quantization_config.as_ref()?;
+        q.weight_block_size.filter(|_| q.quant_method == "fp8")
+    }
+
     /// Reads `config.json`.
     ///
     /// # Errors
@@ -238,14 +246,21 @@ impl Config {
                 "num_attention_heads {heads} is no multiple of num_key_value_heads {kv}"
             ));
         }
-        match &self.quantization_config {
-            Some(q) if !(self.model_type == "gpt_oss" && q.quant_method == "mxfp4") => {
-                return Err(format!(
-                    "quantization_config: checkpoints quantised by `{}` are not supported",
-                    q.quant_method
-                ));
+        if let Some(q) = &self.quantization_config {
+            match (q.quant_method.as_str(), q.weight_block_size) {
+                ("mxfp4", _) if self.model_type == "gpt_oss" => {}
+                ("fp8", Some([a, b])) if a > 0 && b > 0 && self.model_type != "gpt_oss" => {}
+                ("fp8", _) if self.model_type != "gpt_oss" => {
+                    return Err(
+                        "quantization_config: fp8 is supported with a weight_block_size".into(),
+                    );
+                }
+                (other, _) => {
+                    return Err(format!(
+                        "quantization_config: checkpoints quantised by `{other}` are not supported"
+                    ));
+                }
             }
-            _ => {}
         }
         let act = self.hidden_act.as_deref().unwrap_or("silu");
         if act != "silu" {
@@ -460,7 +475,7 @@ impl Config {
             },
             groups,
             clamp: biased.then(|| self.swiglu_limit.unwrap_or(7.0)),
-            mxfp4: self.quantization_config.is_some(),
+            mxfp4: (self.quantization_config.as_ref()).is_some_and(|q| q.quant_method == "mxfp4"),
         };
         if experts.mxfp4 && !(self.hidden_size.is_multiple_of(32) && width.is_multiple_of(32)) {
             return Err("mxfp4: hidden_size and intermediate_size must be multiples of 32".into());

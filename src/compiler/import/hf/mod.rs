@@ -2,8 +2,8 @@
 //!
 //! Models: one step of a decoder ([`decoder`]; Llama, Mistral, Qwen2, Qwen3, the mixtures of experts Mixtral, Qwen3-MoE and gpt-oss,
 //! DeepSeek-V3): new tokens in, their keys and values, the logits after the last of them and the likeliest next token out; and BERT's
-//! encoder with the heads of sentence-transformers ([`bert`]). Leaves out: checkpoints quantised in other ways than gpt-oss's MXFP4,
-//! several chips, tokenisers. Invariants: every weight that the graph uses was found with the shape that `config.json` implies, and
+//! encoder with the heads of sentence-transformers ([`bert`]). Leaves out: checkpoints quantised in other ways than gpt-oss's MXFP4 and
+//! E4M3 with a factor for each block (DeepSeek-V3's, [`weights`]), several chips, tokenisers. Invariants: every weight that the graph uses was found with the shape that `config.json` implies, and
 //! its bytes lay inside its file; weights stay in their files.
 //!
 //! The headers of safetensors are read here and not by the crate of that name, which wants whole files in memory or mapped.
@@ -21,7 +21,6 @@ use super::{ImportError, Imported};
 use crate::compiler::graph::Graph;
 use crate::num::Dtype;
 use config::Config;
-use std::collections::BTreeMap;
 use std::path::Path;
 use weights::Weights;
 
@@ -124,10 +123,12 @@ pub fn read(dir: &Path, step: Step) -> Result<Imported, ImportError> {
     if config::family(&bytes)? == "bert" {
         let config = bert::Config::parse(&bytes)?;
         let (modules, weights) = (bert::Modules::read(dir)?, Weights::read(dir)?);
-        return finish(bert::graph(&name, &config, modules, &weights, step)?);
+        let graph = bert::graph(&name, &config, modules, &weights, step)?;
+        return finish(graph, &weights);
     }
     let config = Config::parse(&bytes)?;
-    finish(decoder::graph(&name, &config, &Weights::read(dir)?, step)?)
+    let weights = Weights::read(dir)?.in_blocks(config.weight_blocks());
+    finish(decoder::graph(&name, &config, &weights, step)?, &weights)
 }
 
 /// The names of [`named`].
@@ -151,16 +152,21 @@ pub fn configured(name: &str, bytes: &[u8], step: Step) -> Result<Imported, Impo
     if config::family(bytes)? == "bert" {
         let config = bert::Config::parse(bytes)?;
         let (modules, weights) = (config.modules, Weights::absent());
-        return finish(bert::graph(name, &config, modules, &weights, step)?);
+        let graph = bert::graph(name, &config, modules, &weights, step)?;
+        return finish(graph, &weights);
     }
     let config = Config::parse(bytes)?;
-    finish(decoder::graph(name, &config, &Weights::absent(), step)?)
+    let weights = Weights::absent();
+    finish(decoder::graph(name, &config, &weights, step)?, &weights)
 }
 
-fn finish(graph: Graph) -> Result<Imported, ImportError> {
+fn finish(graph: Graph, weights: &Weights) -> Result<Imported, ImportError> {
+    let count = weights.dequantised();
+    let dequantised = (count > 0).then(|| ("dequantised weights".to_owned(), count));
     Ok(Imported {
-        nodes: graph.nodes.len(),
+        // Each would be a node.
+        nodes: graph.nodes.len() + count,
         graph,
-        folded: BTreeMap::new(),
+        folded: dequantised.into_iter().collect(),
     })
 }

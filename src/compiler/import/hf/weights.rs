@@ -3,11 +3,15 @@
 //! Models: the header of each shard (8 bytes of length, JSON of name -> dtype, shape, offsets), `model.safetensors` alone or the
 //! shards of `model.safetensors.index.json`. Leaves out: element types that the chip has no type for. Invariants: a tensor's
 //! offsets lie inside its file and agree with its shape; names of shards are plain file names.
+//!
+//! Matrices in E4M3 with a factor for each block (`NAME_scale_inv`, DeepSeek-V3's way) are given as BF16 numbers, as DeepSeek's own script
+//! converts them: the host multiplies and rounds, which [`Weights::dequantised`] counts.
 
 use super::ImportError;
-use crate::compiler::graph::{Data, FileRange, elements};
+use crate::compiler::graph::{Data, FileRange, Recipe, Source, elements};
 use crate::num::Dtype;
 use serde::Deserialize;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Component, Path};
@@ -29,6 +33,9 @@ struct Entry {
 pub struct Weights {
     /// `None`: a model without weights.
     tensors: Option<BTreeMap<String, Entry>>,
+    /// Rows and columns that share a factor.
+    blocks: Option<[u64; 2]>,
+    dequantised: Cell<usize>,
 }
 
 #[derive(Deserialize)]
@@ -123,7 +130,26 @@ fn shard(path: &Path, tensors: &mut BTreeMap<String, Entry>) -> Result<(), Impor
 impl Weights {
     /// None at all: shapes are as the configuration says, values are not known.
     pub fn absent() -> Weights {
-        Weights { tensors: None }
+        Weights::of(None)
+    }
+
+    fn of(tensors: Option<BTreeMap<String, Entry>>) -> Weights {
+        Weights {
+            tensors,
+            blocks: None,
+            dequantised: Cell::new(0),
+        }
+    }
+
+    /// Matrices in E4M3 have a factor for each so many rows and columns.
+    #[must_use]
+    pub fn in_blocks(self, blocks: Option<[u64; 2]>) -> Weights {
+        Weights { blocks, ..self }
+    }
+
+    /// Matrices that the host multiplies by their factors.
+    pub fn dequantised(&self) -> usize {
+        self.dequantised.get()
     }
 
     /// The weights of a directory.
@@ -142,9 +168,7 @@ impl Weights {
                 return Err(ImportError::Format(message));
             }
             shard(&single, &mut tensors)?;
-            return Ok(Weights {
-                tensors: Some(tensors),
-            });
+            return Ok(Weights::of(Some(tensors)));
         }
         let place = index.display().to_string();
         let fail = |message: String| ImportError::Format(format!("{place}: {message}"));
@@ -170,9 +194,7 @@ impl Weights {
             }
             shard(&dir.join(name), &mut tensors)?;
         }
-        Ok(Weights {
-            tensors: Some(tensors),
-        })
+        Ok(Weights::of(Some(tensors)))
     }
 
     /// Whether there is such a tensor.
@@ -203,11 +225,36 @@ impl Weights {
         }
     }
 
-    /// A tensor of that shape: its type and where its bytes are.
+    /// A tensor of that shape: its type and where its bytes are, or how they come about.
     ///
     /// # Errors
     /// A tensor that is in no shard, or has another shape or a type that the chip does not have.
     pub fn get(&self, name: &str, shape: &[u64]) -> Result<(Dtype, Data), ImportError> {
+        let (dtype, data) = self.stored(name, shape)?;
+        let (Some(block), Dtype::E4m3, [rows, columns]) = (self.blocks, dtype, shape) else {
+            return Ok((dtype, data));
+        };
+        let few = [rows.div_ceil(block[0]), columns.div_ceil(block[1])];
+        let (of_factors, factors) = self.stored(&format!("{name}_scale_inv"), &few)?;
+        if !of_factors.is_float() {
+            return Err(ImportError::Tensor {
+                tensor: format!("{name}_scale_inv"),
+                problem: format!("elements of type {of_factors}, a floating-point type wanted"),
+            });
+        }
+        let source = |dtype, shape: &[u64], data| Source {
+            dtype,
+            shape: shape.to_vec(),
+            data,
+        };
+        let factors = source(of_factors, &few, factors);
+        let recipe = Recipe::Tiled(source(dtype, shape, data), factors, block);
+        self.dequantised.set(self.dequantised.get() + 1);
+        Ok((Dtype::Bf16, recipe.data()))
+    }
+
+    /// A tensor of that shape as it is in its file.
+    fn stored(&self, name: &str, shape: &[u64]) -> Result<(Dtype, Data), ImportError> {
         let Some(tensors) = &self.tensors else {
             return Ok((Dtype::Bf16, Data::Absent));
         };
