@@ -346,7 +346,7 @@ impl Merged {
     /// A step as what storing it in a type and loading it gives.
     fn cast(&mut self, step: StepId, dtype: Dtype) -> StepId {
         match self.op.steps[step.index()] {
-            Step::Unary(Unary::Cast(already), _) if already == dtype => step,
+            Step::Unary(Unary::Cast(already) | Unary::Ieee(already), _) if already == dtype => step,
             Step::Input(i) if self.op.inputs[i].dtype == dtype => step,
             _ => self.op.unary(Unary::Cast(dtype), step),
         }

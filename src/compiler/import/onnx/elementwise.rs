@@ -529,6 +529,14 @@ pub fn cast(x: &Val, to: Elem, context: &mut Context) -> Result<Val> {
                 let negative = rows.binary(Binary::Compare(Compare::Lt), steps[0], zero);
                 rows.step(Step::Ternary(Ternary::Select, negative, flipped, floor))
             })?,
+        // Infinities saturate, too.
+        (Elem::Float8e5m2, false, _) => {
+            context
+                .builder
+                .elementwise(&[id], to.dtype(), |rows, steps| {
+                    rows.unary(Unary::Cast(to.dtype()), steps[0])
+                })?
+        }
         _ => context.builder.cast(id, to.dtype())?,
     };
     Ok(context.val(id, to))
@@ -554,8 +562,15 @@ fn cast_node(call: &Call<'_>, context: &mut Context) -> Result<Val> {
         return fnuz::encoded(&x, to, false, context);
     }
     match to {
-        // The chip's conversions end at the largest number: infinities are not to be had.
-        Elem::Float8e5m2 => context.unsupported("a cast to float8e5m2 that does not saturate"),
+        Elem::Float8e5m2 if !x.elem.is_int() => {
+            let id = context.chip(&x)?;
+            let made = context
+                .builder
+                .elementwise(&[id], to.dtype(), |rows, steps| {
+                    rows.unary(Unary::Ieee(to.dtype()), steps[0])
+                })?;
+            Ok(context.val(made, to))
+        }
         Elem::Float8e4m3fn if !x.elem.is_int() => {
             let id = context.chip(&x)?;
             let made = context

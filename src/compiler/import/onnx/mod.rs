@@ -206,8 +206,8 @@ fn inputs(
                 shape.push(value as u64);
                 continue;
             }
-            if dim.dim_value.is_some_and(|v| v < -1) {
-                return Err(fail(format!("an extent of {:?}", dim.dim_value)));
+            if let Some(value) = dim.dim_value.filter(|v| *v < -1) {
+                return Err(fail(format!("an extent of {value} on axis {axis}")));
             }
             // An extent without a name goes by input and axis.
             let unnamed = format!("{}.{axis}", info.name);
@@ -405,6 +405,11 @@ fn outputs(graph: &proto::Graph, context: &mut Context) -> Result<()> {
                 value: info.name.clone(),
             });
         };
+        let tensor = info.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
+        let stated = tensor.and_then(|t| Elem::of(i64::from(t.elem_type)).ok());
+        if let Some(stated) = stated.filter(|e| e.dtype() != val.elem.dtype()) {
+            return context.unsupported(format!("stated as {stated:?}, made as {:?}", val.elem));
+        }
         let id = context.chip(&val)?;
         context.builder.output(id, &info.name)?;
     }

@@ -153,7 +153,7 @@ impl Numbers {
         }
     }
 
-    /// Bytes of the chip's type, saturated and rounded to nearest even where it is narrower.
+    /// Bytes of the chip's type, rounded to nearest even where it is narrower; 8-bit floats saturate, wider ones overflow.
     ///
     /// # Errors
     /// Integers that the type does not hold.
@@ -162,13 +162,11 @@ impl Numbers {
             Numbers::Float(v) => {
                 let values: Vec<f32> = v.iter().map(|x| *x as f32).collect();
                 let mut bytes = vec![0; dtype.bytes_for(values.len() as u64) as usize];
-                num::encode_slice(
-                    dtype,
-                    &values,
-                    &mut bytes,
-                    Rounding::Rne,
-                    Overflow::Saturate,
-                );
+                let overflow = match dtype {
+                    Dtype::F16 | Dtype::Bf16 => Overflow::Ieee,
+                    _ => Overflow::Saturate,
+                };
+                num::encode_slice(dtype, &values, &mut bytes, Rounding::Rne, overflow);
                 Ok(bytes)
             }
             Numbers::Int(v) => {
