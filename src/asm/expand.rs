@@ -9,10 +9,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-/// Most lines that one program reads, expansions counted.
+/// Most lines that one program reads beside those of its first file: of files that it includes, and of expansions.
 pub const MAX_LINES: u64 = 1 << 20;
-/// Most bytes of text that one program reads, expansions counted.
+/// Most bytes of text that it reads beside its first file.
 pub const MAX_BYTES: u64 = 64 << 20;
+/// Most bytes of the first file: a compiled model is one long text.
+pub const MAX_FIRST: u64 = 1 << 30;
 /// Deepest nesting of macros, repetitions and files.
 pub const MAX_FRAMES: usize = 64;
 /// Deepest nesting of files.
@@ -144,6 +146,9 @@ pub struct Expander {
     conditions: Vec<Condition>,
     /// Macros by name.
     pub macros: BTreeMap<String, Rc<Macro>>,
+    /// Of the first file.
+    first_lines: u64,
+    first_bytes: u64,
     lines: u64,
     bytes: u64,
     uses: u64,
@@ -173,8 +178,17 @@ impl Expander {
             return Err(format!("files nested deeper than {MAX_INCLUDES}"));
         }
         self.bytes += text.len() as u64;
-        if self.bytes > MAX_BYTES {
-            return Err(format!("program of more than {MAX_BYTES} bytes"));
+        if self.lines == 0 && self.frames.is_empty() {
+            if self.bytes > MAX_FIRST {
+                return Err(format!("program of more than {MAX_FIRST} bytes"));
+            }
+            self.first_lines = text.lines().count() as u64;
+            self.first_bytes = self.bytes;
+        }
+        if self.bytes - self.first_bytes > MAX_BYTES {
+            return Err(format!(
+                "program of more than {MAX_BYTES} bytes beside its first file"
+            ));
         }
         let lines = text
             .lines()
@@ -226,10 +240,12 @@ impl Expander {
                     expansion: frame.expansion.clone(),
                 };
                 self.lines += 1;
-                if self.lines > MAX_LINES {
+                if self.lines > MAX_LINES + self.first_lines {
                     self.exhaust(
                         &place,
-                        format!("program of more than {MAX_LINES} lines, expansions counted"),
+                        format!(
+                            "program of more than {MAX_LINES} lines beside those of its first file"
+                        ),
                         problems,
                     );
                 }
@@ -369,10 +385,10 @@ impl Expander {
             // What a line costs to keep: its text, its pointer, and its map back.
             let segments = replaced.maps.first().map_or(0, |m| m.len());
             self.bytes += (replaced.line.len() + 8 + 64 * segments) as u64;
-            if self.bytes > MAX_BYTES {
+            if self.bytes - self.first_bytes > MAX_BYTES {
                 self.exhausted = true;
                 return Err(format!(
-                    "program of more than {MAX_BYTES} bytes, expansions counted"
+                    "program of more than {MAX_BYTES} bytes beside its first file"
                 ));
             }
             lines.push(replaced);

@@ -203,7 +203,7 @@ fn rowwise(
     let rows: Vec<u64> = rows(count, work, seed).iter().map(|r| *r as u64).collect();
     let data: Vec<&[f32]> = inputs.iter().map(|x| &x[..]).collect();
     let round = |dtype, x| {
-        let code = num::encode(dtype, x as f32, Rounding::Rne, Overflow::Saturate);
+        let code = num::encode(dtype, x as f32, Rounding::Rne, Overflow::Finite);
         f64::from(num::decode(dtype, code))
     };
     let want = oracle::evaluate(program, &data, &rows, round);

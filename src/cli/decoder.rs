@@ -5,6 +5,7 @@
 //! between steps, sampling but for the likeliest token, several chips. Invariant: figures are of the layers that ran; nothing is
 //! scaled up to those that did not.
 
+use super::progress::Progress;
 use super::simulate::{self, MEMORY_LIMIT, Options, Run, machine_error, memory_limit};
 use super::stages::{self, Stages};
 use super::{CliError, Context, checker, graph, inputs, model, outcome, routing, work};
@@ -14,6 +15,7 @@ use crate::compiler::graph::{Graph, Op, Value, ValueId};
 use crate::compiler::import::hf::{self, Step};
 use crate::compiler::import::{ImportError, Imported};
 use crate::compiler::legal::{Narrow, Products};
+use crate::compiler::op::MAX_EXTENT;
 use crate::isa::image::Class;
 use crate::machine::Machine;
 use crate::num::{Dtype, random};
@@ -30,17 +32,17 @@ pub struct Args {
     #[arg(value_name = "NAME|DIR", long_help = names())]
     model: String,
     /// Sequences
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 1, value_parser = model::count)]
     batch: u64,
-    /// Tokens of each sequence that the new one sees, with itself
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
+    /// Tokens of each sequence that the new one sees, with itself: 1 to 2^32, or as many positions as the model tells apart
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 2048, value_parser = model::count)]
     context: u64,
     /// Also run the step that reads the first N tokens of each sequence: ttft_s
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = model::count)]
     prefill: Option<u64>,
     /// Products with weights: bf16, fp8 (E4M3 with a scale for each row and column), mxfp8, mxfp6, mxfp4, nvfp4 (blocks with a scale each, rows
     /// quantised on the chip), w4a8 (MXFP4 weights, MXFP8 rows) or w4a16 (MXFP4 weights, BF16 rows); all else is BF16
-    #[arg(long)]
+    #[arg(long, default_value = "fp8")]
     dtype: String,
     /// Type of cached keys and values, and of attention: bf16 or fp8 (E4M3) [default: bf16 with bf16 and w4a16, else fp8]
     #[arg(long, value_name = "DTYPE")]
@@ -51,8 +53,8 @@ pub struct Args {
     /// The first of the layers, for models whose first differ from the others
     #[arg(long, value_name = "N", default_value_t = 0)]
     first_layer: u64,
-    /// Experts that tokens take in place of those that the router chooses: balanced, zipf:S, or a file with a line of ids for each token
-    /// [default: the router's; balanced with --no-data]
+    /// Experts that tokens take in place of those that the router chooses: balanced, zipf:S (S from 0, all alike, to 16), or a file with a
+    /// line of ids for each token, up to 64 MiB [default: the router's; balanced with --no-data]
     #[arg(long, value_name = "balanced|zipf:S|FILE")]
     routing: Option<String>,
 }
@@ -126,6 +128,11 @@ impl<'a> Model<'a> {
                     "--{flag} is 0, it must be at least 1"
                 )));
             }
+            if let Some(value) = value.filter(|value| *value > MAX_EXTENT) {
+                return Err(CliError::usage(format!(
+                    "--{flag} is {value}, it must be 1 to {MAX_EXTENT}"
+                )));
+            }
         }
         let dir = Path::new(&args.model);
         let (source, config) = match dir.is_dir() {
@@ -189,11 +196,35 @@ impl<'a> Model<'a> {
             graph::Source::File(dir) => hf::read(dir, step),
             graph::Source::Flags => hf::named(&self.args.model, step),
         };
-        imported.map_err(|e| self.source.import(&e))
+        imported.map_err(|e| match e {
+            // Importers know a step by `--shape`; this command has flags for it.
+            ImportError::Shape { name, message } => {
+                let flag = match (name.as_str(), step.past) {
+                    ("batch", _) => "--batch",
+                    ("layers", _) => "--layers",
+                    ("first_layer", _) => "--first-layer",
+                    ("tokens", 0) if self.args.prefill.is_some() => "--prefill",
+                    ("tokens" | "past", _) => "--context",
+                    _ => return CliError::usage(format!("{name}: {message}")),
+                };
+                CliError::flag(flag, message)
+            }
+            ImportError::Graph(error) => CliError::usage(format!(
+                "{}: {error}, with --batch {}, --context {}{}",
+                self.args.model,
+                self.args.batch,
+                self.args.context,
+                self.args
+                    .prefill
+                    .map_or_else(String::new, |n| format!(" and --prefill {n}")),
+            )),
+            e => self.source.import(&e),
+        })
     }
 
     /// The step's graph, if its weights and what is given fit the chip.
-    fn fitting(&self, step: Step, chip: &Chip) -> Result<Imported, CliError> {
+    fn fitting(&self, step: Step, chip: &Chip, context: &Context) -> Result<Imported, CliError> {
+        let _progress = Progress::start("reading", context);
         let imported = self.import(step)?;
         let (needed, limit) = (self.bytes(&imported.graph), chip.hbm_bytes());
         if needed <= limit {
@@ -213,9 +244,28 @@ impl<'a> Model<'a> {
                 false => more = middle,
             }
         }
-        let help = match fit {
-            0 => "not even one layer fits".to_owned(),
-            n => format!("--layers {n} may fit"),
+        // What a program has beside that shows when it is compiled; by little, so one or two layers less do.
+        let compiles = |layers: &u64| {
+            let cut = Step {
+                layers: Some(*layers),
+                ..step
+            };
+            let imported = self.import(cut)?;
+            let chained = chain::Options::default();
+            graph::compiled_by(
+                &imported,
+                chip,
+                self.products,
+                self.source,
+                (&chained, None),
+                context,
+            )
+        };
+        let sure = (1..=fit).rev().take(3).find(|n| compiles(n).is_ok());
+        let help = match (sure, fit) {
+            (_, 0) => "not even one layer fits".to_owned(),
+            (Some(n), _) => format!("--layers {n} fits"),
+            (None, n) => format!("fewer than --layers {n} may fit"),
         };
         Err(CliError::usage(format!(
             "{}: {} layers with their cache take at least {needed} bytes of HBM, {} more than the {limit} of {}; {help}",
@@ -228,9 +278,18 @@ impl<'a> Model<'a> {
 
     /// Bytes in HBM that what is given for the step takes at least, weights at the width of products.
     fn bytes(&self, graph: &Graph) -> u64 {
+        // Tables are no operands of products.
+        let mut table = vec![false; graph.values.len()];
+        let gathers = graph.nodes.iter().filter(|n| matches!(n.op, Op::Gather(_)));
+        gathers.for_each(|n| table[n.inputs[0].0 as usize] = true);
         let bits = self.products.weight_bits();
         let narrow = |value: &Value| value.elements().saturating_mul(bits) / 8;
-        let weights = (graph.constants()).map(|(_, value, _)| value.bytes().min(narrow(value)));
+        let weights = graph
+            .constants()
+            .map(|(id, value, _)| match table[id.0 as usize] {
+                true => value.bytes(),
+                false => value.bytes().min(narrow(value)),
+            });
         let inputs = graph.list(&graph.inputs).map(Value::bytes);
         weights.chain(inputs).fold(0, u64::saturating_add)
     }
@@ -243,7 +302,7 @@ impl<'a> Model<'a> {
         chip: &Arc<Chip>,
         context: &Context,
     ) -> Result<Ran, CliError> {
-        let imported = self.fitting(step, chip)?;
+        let imported = self.fitting(step, chip, context)?;
         let mixture = (imported.graph.nodes.iter()).any(|n| matches!(n.op, Op::Grouped(_)));
         if self.args.routing.is_some() && !mixture {
             let model = &self.args.model;
@@ -269,10 +328,14 @@ impl<'a> Model<'a> {
             checker::check(&whole.graph, &whole.program, chip, common.seed, context)?;
         }
         let program = whole.program;
+        let loading = Progress::start("loading", context);
         let image = Arc::new(program.image);
         let mut machine = simulate::load(chip, &image, !common.no_data, &self.args.model)?;
+        drop(loading);
         graph::set_constants(&mut machine, &program.constants, context)?;
+        let drawing = Progress::start("drawing inputs", context);
         fill(&mut machine, &imported.graph, &program.inputs, common.seed)?;
+        drop(drawing);
         let findings = match common.sanitize {
             true => {
                 let constants = program.constants.iter().map(|c| c.symbol.as_str());
@@ -291,6 +354,7 @@ impl<'a> Model<'a> {
         if let Some(dir) = common.trace {
             simulate::write_trace(dir, &mut run, &self.args.model)?;
         }
+        let _progress = Progress::start("measuring", context);
         let times = stages::times(&run.machine, &program.stages)?;
         let mut metrics = Metrics::new(chip, work::of_image(&image, chip));
         metrics.measured = run.measured.take();

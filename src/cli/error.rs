@@ -27,6 +27,17 @@ fn one_line(message: String) -> String {
     out
 }
 
+/// The flag that a usage error is about: at its beginning, or the first in quotes, as clap's errors have it.
+fn named_flag(message: &str) -> Option<String> {
+    let after = match message.strip_prefix("--") {
+        Some(after) => after,
+        None => message.split_once("'--")?.1,
+    };
+    let name = after.split(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit() && c != '-');
+    let name = name.into_iter().next().filter(|name| !name.is_empty())?;
+    Some(format!("--{name}"))
+}
+
 /// Why a command failed. The exit code follows from the kind.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
@@ -146,6 +157,7 @@ impl CliError {
             CliError::Usage {
                 place: Some(place), ..
             } => (self.to_string(), Some(place.clone())),
+            CliError::Usage { message, .. } => (message.clone(), named_flag(message)),
             other => (other.to_string(), None),
         };
         let mut error = json!({ "code": self.code(), "message": message, "where": place });
@@ -219,6 +231,14 @@ mod tests {
         let want = json!({ "code": "file", "message": "shape [1], wanted [2]", "where": "a.npy" });
         assert_eq!(error.json(), want);
         assert_eq!(CliError::usage("x").json()["where"], Value::Null);
+        for (message, want) in [
+            ("--routing: `nope` is no file", "--routing"),
+            ("--first-layer 3 is past the last", "--first-layer"),
+            ("invalid value 'abc' for '--rate <R>': no float", "--rate"),
+        ] {
+            assert_eq!(CliError::usage(message).json()["where"], want);
+        }
+        assert_eq!(CliError::usage("a -- b").json()["where"], Value::Null);
         let flag = CliError::flag("--rate", "`x` is no rate").json();
         assert_eq!(flag["where"], "--rate");
         assert_eq!(flag["message"], "--rate: `x` is no rate");

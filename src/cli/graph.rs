@@ -6,14 +6,14 @@
 
 use super::progress::Progress;
 use super::simulate::{MEMORY_LIMIT, machine_error, memory_limit};
-use super::{CliError, Context, bindings, checker};
+use super::{CliError, Context, bindings, checker, model};
 use crate::chip::Chip;
 use crate::compiler::chain::{self, ChainError, Constant};
 use crate::compiler::graph::drawn::draw_weights;
 use crate::compiler::graph::{DataError, Graph};
 use crate::compiler::import::{ImportError, Imported, hf, onnx};
 use crate::compiler::legal::{self, LegalError, Products};
-use crate::compiler::linear;
+use crate::compiler::{CompileError, linear};
 use crate::isa::image::{Class, Image, Init, MAX_DATA_BYTES};
 use crate::machine::Machine;
 use std::path::{Path, PathBuf};
@@ -73,6 +73,10 @@ impl Source<'_> {
                 Some((place, message)) => CliError::file(place, message),
                 None => CliError::usage(text.as_str()),
             },
+            ChainError::Stage {
+                error: CompileError::NoPlan { reason, .. },
+                ..
+            } => self.blame(format!("{error}{}", model::advice(reason))),
             ChainError::Hbm { .. } => {
                 self.blame(format!("{error}; `bench model` takes --layers for a part"))
             }

@@ -99,13 +99,20 @@ pub fn count(text: &str) -> Result<u64, String> {
 
 fn text_of(path: &Path) -> Result<String, CliError> {
     let place = path.display().to_string();
+    const TAKES: &str = "`compile` takes an .onnx file, a Hugging Face directory (one with a config.json), or a .toml graph of one operation";
     if path.is_dir() {
-        return Err(CliError::io("read", path, &crate::asm::is_a_directory()));
+        let message = format!("{place}: no config.json in this directory; {TAKES}");
+        return Err(CliError::usage(message));
     }
-    if path.extension().is_none_or(|e| e != "toml") {
-        return Err(CliError::usage(format!(
-            "{place}: a model is a .toml graph; other forms are not read"
-        )));
+    let end = path.extension().unwrap_or_default();
+    if end != "toml" {
+        let other = match end.to_str() {
+            Some("s") => "; `asm` takes assembly text, `run` assembles and runs it",
+            Some("elf") => "; it is compiled already: `run` takes it",
+            Some("safetensors") => "; the directory of this file is the model",
+            _ => "",
+        };
+        return Err(CliError::usage(format!("{place}: {TAKES}{other}")));
     }
     let mut bytes = Vec::new();
     std::fs::File::open(path)
@@ -273,6 +280,20 @@ pub fn usage(error: OpError) -> CliError {
     CliError::usage(error.to_string())
 }
 
+/// What may help where there is no plan.
+pub fn advice(reason: &str) -> &'static str {
+    let about = |words: &[&str]| words.iter().any(|word| reason.contains(word));
+    if about(&["SRAM", "the tile has", " fit "]) {
+        "; smaller extents or a narrower --dtype take less, --set tsram.size=16MiB is a tile with more"
+    } else if about(&["semaphores"]) {
+        "; --set semaphores.count=64 is a tile with more"
+    } else if about(&["DMA channels"]) {
+        "; --set dma.channels=4 is a tile with more"
+    } else {
+        ""
+    }
+}
+
 /// An operation that does not compile, as the fault of its file or of the command line.
 pub fn refused(error: &CompileError, model: Option<&Model>) -> CliError {
     match (error, model) {
@@ -286,8 +307,11 @@ pub fn refused(error: &CompileError, model: Option<&Model>) -> CliError {
                 .replace('-', "_");
             match model.place.keys.iter().any(|(key, _)| *key == word) {
                 true => model.place.blame(Some(&word), reason),
-                false => CliError::usage(error.to_string()),
+                false => CliError::usage(format!("{error}{}", advice(reason))),
             }
+        }
+        (CompileError::NoPlan { reason, .. }, None) => {
+            CliError::usage(format!("{error}{}", advice(reason)))
         }
         (CompileError::Assembly { .. }, _) => CliError::Run {
             code: "compiler",

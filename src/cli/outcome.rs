@@ -132,16 +132,23 @@ fn text(title: &str, m: &Metrics) -> String {
         row("tensor", format!("{rate:.1} TFLOP/s"), share);
     }
     if let (Some(measured), Some(rate)) = (&m.measured, m.hbm_tbps()) {
+        // A unit in which the peak is at least 1.
+        let (unit, scale) = match m.hbm_peak_tbps {
+            1.0.. => ("TB/s", 1.0),
+            1e-3.. => ("GB/s", 1e3),
+            _ => ("MB/s", 1e6),
+        };
+        let rate = rate * scale;
         let share = percent(
             m.percent_of_hbm_peak(),
-            &format!("peak {:.2}", m.hbm_peak_tbps),
+            &format!("peak {:.2}", m.hbm_peak_tbps * scale),
         );
         let moved = format!(
             "{share}; read {}, wrote {}",
             bytes(measured.hbm_read_bytes),
             bytes(measured.hbm_write_bytes)
         );
-        row("hbm", format!("{rate:.2} TB/s"), moved);
+        row("hbm", format!("{rate:.2} {unit}"), moved);
     }
     if let Some(energy) = m.energy().filter(|e| e.total() > 0.0) {
         let share =

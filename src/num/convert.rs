@@ -25,6 +25,8 @@ pub enum Rounding {
 pub enum Overflow {
     /// The largest finite value with the same sign; infinities too (the conversion's result is never infinite).
     Saturate,
+    /// The largest finite value for what is finite; infinities stay, if the format has them.
+    Finite,
     /// Infinity where the format has one, else NaN (E4M3), with the value's sign. FP4 and FP6 have neither and saturate. Under [`Rounding::Rtz`] a
     /// finite value never overflows: it becomes the largest finite value, as in IEEE 754.
     Ieee,
@@ -265,7 +267,7 @@ pub(super) fn encode_float(spec: Spec, value: f32, rounding: Rounding, overflow:
     let finite = if code > spec.max { past_finite } else { code };
     let signed = sign
         | if magnitude == 0x7F80_0000 {
-            overflowed(spec, overflow)
+            infinite(spec, overflow)
         } else {
             finite
         };
@@ -280,8 +282,17 @@ pub(super) fn encode_float(spec: Spec, value: f32, rounding: Rounding, overflow:
 #[inline(always)]
 fn overflowed(spec: Spec, overflow: Overflow) -> u32 {
     match overflow {
-        Overflow::Saturate => spec.max,
+        Overflow::Saturate | Overflow::Finite => spec.max,
         Overflow::Ieee => spec.inf.or(spec.nan).unwrap_or(spec.max),
+    }
+}
+
+/// The magnitude of an infinity.
+#[inline(always)]
+fn infinite(spec: Spec, overflow: Overflow) -> u32 {
+    match overflow {
+        Overflow::Finite => spec.inf.unwrap_or(spec.max),
+        Overflow::Saturate | Overflow::Ieee => overflowed(spec, overflow),
     }
 }
 

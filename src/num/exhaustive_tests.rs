@@ -9,7 +9,7 @@ use super::{Dtype, Format, Overflow, Rounding, encode_slice};
 use rayon::prelude::*;
 
 const MODES: [Rounding; 3] = [Rounding::Rne, Rounding::Rtz, Rounding::Rna];
-const POLICIES: [Overflow; 2] = [Overflow::Saturate, Overflow::Ieee];
+const POLICIES: [Overflow; 3] = [Overflow::Saturate, Overflow::Finite, Overflow::Ieee];
 /// Bits of a piece of the range, the unit of work of a thread.
 const PIECE: u32 = 22;
 /// Patterns that one call of the slice functions converts.
@@ -246,6 +246,8 @@ impl Published {
         let finite = magnitude < 0x7F80_0000;
         let past = match policy {
             Overflow::Ieee if !finite || mode != Rounding::Rtz => self.past,
+            // Where what is past the end is no NaN, it is an infinity, or the last number.
+            Overflow::Finite if !finite && self.past != self.nan => self.past,
             _ => self.last,
         };
         let sign = if negative { self.sign.unwrap_or(0) } else { 0 };

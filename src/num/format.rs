@@ -219,7 +219,7 @@ fn e8m0_code(value: f32, overflow: Overflow, up: impl Fn(u32, u32) -> bool) -> u
     }
     code += u32::from(bits < 0x7F80_0000 && up(code, fraction));
     let past = match overflow {
-        Overflow::Saturate => 0xFE,
+        Overflow::Saturate | Overflow::Finite => 0xFE,
         Overflow::Ieee => u32::from(E8M0_NAN),
     };
     if code > 0xFE { past } else { code }

@@ -212,7 +212,7 @@ fn stochastic_rounding_by_its_definition() {
                     || (fraction * 4_294_967_296.0).floor() + f64::from(random) >= 4_294_967_296.0;
                 for overflow in POLICIES {
                     let past = match overflow {
-                        Overflow::Saturate => spec.max,
+                        Overflow::Saturate | Overflow::Finite => spec.max,
                         Overflow::Ieee => spec.inf.or(spec.nan).unwrap_or(spec.max),
                     };
                     let want = match (up, low == spec.max) {

@@ -239,11 +239,11 @@ mod tests {
             type_code in 0u8..12,
             patterns in prop::collection::vec(prop_oneof![any::<u32>(), 0x3C00_0000u32..0x4400_0000], 0..150),
             mode in 0usize..3,
-            saturate: bool,
+            policy in 0usize..3,
         ) {
             let dtype = Dtype::from_code(type_code).unwrap();
             let rounding = [Rounding::Rne, Rounding::Rtz, Rounding::Rna][mode];
-            let overflow = if saturate { Overflow::Saturate } else { Overflow::Ieee };
+            let overflow = [Overflow::Saturate, Overflow::Finite, Overflow::Ieee][policy];
             let values: Vec<f32> = patterns.iter().map(|bits| f32::from_bits(*bits)).collect();
             let len = dtype.bytes_for(values.len() as u64) as usize;
             let mut bytes = vec![0xAA; len + 2];

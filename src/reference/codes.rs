@@ -131,12 +131,15 @@ impl Float {
             0
         };
         let past = match overflow {
-            Overflow::Saturate => self.largest,
+            Overflow::Saturate | Overflow::Finite => self.largest,
             Overflow::Ieee => self.infinity.or(self.nan).unwrap_or(self.largest),
         };
         match value {
             Value::Nan => self.nan.unwrap_or(self.largest),
             Value::Zero(_) => sign,
+            Value::Infinite(_) if overflow == Overflow::Finite => {
+                sign | self.infinity.unwrap_or(self.largest)
+            }
             Value::Infinite(_) => sign | past,
             Value::Finite(number) => match self.magnitude_code(&number.abs(), rounding) {
                 Some(code) if code <= self.largest => sign | code,
@@ -161,6 +164,8 @@ impl Float {
 pub enum Overflow {
     /// The largest number.
     Saturate,
+    /// The largest number, but infinities stay in types that have them.
+    Finite,
     /// The infinity or NaN of types that have one.
     Ieee,
 }

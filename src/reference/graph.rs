@@ -41,8 +41,8 @@ pub enum EvalError {
     Large { elements: u64 },
 }
 
-/// The nearest value of a type, ties to even; overflow gives the largest finite one (in FP32 an infinity), NaN 0 where the type
-/// has none.
+/// The nearest value of a type, ties to even; overflow gives the largest finite one (in FP32 an infinity), but infinities stay in
+/// types that have them; NaN 0 where the type has none.
 pub fn round(dtype: Dtype, x: f64) -> f64 {
     match codes::element(dtype) {
         _ if dtype == Dtype::F32 => f64::from(x as f32),
@@ -52,6 +52,7 @@ pub fn round(dtype: Dtype, x: f64) -> f64 {
             Some(_) => x,
             None => 0.0,
         },
+        Element::Float(f) if x.is_infinite() && f.infinity.is_some() => x,
         Element::Float(f) => {
             let fraction = 1 << f.fraction_bits;
             let (field, rest) = (
@@ -133,8 +134,19 @@ pub fn evaluate(
                 node.op,
                 Op::Layout(_) | Op::Concat { .. } | Op::Gather(_) | Op::TopK(_)
             );
+            // Transfers of row-wise results keep infinities, units that round on their own do not.
+            let row_wise = matches!(node.op, Op::Rowwise(_)) || dtype == Dtype::F32;
+            let finite = |x: f64| {
+                if row_wise {
+                    x
+                } else {
+                    x.clamp(f64::MIN, f64::MAX)
+                }
+            };
             if !moved {
-                values.iter_mut().for_each(|x| *x = round(dtype, *x));
+                values
+                    .iter_mut()
+                    .for_each(|x| *x = round(dtype, finite(*x)));
             }
             known[id.0 as usize] = Some(values);
         }
@@ -161,16 +173,8 @@ fn given(
                     got: values.len() as u64,
                 });
             }
-            // Tensors from outside hold infinities where their type has them.
-            let infinite = match codes::element(value.dtype) {
-                Element::Float(f) => f.infinity.is_some(),
-                Element::Integer(..) => false,
-            };
-            let exact = |x: &f64| match x.is_infinite() && infinite {
-                true => *x,
-                false => round(value.dtype, *x),
-            };
-            Ok(Some(values.iter().map(exact).collect()))
+            let exact = values.iter().map(|x| round(value.dtype, *x));
+            Ok(Some(exact.collect()))
         }
         Kind::Constant(data) => {
             let bytes = data.read().map_err(|e| EvalError::Constant {

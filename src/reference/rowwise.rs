@@ -184,8 +184,32 @@ fn unary(f: Unary, a: Bounded, round: Round) -> Bounded {
         Unary::Floor => a.monotone(0.0, 0.0, f64::floor),
         Unary::Cast(dtype) => {
             // Values are FP32 before the cast, here in f64.
-            a.monotone(0.0, 0.0, |x| round(dtype, x))
+            // The instruction's result is never infinite.
+            a.monotone(0.0, 0.0, |x| round(dtype, finite(x)))
         }
+        Unary::Ieee(dtype) => a.monotone(0.0, 0.0, |x| ieee(dtype, round, x)),
+    }
+}
+
+/// An infinity as the largest number of FP32.
+fn finite(x: f64) -> f64 {
+    x.clamp(f64::from(f32::MIN), f64::from(f32::MAX))
+}
+
+/// Rounded to a type, infinite past its largest number.
+fn ieee(dtype: Dtype, round: Round, x: f64) -> f64 {
+    let largest = round(dtype, finite(f64::INFINITY));
+    let past = match (dtype, x > 0.0) {
+        (Dtype::F16 | Dtype::Bf16 | Dtype::E5m2 | Dtype::F32, true) => f64::INFINITY,
+        (Dtype::F16 | Dtype::Bf16 | Dtype::E5m2 | Dtype::F32, false) => f64::NEG_INFINITY,
+        (Dtype::E4m3, _) => f64::NAN,
+        _ => return round(dtype, finite(x)),
+    };
+    // Near the largest number rounding of x / 2 is that of x by half, and has room for what rounds up.
+    match x.is_finite() && round(dtype, x / 2.0).abs() * 2.0 <= largest {
+        true => round(dtype, x),
+        false if x.is_nan() => x,
+        false => past,
     }
 }
 

@@ -364,14 +364,14 @@ pub fn run(machine: &mut Machine, unit: Unit, t: &Transfer) -> Result<(), Trap> 
     Ok(())
 }
 
-/// The code in another type: the same bits if it is the same type, else the same number, rounded to nearest even and
-/// saturating; and whether a NaN met a type that has none.
+/// The code in another type: the same bits if it is the same type, else the same number, rounded to nearest even, finite
+/// numbers saturating and infinities kept by types that have them; and whether a NaN met a type that has none.
 fn convert(sdt: Dtype, ddt: Dtype, code: u32) -> (u32, bool) {
     if sdt == ddt {
         return (code, false);
     }
     let value = codes::decode(sdt, code);
-    let encoded = codes::encode(ddt, &value, Rounding::Rne, codes::Overflow::Saturate);
+    let encoded = codes::encode(ddt, &value, Rounding::Rne, codes::Overflow::Finite);
     (encoded.code, encoded.lost_nan)
 }
 

@@ -316,6 +316,9 @@ fn functions_at_corners() {
         (Unary::Floor, 7.0, 7.0),
         (Unary::Cast(Dtype::E4m3), 1e9, 448.0),
         (Unary::Cast(Dtype::I8), -300.0, -128.0),
+        (Unary::Ieee(Dtype::F16), 65519.0, 65504.0),
+        (Unary::Ieee(Dtype::F16), -65520.0, f32::NEG_INFINITY),
+        (Unary::Ieee(Dtype::Bf16), 3.4e38, f32::INFINITY),
         (Unary::Relu, -2.0, 0.0),
     ];
     let mut program = Rowwise::new(1, 1);
@@ -512,6 +515,8 @@ fn draw(seed: u64, rows: u64, cols: u64, steps: usize) -> Rowwise {
         Unary::Cast(Dtype::Bf16),
         Unary::Cast(Dtype::E4m3),
         Unary::Cast(Dtype::I8),
+        Unary::Ieee(Dtype::Bf16),
+        Unary::Ieee(Dtype::F16),
     ];
     let compares = [
         Compare::Eq,

@@ -56,8 +56,8 @@ pub fn known(
     Ok(made)
 }
 
-/// Whether V of an attention is the first elements of each row of its K, by a view.
-pub fn v_in_k(graph: &Graph, node: &Node) -> bool {
+/// Whether V of an attention is the first elements of each row of its K, by a view; `makers`: the node that makes each value.
+pub fn v_in_k(graph: &Graph, makers: &[Option<usize>], node: &Node) -> bool {
     let [_, k, v, ..] = node.inputs[..] else {
         return false;
     };
@@ -66,9 +66,6 @@ pub fn v_in_k(graph: &Graph, node: &Node) -> bool {
         return false;
     };
     let view = View::slice(shape, last, 0, 1, *count);
-    graph.nodes.iter().any(|n| {
-        n.outputs[..] == [v]
-            && n.inputs[..] == [k]
-            && matches!(&n.op, Op::Layout(made) if *made == view)
-    })
+    let maker = makers[v.0 as usize].map(|n| &graph.nodes[n]);
+    maker.is_some_and(|n| n.inputs[..] == [k] && matches!(&n.op, Op::Layout(made) if *made == view))
 }

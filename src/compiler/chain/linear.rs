@@ -38,6 +38,8 @@ pub struct Layers {
     pub stream: Option<Stream>,
     /// Bytes of the values beside those of the graph: `sums`, with ids behind the graph's.
     pub beside: Vec<u64>,
+    /// The layer of each product whose readers add its parts.
+    direct: BTreeMap<ValueId, usize>,
 }
 
 impl Layers {
@@ -55,13 +57,17 @@ impl Layers {
                 (constant && op.m <= MAX_ROWS && linear(&op).problem().is_none()).then_some((n, op))
             })
             .collect();
-        // Operand and sums must fit beside the ring.
+        // Operand and sums must fit beside the ring. Layers of a model repeat.
+        let mut fits: BTreeMap<String, bool> = BTreeMap::new();
         let candidates: Vec<(usize, Matmul)> = candidates
             .into_iter()
             .filter(|(_, op)| {
-                Stream::new(&[linear(op)], chip, ring, 0).is_ok_and(|stream| {
-                    stream.beside(0) <= stream.rest(chip).chip.tsram.size_bytes / 2
-                })
+                let alone = || {
+                    Stream::new(&[linear(op)], chip, ring, 0).is_ok_and(|stream| {
+                        stream.beside(0) <= stream.rest(chip).chip.tsram.size_bytes / 2
+                    })
+                };
+                *fits.entry(format!("{op:?}")).or_insert_with(alone)
             })
             .collect();
         let linears: Vec<Linear> = candidates.iter().map(|(_, op)| linear(op)).collect();
@@ -77,6 +83,7 @@ impl Layers {
             .zip(&stream.layers)
             .map(|(id, packing)| (id, packing.parts))
             .collect();
+        let readers = readers(graph, parts);
         let mut layers = Layers::default();
         for ((node, op), packing) in candidates.into_iter().zip(&stream.layers) {
             let product = graph.nodes[node].outputs[0];
@@ -94,8 +101,14 @@ impl Layers {
                 scales: graph.nodes[node].inputs.get(2).copied(),
                 parts: packing.parts,
                 sums,
-                direct: packing.parts > 1 && adds(graph, parts, product, &parts_of),
+                direct: packing.parts > 1 && {
+                    let readers = readers.get(&product).map_or(&[][..], Vec::as_slice);
+                    adds(graph, parts, product, readers, &parts_of)
+                },
             });
+            if layers.all.last().is_some_and(|l| l.direct) {
+                layers.direct.insert(product, layers.all.len() - 1);
+            }
         }
         layers.stream = Some(stream);
         layers
@@ -156,22 +169,14 @@ impl Layers {
                 plus: 0,
             })
             .collect();
-        let direct = self.all.iter().filter(|l| l.direct);
-        let mut of = BTreeMap::new();
-        for layer in direct {
-            of.insert(graph.nodes[layer.node].outputs[0], layer);
-        }
-        if of.is_empty() {
-            return (program.clone(), plain);
-        }
         let mut sums = Vec::new();
         for (i, id) in inputs.iter().enumerate() {
             let part = parts.root(*id);
-            if let Some(layer) = of.get(&part.of) {
+            if let Some(layer) = self.direct.get(&part.of) {
                 let dtype = graph[part.of].dtype;
                 // The first element, in FP32.
                 let first = part.offset * 8 / u64::from(dtype.bits()) * 4;
-                sums.push((i, *layer, first, dtype));
+                sums.push((i, &self.all[*layer], first, dtype));
             }
         }
         match sums.is_empty() {
@@ -208,18 +213,32 @@ fn linear(op: &Matmul) -> Linear {
     }
 }
 
-/// Whether all who read a product are row-wise programs that can add its parts; `parts_of`: those of every product that has several.
-fn adds(graph: &Graph, parts: &Parts, product: ValueId, parts_of: &BTreeMap<ValueId, u64>) -> bool {
+/// The nodes that read each value with memory of its own, or what lies in it.
+fn readers(graph: &Graph, parts: &Parts) -> BTreeMap<ValueId, Vec<usize>> {
+    let mut all: BTreeMap<ValueId, Vec<usize>> = BTreeMap::new();
+    for (n, node) in graph.nodes.iter().enumerate() {
+        for id in &node.inputs {
+            all.entry(parts.root(*id).of).or_default().push(n);
+        }
+    }
+    all
+}
+
+/// Whether all `readers` of a product are row-wise programs that can add its parts; `parts_of`: those of every product that has several.
+fn adds(
+    graph: &Graph,
+    parts: &Parts,
+    product: ValueId,
+    readers: &[usize],
+    parts_of: &BTreeMap<ValueId, u64>,
+) -> bool {
     let passed_on = |id: ValueId| graph[id].kind == Kind::Intermediate;
     let root = |id: &ValueId| parts.root(*id).of;
     // What lies in a concatenation is wanted there.
     passed_on(product)
         && !parts.is_part(product)
-        && graph.nodes.iter().all(|node| {
-            let mut read = node.inputs.iter().map(root);
-            if !read.any(|id| id == product) {
-                return true;
-            }
+        && readers.iter().all(|n| {
+            let node = &graph.nodes[*n];
             match &node.op {
                 NodeOp::Layout(_) => {
                     let result = node.outputs[0];

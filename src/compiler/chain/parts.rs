@@ -8,7 +8,7 @@
 
 use crate::compiler::attention::form::v_in_k;
 use crate::compiler::graph::view::contiguous;
-use crate::compiler::graph::{Graph, Kind, Op, ValueId, View, elements};
+use crate::compiler::graph::{Graph, Kind, Op, ValueId, View, elements, made_by};
 use crate::compiler::rowwise::Spread;
 
 /// Rows with gaps, in elements.
@@ -66,6 +66,7 @@ impl Parts {
         let mut finder = Finder {
             graph,
             readers: readers(graph),
+            makers: made_by(graph),
             parts: Parts {
                 inside: vec![None; graph.values.len()],
             },
@@ -95,6 +96,7 @@ fn readers(graph: &Graph) -> Vec<Vec<(usize, usize)>> {
 struct Finder<'a> {
     graph: &'a Graph,
     readers: Vec<Vec<(usize, usize)>>,
+    makers: Vec<Option<usize>>,
     parts: Parts,
 }
 
@@ -209,13 +211,16 @@ impl Finder<'_> {
         value.kind == Kind::Intermediate
             && self.readers[id.0 as usize].iter().all(|(n, i)| {
                 let node = &self.graph.nodes[*n];
-                *i == 2 && matches!(node.op, Op::Attention(_)) && v_in_k(self.graph, node)
+                *i == 2
+                    && matches!(node.op, Op::Attention(_))
+                    && v_in_k(self.graph, &self.makers, node)
             })
     }
 
     /// Whether a row-wise program of `cols` columns makes a value.
     fn written_by_rows(&self, id: ValueId, cols: u64) -> bool {
-        let maker = self.graph.nodes.iter().rev().find_map(|node| {
+        let maker = self.makers[id.0 as usize].and_then(|n| {
+            let node = &self.graph.nodes[n];
             let at = node.outputs.iter().position(|o| *o == id)?;
             Some((&node.op, at))
         });

@@ -8,7 +8,7 @@ use super::steps;
 use crate::chip::Chip;
 use crate::compiler::attention::form::{known, v_in_k};
 use crate::compiler::attention::schedules;
-use crate::compiler::graph::{Graph, Kind, Node, Op as NodeOp, Value};
+use crate::compiler::graph::{Graph, Kind, Node, Op as NodeOp, Value, made_by};
 use crate::compiler::linear::MAX_ROWS;
 use crate::compiler::{Attention, Op};
 
@@ -61,12 +61,13 @@ fn products_of_many_rows(graph: &Graph, chip: &Chip) -> bool {
 
 /// The percentage, or less where attention would take half as long again in what that leaves: large heads (latents) want large blocks.
 fn left_by_attention(graph: &Graph, chip: &Chip, asked: u64) -> u64 {
+    let makers = made_by(graph);
     let mut ops: Vec<Attention> = Vec::new();
     for node in &graph.nodes {
         if let NodeOp::Attention(op) = &node.op {
             let shapes = [0, 1, 2].map(|i| &graph[node.inputs[i]].shape[..]);
             let dtype = graph[node.inputs[0]].dtype;
-            match known(op, shapes, dtype, v_in_k(graph, node)) {
+            match known(op, shapes, dtype, v_in_k(graph, &makers, node)) {
                 Ok(op) if !ops.contains(&op) => ops.push(op),
                 // The steps refuse it.
                 _ => {}

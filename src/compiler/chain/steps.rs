@@ -12,7 +12,7 @@ use super::parts::Parts;
 use super::sites::Sites;
 use crate::chip::{Chip, cost};
 use crate::compiler::attention::form::{known, v_in_k};
-use crate::compiler::graph::{self, Graph, Node, Op as NodeOp, Value, ValueId};
+use crate::compiler::graph::{self, Graph, Node, Op as NodeOp, Value, ValueId, made_by};
 use crate::compiler::grouped::{self, Packing};
 use crate::compiler::linear::Stream;
 use crate::compiler::movement::{self, Axis, Batched, Copy, Gather, Source, TopK};
@@ -287,6 +287,7 @@ pub fn steps(
     experts: &Experts,
     chip: &Chip,
 ) -> Result<Vec<Step>, ChainError> {
+    let makers = made_by(graph);
     let mut all = Vec::new();
     for (index, node) in graph.nodes.iter().enumerate() {
         let before = all.len();
@@ -299,7 +300,7 @@ pub fn steps(
                 reads: expert.reads(graph),
                 writes: node.outputs.clone(),
             });
-        } else if let Some(step) = step(graph, parts, layers, index, node)? {
+        } else if let Some(step) = step(graph, parts, layers, &makers, index, node)? {
             all.push(step);
         }
         for step in &all[before..] {
@@ -318,6 +319,7 @@ fn step(
     graph: &Graph,
     parts: &Parts,
     layers: &Layers,
+    makers: &[Option<usize>],
     index: usize,
     node: &Node,
 ) -> Result<Option<Step>, ChainError> {
@@ -348,7 +350,7 @@ fn step(
             Work::Op(Op::Matmul(op))
         }
         NodeOp::Attention(op) => {
-            let v_in_k = v_in_k(graph, node);
+            let v_in_k = v_in_k(graph, makers, node);
             let shapes = [0, 1, 2].map(|i| &value(i).shape[..]);
             let op = known(op, shapes, value(0).dtype, v_in_k);
             if v_in_k {

@@ -227,7 +227,7 @@ pub fn write(
 }
 
 /// For each step how many stages from the first must be done before it: one more than the last that wrote what it reads, or
-/// read or wrote what it writes.
+/// read or wrote what it writes. Only the [`WINDOW`] stages before it are looked at, it waits for all others anyway.
 fn needs(steps: &[Step], placement: &Placement) -> Vec<usize> {
     let areas = |(n, s): (usize, &Step)| -> (Vec<Area>, Vec<Area>) {
         let reads = s.reads.iter().map(|r| placement.area(r.value));
@@ -239,10 +239,11 @@ fn needs(steps: &[Step], placement: &Placement) -> Vec<usize> {
     let all: Vec<(Vec<Area>, Vec<Area>)> = steps.iter().enumerate().map(areas).collect();
     let meet = |a: &[Area], b: &[Area]| a.iter().any(|x| b.iter().any(|y| x.meets(y)));
     let need = |(n, (reads, writes)): (usize, &(Vec<Area>, Vec<Area>))| {
-        let before = all[..n].iter().rposition(|(read, written)| {
+        let first = n.saturating_sub(WINDOW);
+        let before = all[first..n].iter().rposition(|(read, written)| {
             meet(reads, written) || meet(writes, written) || meet(writes, read)
         });
-        before.map_or(0, |s| s + 1)
+        before.map_or(0, |s| first + s + 1)
     };
     all.iter().enumerate().map(need).collect()
 }

@@ -584,6 +584,8 @@ fn unary(f: Unary, x: f64) -> f64 {
             Dtype::I32 => decode(dtype, encode(dtype, x)),
             _ => rounded(dtype, x),
         },
+        // The range of a type is left out with its precision.
+        Unary::Ieee(dtype) => rounded(dtype, x),
     }
 }
 

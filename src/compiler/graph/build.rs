@@ -10,7 +10,7 @@ use super::{
     Attention, Data, Gather, Graph, Grouped, Kind, Matmul, Node, Op, Pad, TopK, Value, ValueId,
     View, elements,
 };
-use crate::compiler::rowwise::{Rowwise, Spread, StepId};
+use crate::compiler::rowwise::{Rowwise, Spread, StepId, Unary};
 use crate::num::Dtype;
 use std::sync::Arc;
 
@@ -19,6 +19,8 @@ use std::sync::Arc;
 pub struct Builder {
     graph: Graph,
     place: Arc<str>,
+    /// Whether what is past the largest number of 16 bits is infinite.
+    infinite: bool,
 }
 
 /// A result of a row-wise program: the step, its type and its spread (full or per row).
@@ -80,6 +82,7 @@ impl Builder {
                 ..Graph::default()
             },
             place: Arc::from(name),
+            infinite: false,
         }
     }
 
@@ -166,6 +169,11 @@ impl Builder {
     /// A name that no source has.
     fn fresh(&self) -> String {
         format!("%{}", self.graph.values.len())
+    }
+
+    /// From here on results of row-wise programs in F16 and BF16 that are past the largest number are infinite, as in IEEE 754.
+    pub fn overflow_to_infinity(&mut self) {
+        self.infinite = true;
     }
 
     /// Names a value as the source does, unless it has a name of a source already.
@@ -409,7 +417,14 @@ impl Builder {
             operands.push(id);
             steps.push(op.input(&format!("x{index}"), self.dtype(id), place.spread));
         }
-        let results = program(&mut op, &steps);
+        let mut results = program(&mut op, &steps);
+        if self.infinite {
+            for (step, dtype, _) in &mut results {
+                if matches!(dtype, Dtype::F16 | Dtype::Bf16) {
+                    *step = op.unary(Unary::Ieee(*dtype), *step);
+                }
+            }
+        }
         for (index, (step, dtype, spread)) in results.iter().enumerate() {
             op.output(&format!("y{index}"), *dtype, *step, *spread);
         }

@@ -143,3 +143,14 @@ impl Graph {
         })
     }
 }
+
+/// The node that makes each value.
+pub fn made_by(graph: &Graph) -> Vec<Option<usize>> {
+    let mut of = vec![None; graph.values.len()];
+    for (index, node) in graph.nodes.iter().enumerate() {
+        node.outputs
+            .iter()
+            .for_each(|id| of[id.0 as usize] = Some(index));
+    }
+    of
+}

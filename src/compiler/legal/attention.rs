@@ -18,7 +18,7 @@ use super::rewrite::{Rewriter, rewrite};
 use super::{Folded, LegalError, Options, Products};
 use crate::chip::Chip;
 use crate::compiler::attention::form::{known, v_in_k};
-use crate::compiler::graph::{Attention, Data, Graph, Op, ValueId, View};
+use crate::compiler::graph::{Attention, Data, Graph, Op, ValueId, View, made_by};
 use crate::compiler::rowwise::{
     Binary, Compare, Reduce, Rowwise, Spread, Step, StepId, Ternary, Unary,
 };
@@ -32,13 +32,14 @@ type Result<T> = std::result::Result<T, LegalError>;
 /// # Errors
 /// More keys than FP32 counts.
 pub fn attention(graph: &Graph, options: &Options, folded: &mut Folded) -> Result<Graph> {
+    let makers = made_by(graph);
     rewrite(graph, "attention", folded, |r, _, node, operands| {
         let Op::Attention(op) = &node.op else {
             return Ok(None);
         };
         let extents = Extents::of(r, operands);
         let op = simplified(op, &extents);
-        let in_k = v_in_k(r.old, node);
+        let in_k = v_in_k(r.old, &makers, node);
         let made = match kernel_type(r, &op, operands, options, in_k) {
             Some(dtype) => kernel(r, &op, operands, dtype, in_k)?,
             None => decomposed(r, &op, operands, options, &extents)?,

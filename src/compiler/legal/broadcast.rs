@@ -9,9 +9,8 @@
 //! So a mask, a bias or positions that a model expands cost no traffic. Exact.
 
 use super::rewrite::{Rewriter, rewrite};
-use super::siblings::made_by;
 use super::{Folded, LegalError};
-use crate::compiler::graph::{Graph, Op, ValueId, View, elements};
+use crate::compiler::graph::{Graph, Op, ValueId, View, elements, made_by};
 use crate::compiler::rowwise::Spread;
 
 /// The pass.

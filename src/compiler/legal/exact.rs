@@ -153,7 +153,7 @@ fn steps(op: &Rowwise, operands: &[Exact]) -> Vec<Exact> {
             },
             Step::Unary(Unary::Relu, a) => at(a).or(Exact::number(0.0)),
             // The rounded value is one of its type; what is known of the argument holds only if it is in the type.
-            Step::Unary(Unary::Cast(dtype), a) => match dtype {
+            Step::Unary(Unary::Cast(dtype) | Unary::Ieee(dtype), a) => match dtype {
                 Dtype::F32 => at(a),
                 _ => Exact::of(dtype),
             },

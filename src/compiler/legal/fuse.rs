@@ -13,7 +13,7 @@
 //!
 //! Exact. A cast to FP32 takes no instruction; it says that the value is one of FP32 to what computes in more.
 
-use super::siblings::{made_by, root};
+use super::order::Order;
 use super::{LegalError, rewrite};
 use crate::chip::Chip;
 use crate::compiler::graph::{Graph, Kind, Node, Op, ValueId};
@@ -21,7 +21,7 @@ use crate::compiler::rowwise::{
     Input, MAX_STEPS, MAX_TENSORS, Output, Rowwise, Spread, Step, StepId, Unary, graph, lower,
 };
 use crate::num::Dtype;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 /// Values of a program, as instructions, above which programs are not merged without a chip to ask: with more, 32 vector registers
 /// seldom do.
@@ -32,21 +32,21 @@ pub const VALUES: usize = 96;
 /// # Errors
 /// A graph that is none.
 pub fn fuse(graph: &Graph, chip: Option<&Chip>) -> Result<Graph, LegalError> {
-    let mut graph = graph.clone();
+    let mut order = Order::of(graph.clone());
     let mut costs = Costs {
         chip,
         known: FxHashMap::default(),
     };
     let mut at = 0;
-    while at < graph.nodes.len() {
-        match merge_into(&mut graph, at, &mut costs) {
+    while at < order.places() {
+        match merge_into(&mut order, at, &mut costs) {
             // Somewhere before its old place, with operands that may be merged, too.
             Some(place) => at = place,
             None => at += 1,
         }
     }
     let mut none = super::Folded::new();
-    rewrite::rewrite(&graph, "fuse", &mut none, |_, _, _, _| Ok(None))
+    rewrite::rewrite(&order.finish(), "fuse", &mut none, |_, _, _, _| Ok(None))
 }
 
 /// What programs cost, by their text.
@@ -86,28 +86,24 @@ fn between(chip: &Chip) -> u64 {
 }
 
 /// Merges the program at a place with one whose results it reads; gives the place of the merged one.
-fn merge_into(graph: &mut Graph, at: usize, costs: &mut Costs<'_>) -> Option<usize> {
-    let Op::Rowwise(second) = &graph.nodes[at].op else {
+fn merge_into(order: &mut Order, place: usize, costs: &mut Costs<'_>) -> Option<usize> {
+    let at = order.at(place)?;
+    let Op::Rowwise(second) = &order.node(at).op else {
         return None;
     };
-    let of = made_by(graph);
-    let roots: Vec<ValueId> = graph.nodes[at]
-        .inputs
-        .iter()
-        .map(|id| root(graph, &of, *id))
-        .collect();
+    let inputs = order.node(at).inputs.iter();
+    let roots: Vec<ValueId> = inputs.map(|id| order.root(*id)).collect();
     let mut tried: Vec<usize> = Vec::new();
     for id in &roots {
-        let Some(from) = of[id.0 as usize].filter(|from| !tried.contains(from)) else {
+        let Some(from) = order.maker(*id).filter(|from| !tried.contains(from)) else {
             continue;
         };
         tried.push(from);
-        let Op::Rowwise(first) = &graph.nodes[from].op else {
+        let Op::Rowwise(first) = &order.node(from).op else {
             continue;
         };
         let pair = Pair {
-            graph,
-            of: &of,
+            order,
             roots: &roots,
             nodes: [from, at],
         };
@@ -123,24 +119,21 @@ fn merge_into(graph: &mut Graph, at: usize, costs: &mut Costs<'_>) -> Option<usi
         if !costs.better(&op, [first, second]) {
             continue;
         }
-        let kept: Vec<ValueId> = outputs.clone();
-        let dead = pair.dead(&kept);
+        let dead = pair.dead(&outputs);
         let node = Node {
             op: Op::Rowwise(op),
             inputs,
             outputs,
-            place: graph.nodes[at].place.clone(),
+            place: order.node(at).place.clone(),
         };
-        return Some(replace(graph, [from, at], node, &late, &dead));
+        return Some(order.replace([from, at], node, &late, &dead));
     }
     None
 }
 
 /// Two programs, the second of which reads results of the first.
 struct Pair<'a> {
-    graph: &'a Graph,
-    /// The node that makes each value.
-    of: &'a [Option<usize>],
+    order: &'a Order,
     /// What the second one's operands are aliases of.
     roots: &'a [ValueId],
     nodes: [usize; 2],
@@ -171,7 +164,7 @@ fn tiled(op: &Rowwise, elements: Spread, like: &Rowwise) -> Rowwise {
 impl Pair<'_> {
     /// The result of the first that is an operand of the second.
     fn link(&self, operand: usize) -> Option<usize> {
-        let outputs = &self.graph.nodes[self.nodes[0]].outputs;
+        let outputs = &self.order.node(self.nodes[0]).outputs;
         outputs.iter().position(|id| *id == self.roots[operand])
     }
 
@@ -215,39 +208,38 @@ impl Pair<'_> {
     /// Whether a program reads or writes rows with gaps: a part of each row of something wider. Only with these rows and columns are
     /// they read and written where they lie.
     fn pitched(&self, which: usize) -> bool {
-        let node = &self.graph.nodes[self.nodes[which]];
-        let maker = |id: &ValueId| self.of[id.0 as usize].map(|index| &self.graph.nodes[index].op);
-        let gaps =
-            |id: &ValueId| matches!(maker(id), Some(Op::Layout(view)) if view.is_run().is_none());
-        let whole = |id: &ValueId| root(self.graph, self.of, *id);
-        let beside = |id: &ValueId| {
-            let all = self.graph.nodes.iter();
-            let mut concats = all.filter(|n| matches!(n.op, Op::Concat { axis } if axis > 0));
-            concats.any(|n| n.inputs.iter().any(|operand| whole(operand) == *id))
+        let node = self.order.node(self.nodes[which]);
+        let gaps = |id: &ValueId| {
+            let maker = self.order.maker(self.order.root(*id));
+            let maker = maker.map(|n| &self.order.node(n).op);
+            matches!(maker, Some(Op::Layout(view)) if view.is_run().is_none())
         };
-        let operands: Vec<ValueId> = node.inputs.iter().map(whole).collect();
-        operands.iter().any(gaps) || node.outputs.iter().any(beside)
+        let beside = |id: &ValueId| {
+            self.order
+                .any_reader(*id, |_, n| matches!(n.op, Op::Concat { axis } if axis > 0))
+        };
+        node.inputs.iter().any(gaps) || node.outputs.iter().any(beside)
     }
 
     /// Whether something beside the second needs a result of the first.
     fn first_is_needed(&self) -> bool {
-        let outputs = &self.graph.nodes[self.nodes[0]].outputs;
+        let outputs = &self.order.node(self.nodes[0]).outputs;
         outputs.iter().any(|id| self.needed(*id))
     }
 
     /// Which nodes between the two need the first and must therefore come behind the merged one; `None` if the second needs one of
     /// those.
-    fn between(&self) -> Option<Vec<bool>> {
+    fn between(&self) -> Option<FxHashSet<usize>> {
         let [from, at] = self.nodes;
-        let mut late = vec![false; self.graph.nodes.len()];
-        let needs = |late: &[bool], id: &ValueId| {
-            self.of[id.0 as usize].is_some_and(|index| index == from || late[index])
+        let mut late = FxHashSet::default();
+        let needs = |late: &FxHashSet<usize>, id: &ValueId| {
+            let maker = self.order.maker(*id);
+            maker.is_some_and(|n| n == from || late.contains(&n))
         };
-        for index in from + 1..at {
-            late[index] = self.graph.nodes[index]
-                .inputs
-                .iter()
-                .any(|id| needs(&late, id));
+        for n in self.order.between(from, at) {
+            if self.order.node(n).inputs.iter().any(|id| needs(&late, id)) {
+                late.insert(n);
+            }
         }
         let roots = self.roots.iter().enumerate();
         let others = roots.filter(|(operand, _)| self.link(*operand).is_none());
@@ -257,24 +249,10 @@ impl Pair<'_> {
 
     /// Whether a result of the first is needed beside the second.
     fn needed(&self, result: ValueId) -> bool {
-        let mut open = vec![result];
-        while let Some(id) = open.pop() {
-            if self.graph[id].kind == Kind::Output {
-                return true;
-            }
-            for (index, node) in self.graph.nodes.iter().enumerate() {
-                if !node.inputs.contains(&id) || index == self.nodes[1] {
-                    continue;
-                }
-                match &node.op {
-                    Op::Layout(_) if root(self.graph, self.of, node.outputs[0]) == result => {
-                        open.push(node.outputs[0]);
-                    }
-                    _ => return true,
-                }
-            }
-        }
-        false
+        let aliases = self.order.aliases(result);
+        let mut all = aliases.iter().chain([&result]);
+        all.any(|id| self.order.graph[*id].kind == Kind::Output)
+            || self.order.any_reader(result, |n, _| n != self.nodes[1])
     }
 
     /// The program, its operands and results.
@@ -282,7 +260,7 @@ impl Pair<'_> {
         &self,
         [first, second]: &[Rowwise; 2],
     ) -> Option<(Rowwise, Vec<ValueId>, Vec<ValueId>)> {
-        let [a, b] = self.nodes.map(|index| &self.graph.nodes[index]);
+        let [a, b] = self.nodes.map(|n| self.order.node(n));
         let mut made = Merged {
             op: Rowwise::new(first.rows, first.cols),
             operands: Vec::new(),
@@ -293,7 +271,7 @@ impl Pair<'_> {
             let step = match step {
                 Step::Input(i) => {
                     let id = a.inputs[*i];
-                    made.input(root(self.graph, self.of, id), id, &first.inputs[*i])
+                    made.input(self.order.root(id), id, &first.inputs[*i])
                 }
                 _ => made.op.step(moved(step, &of_first)),
             };
@@ -335,15 +313,10 @@ impl Pair<'_> {
 
     /// Results of the first that are gone, and their aliases.
     fn dead(&self, kept: &[ValueId]) -> Vec<ValueId> {
-        let outputs = &self.graph.nodes[self.nodes[0]].outputs;
-        let gone: Vec<ValueId> = outputs
-            .iter()
-            .copied()
-            .filter(|id| !kept.contains(id))
-            .collect();
-        let aliases = self.graph.nodes.iter().flat_map(|node| &node.outputs);
-        let dead = aliases.filter(|id| gone.contains(&root(self.graph, self.of, **id)));
-        dead.copied().collect()
+        let outputs = self.order.node(self.nodes[0]).outputs.iter();
+        let gone = outputs.filter(|id| !kept.contains(id));
+        let with = |id: &ValueId| [vec![*id], self.order.aliases(*id)].concat();
+        gone.flat_map(with).collect()
     }
 }
 
@@ -373,7 +346,7 @@ impl Merged {
     /// A step as what storing it in a type and loading it gives.
     fn cast(&mut self, step: StepId, dtype: Dtype) -> StepId {
         match self.op.steps[step.index()] {
-            Step::Unary(Unary::Cast(already), _) if already == dtype => step,
+            Step::Unary(Unary::Cast(already) | Unary::Ieee(already), _) if already == dtype => step,
             Step::Input(i) if self.op.inputs[i].dtype == dtype => step,
             _ => self.op.unary(Unary::Cast(dtype), step),
         }
@@ -461,33 +434,4 @@ fn used(op: Rowwise, operands: Vec<ValueId>) -> (Rowwise, Vec<ValueId>) {
         ..op
     };
     (op, left)
-}
-
-/// Puts a node in place of two, before all between them that needs the first; drops what makes `dead`. Gives its place.
-fn replace(
-    graph: &mut Graph,
-    [from, at]: [usize; 2],
-    node: Node,
-    late: &[bool],
-    dead: &[ValueId],
-) -> usize {
-    let mut merged = Some(node);
-    let (mut before, mut behind) = (Vec::with_capacity(graph.nodes.len()), Vec::new());
-    let mut place = 0;
-    for (index, node) in std::mem::take(&mut graph.nodes).into_iter().enumerate() {
-        let gone = matches!(node.op, Op::Layout(_)) && dead.contains(&node.outputs[0]);
-        if index == at {
-            place = before.len();
-            before.extend(merged.take());
-            before.append(&mut behind);
-        } else if index == from || gone {
-            continue;
-        } else if late[index] {
-            behind.push(node);
-        } else {
-            before.push(node);
-        }
-    }
-    graph.nodes = before;
-    place
 }

@@ -35,6 +35,7 @@ pub mod exact;
 pub mod experts;
 pub mod fuse;
 pub mod layout;
+pub mod order;
 pub mod pieces;
 pub mod products;
 pub mod rewrite;

@@ -7,9 +7,8 @@
 //! The cast of a key that was turned half by half becomes part of the program that turns it ([`super::fuse`]). Exact.
 
 use super::rewrite::rewrite;
-use super::siblings::made_by;
 use super::{Folded, LegalError};
-use crate::compiler::graph::{Graph, Op, elements};
+use crate::compiler::graph::{Graph, Op, elements, made_by};
 use crate::compiler::rowwise::{Rowwise, Spread, Step};
 
 /// The pass.

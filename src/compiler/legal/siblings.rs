@@ -10,7 +10,7 @@
 
 use super::rewrite::rewrite;
 use super::{Folded, LegalError};
-use crate::compiler::graph::{Graph, Kind, Op, Recipe, Source, ValueId, View, elements};
+use crate::compiler::graph::{Graph, Kind, Op, Recipe, Source, ValueId, View, elements, made_by};
 use crate::num::Dtype;
 use rustc_hash::FxHashMap;
 
@@ -79,17 +79,6 @@ pub fn merge_siblings(graph: &Graph, rows: u64, folded: &mut Folded) -> Result<G
         }
         Ok(made.get(&index).map(|id| vec![*id]))
     })
-}
-
-/// The node that makes each value.
-pub fn made_by(graph: &Graph) -> Vec<Option<usize>> {
-    let mut of = vec![None; graph.values.len()];
-    for (index, node) in graph.nodes.iter().enumerate() {
-        node.outputs
-            .iter()
-            .for_each(|id| of[id.0 as usize] = Some(index));
-    }
-    of
 }
 
 /// The value whose bytes a value has: what it is an alias of, or itself.

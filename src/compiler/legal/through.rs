@@ -9,9 +9,8 @@
 //! and cast by one program each. Exact.
 
 use super::rewrite::{Rewriter, rewrite};
-use super::siblings::made_by;
 use super::{Folded, LegalError};
-use crate::compiler::graph::{Graph, Node, Op, ValueId, View, elements};
+use crate::compiler::graph::{Graph, Node, Op, ValueId, View, elements, made_by};
 use crate::compiler::rowwise::{Rowwise, Spread, Step};
 
 /// The pass.

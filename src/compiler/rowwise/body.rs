@@ -243,6 +243,12 @@ impl<'a> Builder<'a> {
                 let text = format!("vcvt.{dtype}.f32 {{d}}, {{0}}, 0, 0");
                 self.compute(text, Slot::Arithmetic, operands, Mask::None)
             }
+            Kind::Ieee(dtype, of) => {
+                let operands = operands(self, &[*of]);
+                // The second is of random bits, which this rounding does not read.
+                let text = format!("vcvtm.rne.ieee.{dtype}.f32 {{d}}, {{0}}, {{0}}, 0, 0");
+                self.compute(text, Slot::Arithmetic, operands, Mask::None)
+            }
             Kind::Widen(dtype, of) => {
                 let operands = operands(self, &[*of]);
                 let text = format!("vcvt.f32.{dtype} {{d}}, {{0}}, 0, 0");

@@ -38,6 +38,8 @@ pub enum Kind {
     Vector(&'static str, Slot, Vec<Id>),
     /// To a type.
     Narrow(Dtype, Id),
+    /// To a type that holds the infinities of what is past its largest number.
+    Ieee(Dtype, Id),
     /// Back to FP32 from a type.
     Widen(Dtype, Id),
     /// x if a cc b, else y.
@@ -60,7 +62,7 @@ impl Node {
         match &self.kind {
             Kind::Input(_) | Kind::Const(_) => &[],
             Kind::Vector(_, _, ids) => ids,
-            Kind::Narrow(_, id) | Kind::Widen(_, id) | Kind::Reduce(_, id) => {
+            Kind::Narrow(_, id) | Kind::Ieee(_, id) | Kind::Widen(_, id) | Kind::Reduce(_, id) => {
                 std::slice::from_ref(id)
             }
             Kind::Choose(_, ids) => ids,
@@ -144,7 +146,9 @@ fn live(nodes: Vec<Node>, outputs: Vec<Id>, program: &Rowwise) -> Graph {
         match &mut node.kind {
             Kind::Input(_) | Kind::Const(_) => {}
             Kind::Vector(_, _, ids) => ids.iter_mut().for_each(|i| *i = place[*i]),
-            Kind::Narrow(_, i) | Kind::Widen(_, i) | Kind::Reduce(_, i) => *i = place[*i],
+            Kind::Narrow(_, i) | Kind::Ieee(_, i) | Kind::Widen(_, i) | Kind::Reduce(_, i) => {
+                *i = place[*i]
+            }
             Kind::Choose(_, ids) => ids.iter_mut().for_each(|i| *i = place[*i]),
         }
         place[id] = kept.len();
@@ -366,7 +370,11 @@ impl Builder<'_> {
                 let above = self.choose("gt", r, a, one, zero);
                 self.vector("vsub.f32 {d}, {0}, {1}", &[r, above])
             }
-            Unary::Cast(Dtype::F32) => a,
+            Unary::Cast(Dtype::F32) | Unary::Ieee(Dtype::F32) => a,
+            Unary::Ieee(dtype) => {
+                let narrow = self.add(Kind::Ieee(dtype, a));
+                self.add(Kind::Widen(dtype, narrow))
+            }
             Unary::Cast(dtype) => {
                 let narrow = self.add(Kind::Narrow(dtype, a));
                 self.add(Kind::Widen(dtype, narrow))

@@ -272,6 +272,9 @@ impl<'a> Kernel<'a> {
                 operands.fold(line, |line, (i, r)| line.replace(&format!("{{{i}}}"), r))
             }
             Kind::Narrow(dtype, _) => format!("vcvt.{dtype}.f32 {to}, {}, 0, 0", from[0]),
+            Kind::Ieee(dtype, _) => {
+                format!("vcvtm.rne.ieee.{dtype}.f32 {to}, {0}, {0}, 0, 0", from[0])
+            }
             Kind::Widen(dtype, _) => format!("vcvt.f32.{dtype} {to}, {}, 0, 0", from[0]),
             Kind::Choose(cc, _) => {
                 self.text

@@ -4,7 +4,8 @@
 //! row for all, or one number ([`Spread`]); a reduction makes a number per row of anything. Softmax, norms, activations, biases,
 //! quantisation with a row scale and element-wise graphs are all such programs. Leaves out: operations that move elements between
 //! columns or rows. Semantics: inputs are decoded exactly (i32 rounds to FP32), every step is FP32 arithmetic as the instruction set
-//! defines it, and outputs round once to their type, to nearest even, saturating. Reductions over a row have a fixed order that
+//! defines it, and outputs round once to their type, to nearest even; what is
+//! finite saturates. Reductions over a row have a fixed order that
 //! depends on shape and chip, not on data or arrival. Invariant: a program that [`Rowwise::validate`] accepts refers to earlier steps
 //! only, so it has no cycles, and its spreads are consistent.
 //!
@@ -115,7 +116,7 @@ pub struct Input {
 pub struct Output {
     /// As of [`Input::name`]; no input has it.
     pub name: String,
-    /// Any type of whole bytes; values round to nearest even and saturate.
+    /// Any type of whole bytes; values round to nearest even, finite ones saturate.
     pub dtype: Dtype,
     /// The value.
     pub step: StepId,
@@ -163,6 +164,9 @@ pub enum Unary {
     Floor,
     /// Rounded to a type, to nearest even, saturating, and back.
     Cast(Dtype),
+    /// As [`Unary::Cast`], but what is past the largest number becomes infinite, as in IEEE 754; in types without infinities as
+    /// `vcvtm.ieee`.
+    Ieee(Dtype),
 }
 
 /// A function of two values.

@@ -70,8 +70,8 @@ pub fn read(t: &Transfer, start: u64, len: u64, src: &Memory) -> Result<Option<M
                 lost_nan |= quantise(q, t.ddt, &convert.values, out, here);
                 continue;
             }
-            let (rne, saturate) = (Rounding::Rne, Overflow::Saturate);
-            let lost = encode_slice(t.ddt, &convert.values, out, rne, saturate);
+            let (rne, finite) = (Rounding::Rne, Overflow::Finite);
+            let lost = encode_slice(t.ddt, &convert.values, out, rne, finite);
             lost_nan |= lost && t.ddt.is_float();
         }
     }

@@ -104,8 +104,10 @@ pub struct Call<'a> {
 
 impl Context {
     pub fn new(name: &str, opset: i64) -> Context {
+        let mut builder = Builder::new(name);
+        builder.overflow_to_infinity();
         Context {
-            builder: Builder::new(name),
+            builder,
             opset,
             values: HashMap::new(),
             declared: HashMap::new(),
@@ -145,6 +147,12 @@ impl Context {
     /// The value in the graph; constants are added on their first use.
     pub fn chip(&mut self, val: &Val) -> Result<ValueId> {
         let dtype = val.elem.dtype();
+        if val.elements() == 0 {
+            let shape = &val.shape;
+            return self.unsupported(format!(
+                "a tensor {shape:?} without elements; the chip has no such tensors"
+            ));
+        }
         match &val.place {
             Where::Chip(id) => Ok(*id),
             Where::Host(numbers) => {

@@ -6,6 +6,7 @@
 //! follow from shapes, never tensors of floats.
 
 use super::context::{Call, Context, Val, Where, dtype};
+use super::fnuz;
 use super::tensor::{Elem, Numbers};
 use crate::compiler::graph::{View, elements};
 use crate::compiler::import::ImportError;
@@ -468,6 +469,13 @@ pub fn cast(x: &Val, to: Elem, context: &mut Context) -> Result<Val> {
     if x.elem == to {
         return Ok(x.clone());
     }
+    if x.elem.is_coded() {
+        let number = fnuz::decoded(x, context)?;
+        return cast(&number, to, context);
+    }
+    if to.is_coded() {
+        return fnuz::encoded(x, to, true, context);
+    }
     let index = x.elem.is_int() && to.is_int();
     if (index || x.elements() <= 1)
         && let Some(numbers) = x.host()?
@@ -521,6 +529,14 @@ pub fn cast(x: &Val, to: Elem, context: &mut Context) -> Result<Val> {
                 let negative = rows.binary(Binary::Compare(Compare::Lt), steps[0], zero);
                 rows.step(Step::Ternary(Ternary::Select, negative, flipped, floor))
             })?,
+        // Infinities saturate, too.
+        (Elem::Float8e5m2, false, _) => {
+            context
+                .builder
+                .elementwise(&[id], to.dtype(), |rows, steps| {
+                    rows.unary(Unary::Cast(to.dtype()), steps[0])
+                })?
+        }
         _ => context.builder.cast(id, to.dtype())?,
     };
     Ok(context.val(id, to))
@@ -535,12 +551,26 @@ fn cast_node(call: &Call<'_>, context: &mut Context) -> Result<Val> {
             Err(e) => return context.unsupported(e),
         },
     };
-    if call.int("saturate", 1) != 0 {
+    if call.int("saturate", 1) != 0 || x.elem == to {
         return cast(&x, to, context);
     }
+    if to.is_coded() {
+        let x = match x.elem.is_coded() {
+            true => fnuz::decoded(&x, context)?,
+            false => x,
+        };
+        return fnuz::encoded(&x, to, false, context);
+    }
     match to {
-        // The chip's conversions end at the largest number: infinities are not to be had.
-        Elem::Float8e5m2 => context.unsupported("a cast to float8e5m2 that does not saturate"),
+        Elem::Float8e5m2 if !x.elem.is_int() => {
+            let id = context.chip(&x)?;
+            let made = context
+                .builder
+                .elementwise(&[id], to.dtype(), |rows, steps| {
+                    rows.unary(Unary::Ieee(to.dtype()), steps[0])
+                })?;
+            Ok(context.val(made, to))
+        }
         Elem::Float8e4m3fn if !x.elem.is_int() => {
             let id = context.chip(&x)?;
             let made = context

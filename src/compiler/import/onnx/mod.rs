@@ -7,10 +7,11 @@
 //! input, and those are constants); the host evaluates shape arithmetic and the layout of small constants, nothing else; nodes may
 //! stand in any order, a cycle is an error.
 //!
-//! Reading order: [`proto`], [`tensor`], [`context`], then [`movement`], [`elementwise`], [`rows`], [`products`], [`quantise`].
+//! Reading order: [`proto`], [`tensor`], [`context`], then [`movement`], [`elementwise`], [`rows`], [`products`], [`quantise`], [`fnuz`].
 
 pub mod context;
 pub mod elementwise;
+pub mod fnuz;
 pub mod movement;
 pub mod products;
 pub mod proto;
@@ -205,8 +206,8 @@ fn inputs(
                 shape.push(value as u64);
                 continue;
             }
-            if dim.dim_value.is_some_and(|v| v < -1) {
-                return Err(fail(format!("an extent of {:?}", dim.dim_value)));
+            if let Some(value) = dim.dim_value.filter(|v| *v < -1) {
+                return Err(fail(format!("an extent of {value} on axis {axis}")));
             }
             // An extent without a name goes by input and axis.
             let unnamed = format!("{}.{axis}", info.name);
@@ -320,6 +321,7 @@ fn translate(node: &proto::Node, context: &mut Context) -> Result<()> {
         inputs.push(val);
     }
     let call = Call { node, inputs };
+    let coded = call.inputs.iter().flatten().any(|val| val.elem.is_coded());
     let foreign = node.domain == "com.microsoft"
         && matches!(node.op_type.as_str(), "Attention" | "RotaryEmbedding");
     let mut results = None;
@@ -333,6 +335,12 @@ fn translate(node: &proto::Node, context: &mut Context) -> Result<()> {
         if results.is_none() && !foreign {
             results = module(&call, context)?;
         }
+    }
+    if coded && results.is_some() && !takes_codes(&node.op_type) {
+        return context.unsupported(format!(
+            "the operation {} on a float8 format called fnuz: cast it first",
+            node.op_type
+        ));
     }
     let Some(results) = results else {
         return context.unsupported(format!("the operation {} is not supported", node.op_type));
@@ -359,6 +367,31 @@ fn translate(node: &proto::Node, context: &mut Context) -> Result<()> {
     Ok(())
 }
 
+/// Whether an operation moves elements, or converts them itself: all others would take codes for integers.
+fn takes_codes(op: &str) -> bool {
+    matches!(
+        op,
+        "Cast"
+            | "CastLike"
+            | "QuantizeLinear"
+            | "DequantizeLinear"
+            | "Concat"
+            | "Expand"
+            | "Flatten"
+            | "Gather"
+            | "Identity"
+            | "Reshape"
+            | "Shape"
+            | "Size"
+            | "Slice"
+            | "Split"
+            | "Squeeze"
+            | "Tile"
+            | "Transpose"
+            | "Unsqueeze"
+    )
+}
+
 fn outputs(graph: &proto::Graph, context: &mut Context) -> Result<()> {
     if graph.output.is_empty() {
         return Err(ImportError::Format("the graph has no outputs".to_owned()));
@@ -372,6 +405,11 @@ fn outputs(graph: &proto::Graph, context: &mut Context) -> Result<()> {
                 value: info.name.clone(),
             });
         };
+        let tensor = info.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
+        let stated = tensor.and_then(|t| Elem::of(i64::from(t.elem_type)).ok());
+        if let Some(stated) = stated.filter(|e| e.dtype() != val.elem.dtype()) {
+            return context.unsupported(format!("stated as {stated:?}, made as {:?}", val.elem));
+        }
         let id = context.chip(&val)?;
         context.builder.output(id, &info.name)?;
     }

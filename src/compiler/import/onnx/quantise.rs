@@ -4,6 +4,7 @@
 //! programs. Leaves out: QuantizeLinear to FP8 without saturation; 4-bit floats (rows of them have no whole bytes).
 
 use super::context::{Call, Context, Val};
+use super::fnuz;
 use super::tensor::Elem;
 use crate::compiler::import::ImportError;
 use crate::compiler::rowwise::{Binary, Reduce, Spread, Unary};
@@ -57,6 +58,10 @@ fn spread(call: &Call<'_>, x: &Val, scale: Val, context: &mut Context) -> Result
 /// The operands on the chip: x, scale and, if given, zero point.
 fn operands(call: &Call<'_>, context: &mut Context) -> Result<(Val, Vec<Val>)> {
     let x = call.input(context, 0)?;
+    let x = match x.elem.is_coded() {
+        true => fnuz::decoded(&x, context)?,
+        false => x,
+    };
     let scale = spread(call, &x, call.input(context, 1)?, context)?;
     let mut all = vec![x.clone(), scale];
     if let Some(zero) = call.optional(2).filter(|zero| zero.elem.is_int()) {
@@ -93,14 +98,16 @@ fn quantise(call: &Call<'_>, context: &mut Context) -> Result<Val> {
     let (_, all) = operands(call, context)?;
     let zero = call.optional(2).map_or(Elem::Uint8, |zero| zero.elem);
     let elem = output_type(call, zero, context)?;
-    if call.int("saturate", 1) == 0 {
+    let saturate = call.int("saturate", 1) != 0;
+    if !saturate && !elem.is_coded() {
         return context.unsupported("quantisation without saturation");
     }
     let mut ids = Vec::with_capacity(3);
     for val in &all {
         ids.push(context.chip(val)?);
     }
-    let id = context.builder.elementwise(&ids, elem.dtype(), |rows, x| {
+    let to = if elem.is_coded() { Elem::Float } else { elem };
+    let id = context.builder.elementwise(&ids, to.dtype(), |rows, x| {
         let mut y = rows.binary(Binary::Div, x[0], x[1]);
         if !elem.is_int() {
             return y;
@@ -117,7 +124,11 @@ fn quantise(call: &Call<'_>, context: &mut Context) -> Result<Val> {
         let y = rows.binary(Binary::Max, y, low);
         rows.binary(Binary::Min, y, high)
     })?;
-    Ok(context.val(id, elem))
+    let made = context.val(id, to);
+    match elem.is_coded() {
+        true => fnuz::encoded(&made, elem, saturate, context),
+        false => Ok(made),
+    }
 }
 
 /// y, its scale and its zero point: UINT8 with the range of x and 0, found at run time.

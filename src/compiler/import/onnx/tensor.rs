@@ -1,8 +1,8 @@
 //! Tensors of ONNX files: element types, values on the host, and where stored bytes are.
 //!
 //! Models: the element types that the chip's types can stand for ([`Elem::dtype`]: FLOAT and DOUBLE are F32, 32- and 64-bit
-//! integers I32, BOOL U8, 4-bit integers one per byte), raw and typed fields, external data. Leaves out: strings, complex
-//! numbers and the "fnuz" formats. Invariants: a path of external data stays in the model's directory; a length is checked
+//! integers I32, BOOL U8, 4-bit integers one per byte), raw and typed fields, external data. The float8 formats called fnuz are U8 that
+//! holds their codes ([`super::fnuz`]), also in what a run is given and gives. Leaves out: strings and complex numbers. Invariants: a path of external data stays in the model's directory; a length is checked
 //! before memory is taken for it.
 
 use super::proto;
@@ -30,13 +30,15 @@ pub enum Elem {
     Uint64 = 13,
     Bfloat16 = 16,
     Float8e4m3fn = 17,
+    Float8e4m3fnuz = 18,
     Float8e5m2 = 19,
+    Float8e5m2fnuz = 20,
     Uint4 = 21,
     Int4 = 22,
     Float4e2m1 = 23,
 }
 
-const ALL: [Elem; 18] = [
+const ALL: [Elem; 20] = [
     Elem::Float,
     Elem::Uint8,
     Elem::Int8,
@@ -51,7 +53,9 @@ const ALL: [Elem; 18] = [
     Elem::Uint64,
     Elem::Bfloat16,
     Elem::Float8e4m3fn,
+    Elem::Float8e4m3fnuz,
     Elem::Float8e5m2,
+    Elem::Float8e5m2fnuz,
     Elem::Uint4,
     Elem::Int4,
     Elem::Float4e2m1,
@@ -64,7 +68,6 @@ impl Elem {
         found.ok_or_else(|| match number {
             8 => "strings are not supported".to_owned(),
             14 | 15 => "complex numbers are not supported".to_owned(),
-            18 | 20 => "the float8 formats called fnuz are not supported".to_owned(),
             24 => "float8e8m0 is supported as a scale only".to_owned(),
             _ => format!("element type {number} is not supported"),
         })
@@ -82,13 +85,19 @@ impl Elem {
             Elem::Int8 | Elem::Int4 => Dtype::I8,
             Elem::Int16 => Dtype::I16,
             Elem::Uint8 | Elem::Uint4 | Elem::Bool => Dtype::U8,
+            Elem::Float8e4m3fnuz | Elem::Float8e5m2fnuz => Dtype::U8,
             Elem::Uint16 | Elem::Int32 | Elem::Int64 | Elem::Uint32 | Elem::Uint64 => Dtype::I32,
         }
     }
 
     /// Whether values are integers or truth values.
     pub fn is_int(self) -> bool {
-        !self.dtype().is_float()
+        !self.dtype().is_float() && !self.is_coded()
+    }
+
+    /// Whether its values are kept as codes, which only data movement and conversions take.
+    pub fn is_coded(self) -> bool {
+        matches!(self, Elem::Float8e4m3fnuz | Elem::Float8e5m2fnuz)
     }
 
     /// Smallest and largest integer.
@@ -144,7 +153,7 @@ impl Numbers {
         }
     }
 
-    /// Bytes of the chip's type, saturated and rounded to nearest even where it is narrower.
+    /// Bytes of the chip's type, rounded to nearest even where it is narrower; 8-bit floats saturate, wider ones overflow.
     ///
     /// # Errors
     /// Integers that the type does not hold.
@@ -153,13 +162,11 @@ impl Numbers {
             Numbers::Float(v) => {
                 let values: Vec<f32> = v.iter().map(|x| *x as f32).collect();
                 let mut bytes = vec![0; dtype.bytes_for(values.len() as u64) as usize];
-                num::encode_slice(
-                    dtype,
-                    &values,
-                    &mut bytes,
-                    Rounding::Rne,
-                    Overflow::Saturate,
-                );
+                let overflow = match dtype {
+                    Dtype::F16 | Dtype::Bf16 => Overflow::Ieee,
+                    _ => Overflow::Saturate,
+                };
+                num::encode_slice(dtype, &values, &mut bytes, Rounding::Rne, overflow);
                 Ok(bytes)
             }
             Numbers::Int(v) => {
@@ -408,7 +415,9 @@ fn decode(elem: Elem, count: u64, raw: &[u8]) -> Numbers {
         Elem::Int16 => Numbers::Int(at(2).map(|x| i64::from(x as i16)).collect()),
         Elem::Uint16 => Numbers::Int(at(2).map(|x| x as i64).collect()),
         Elem::Int8 => Numbers::Int(at(1).map(|x| i64::from(x as i8)).collect()),
-        Elem::Uint8 => Numbers::Int(at(1).map(|x| x as i64).collect()),
+        Elem::Uint8 | Elem::Float8e4m3fnuz | Elem::Float8e5m2fnuz => {
+            Numbers::Int(at(1).map(|x| x as i64).collect())
+        }
         Elem::Bool => Numbers::Int(at(1).map(|x| i64::from(x != 0)).collect()),
     }
 }
