@@ -36,7 +36,7 @@ pub fn bytes(graph: &Graph, chip: &Chip, percent: u64) -> u64 {
 fn products_of_many_rows(graph: &Graph, chip: &Chip) -> bool {
     let (mut few, mut many) = (0.0, 0.0);
     for node in &graph.nodes {
-        let NodeOp::Matmul(_) = node.op else {
+        let (NodeOp::Matmul(_) | NodeOp::Epilogue(_)) = node.op else {
             continue;
         };
         let [a, b] = [0, 1].map(|i| &graph[node.inputs[i]]);

@@ -34,6 +34,8 @@ pub enum Work {
         layer: usize,
         op: Matmul,
     },
+    /// A product and the program that follows its sums.
+    Ended(Matmul, Rowwise),
     Copy(Copy),
     Gather(Gather),
     Batched(Batched),
@@ -83,6 +85,7 @@ impl Work {
                 let stream = stream.expect("a layer is one of a stream");
                 stream.stage(*layer, site, site.tensors[0], site.tensors[1])
             }
+            Work::Ended(op, program) => matmul::stage_fused(op, program, site),
             Work::Copy(op) => movement::copy(op, site),
             Work::Gather(op) => movement::gather(op, sites.tables, site),
             Work::Batched(op) => movement::batched(op, site),
@@ -113,6 +116,18 @@ impl Work {
         match self {
             Work::Op(op) => op.bound(chip),
             Work::Layer { op, .. } => Op::Matmul(*op).bound(chip),
+            // What its parts take of each unit but the HBM, which the sums do not cross.
+            Work::Ended(op, program) => {
+                let (read, written) = self.hbm_bytes();
+                let peak = cost::hbm_peak_bytes_per_s(chip).max(1) as f64;
+                let hbm = (read as f64 + written as f64) / peak;
+                let vector = Op::Rowwise(program.clone()).bound(chip).units;
+                let vector = vector.into_iter().find(|(u, _)| *u == BoundUnit::Vector);
+                let tensor = Op::Matmul(*op).bound(chip).units;
+                let tensor = tensor.into_iter().find(|(u, _)| *u == BoundUnit::Tensor);
+                let units = [Some((BoundUnit::Hbm, hbm)), vector, tensor];
+                Bound::of(units.into_iter().flatten().collect())
+            }
             Work::Copy(_)
             | Work::Gather(_)
             | Work::Batched(_)
@@ -138,7 +153,7 @@ impl Work {
     pub fn flops(&self) -> u128 {
         match self {
             Work::Op(op) => op.flops(),
-            Work::Layer { op, .. } => Op::Matmul(*op).flops(),
+            Work::Layer { op, .. } | Work::Ended(op, _) => Op::Matmul(*op).flops(),
             Work::Copy(_) | Work::Gather(_) | Work::TopK(_) => 0,
             Work::Grouped(p, _) => p.op.flops(),
             Work::Batched(op) => {
@@ -153,6 +168,12 @@ impl Work {
         match self {
             Work::Op(op) => op.compulsory_bytes(),
             Work::Layer { op, .. } => Op::Matmul(*op).compulsory_bytes(),
+            Work::Ended(op, program) => {
+                let sums = Dtype::F32.bytes_for(op.m * op.n);
+                let (a, _) = Op::Matmul(*op).compulsory_bytes();
+                let (beside, written) = Op::Rowwise(program.clone()).compulsory_bytes();
+                (a + beside - sums, written)
+            }
             Work::Copy(op) => {
                 let moved = |fill: bool| {
                     let parts = op.parts.iter();
@@ -188,6 +209,10 @@ impl Work {
     fn validate(&self, chip: &Chip) -> Result<(), CompileError> {
         match self {
             Work::Op(op) => Ok(op.validate(chip)?),
+            Work::Ended(op, program) => {
+                Op::Matmul(*op).validate(chip)?;
+                Ok(Op::Rowwise(program.clone()).validate(chip)?)
+            }
             Work::Layer { .. }
             | Work::Copy(_)
             | Work::Gather(_)
@@ -213,6 +238,18 @@ impl std::fmt::Display for Work {
             }
             Work::Op(op) => op.fmt(f),
             Work::Layer { op, .. } => write!(f, "linear, {}", Op::Matmul(*op)),
+            Work::Ended(op, p) => {
+                let sums = Matmul {
+                    out: Dtype::Bf16,
+                    ..*op
+                };
+                let (steps, operands) = (p.steps.len() - 1, p.inputs.len() - 1);
+                write!(f, "{}, then {steps} steps", Op::Matmul(sums))?;
+                if operands > 0 {
+                    write!(f, ", {operands} operands")?;
+                }
+                write!(f, " -> {}", p.outputs[0].dtype)
+            }
             Work::Copy(op) => write!(f, "copy of {} parts, {}", op.parts.len(), op.dtype),
             Work::Gather(op) => op.fmt(f),
             Work::Batched(op) => op.fmt(f),
@@ -291,6 +328,21 @@ fn step(
         NodeOp::Matmul(_) => {
             let op = product(value(0), value(1), &graph[result]).map_err(refuse)?;
             Work::Op(Op::Matmul(op))
+        }
+        NodeOp::Epilogue(program) => {
+            let sums = Value {
+                dtype: Dtype::F32,
+                shape: vec![program.rows, program.cols],
+                ..graph[result].clone()
+            };
+            let op = product(value(0), value(1), &sums).map_err(refuse)?;
+            let step = |id: ValueId| parts.root(id).pitch.map(|p| p.step);
+            let mut program = program.clone();
+            for (input, id) in program.inputs[1..].iter_mut().zip(&node.inputs[2..]) {
+                input.pitch = step(*id);
+            }
+            program.outputs[0].pitch = step(result);
+            Work::Ended(op, program)
         }
         NodeOp::Attention(op) => {
             let v_in_k = v_in_k(graph, node);

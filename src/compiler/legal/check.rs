@@ -19,6 +19,10 @@ pub fn check(graph: &Graph) -> Result<(), LegalError> {
             Op::Matmul(op) => matmul(op, operands[0], operands[1]),
             Op::Attention(op) => attention(op, &operands),
             Op::Grouped(op) => grouped(op, &operands),
+            Op::Epilogue(_) => {
+                let sums = Matmul { dtype: Dtype::F32 };
+                matmul(&sums, operands[0], operands[1])
+            }
             _ => None,
         };
         if let Some(what) = wrong {
