@@ -7,11 +7,15 @@
 //! kernel runs ([`super::matmul`]); bias and activation, which would be further steps of the kernel. Invariant: a row of the result
 //! lies at the start of the row of sums that it came from, so that no vector is overwritten before it is read.
 
+pub mod fused;
+
 use super::attention::schedule::{Pointer, Rows, access, compute};
 use super::emit::Text;
 use super::op::Matmul;
 use crate::chip::Chip;
 use crate::num::Dtype;
+use fused::Fused;
+use std::sync::Arc;
 
 /// Name of the kernel.
 pub const KERNEL: &str = "tensor_scale";
@@ -23,10 +27,12 @@ const FACTOR_BYTES: u64 = 256;
 const OFFSET_LIMIT: u64 = 1 << 23;
 
 /// The end of a product.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Epilogue {
     /// Whether a kernel multiplies the sums by the tensor scales.
     tensor_scales: bool,
+    /// A program that follows the sums.
+    fused: Option<Arc<Fused>>,
     /// Element type of C.
     pub out: Dtype,
 }
@@ -36,96 +42,148 @@ impl Epilogue {
     pub fn of(op: &Matmul) -> Epilogue {
         Epilogue {
             tensor_scales: op.tensor_scaled(),
+            fused: None,
             out: op.out,
         }
     }
 
+    /// A program behind a product without tensor scales.
+    pub fn fused(program: Fused) -> Epilogue {
+        Epilogue {
+            tensor_scales: false,
+            out: program.out(),
+            fused: Some(Arc::new(program)),
+        }
+    }
+
+    /// The program that follows the sums.
+    pub fn program(&self) -> Option<&Fused> {
+        self.fused.as_deref()
+    }
+
     /// Whether the sums pass through the vector processor.
-    pub fn has_kernel(self) -> bool {
-        self.tensor_scales
+    pub fn has_kernel(&self) -> bool {
+        self.tensor_scales || self.fused.is_some()
     }
 
     /// What the tensor unit stores.
-    pub fn store_type(self) -> Dtype {
-        match self.tensor_scales {
+    pub fn store_type(&self) -> Dtype {
+        match self.has_kernel() {
             true => Dtype::F32,
             false => self.out,
         }
     }
 
+    /// What the staging buffer holds when the kernel, if there is one, is done.
+    pub fn staged_type(&self) -> Dtype {
+        match self.fused {
+            Some(_) => Dtype::F32,
+            None => self.out,
+        }
+    }
+
     /// Bytes of an element in the staging buffer.
-    pub fn c_bytes(self) -> u64 {
+    pub fn c_bytes(&self) -> u64 {
         u64::from(self.store_type().bits() / 8)
     }
 
     /// Bytes of an element of C.
-    pub fn out_bytes(self) -> u64 {
+    pub fn out_bytes(&self) -> u64 {
         u64::from(self.out.bits() / 8)
     }
 
-    /// Bytes that an element of C moves in and out of tile SRAM: stored, read and written by the kernel, and sent.
-    pub fn c_traffic(self) -> u64 {
-        match self.tensor_scales {
-            true => 4 + 4 + self.out_bytes() + self.out_bytes(),
-            false => self.out_bytes() + self.out_bytes(),
+    /// Elements from row to row of C in HBM, of `n` columns.
+    pub fn pitch(&self, n: u64) -> u64 {
+        self.program().map_or(n, Fused::pitch)
+    }
+
+    /// Bytes that an element of C moves in and out of tile SRAM: stored, read and written by the kernel, and sent; of matrices among its
+    /// operands, loaded and read.
+    pub fn c_traffic(&self) -> u64 {
+        match (&self.fused, self.tensor_scales) {
+            (Some(fused), _) => 4 * 4 + 2 * 4 * fused.matrices().0,
+            (None, true) => 4 + 4 + self.out_bytes() + self.out_bytes(),
+            (None, false) => self.out_bytes() + self.out_bytes(),
         }
     }
 
-    /// Bytes in tile SRAM besides the staging buffers.
-    pub fn tsram_bytes(self) -> u64 {
-        match self.tensor_scales {
-            true => FACTOR_BYTES,
-            false => 0,
+    /// Bytes of an element of C that come from HBM for the kernel.
+    pub fn loaded(&self) -> u64 {
+        self.program().map_or(0, |f| f.matrices().1)
+    }
+
+    /// Bytes in tile SRAM besides the staging buffers, for passes of up to so many rows and columns.
+    pub fn tsram_bytes(&self, rows: u64, cols: u64) -> u64 {
+        match (&self.fused, self.tensor_scales) {
+            (Some(fused), _) => fused.places(rows, cols).bytes,
+            (None, true) => FACTOR_BYTES,
+            (None, false) => 0,
         }
     }
 
-    /// Semaphores: one for each buffer that the kernel has done, and one for the factors.
-    pub fn semaphores(self, c_buffers: u64) -> u64 {
-        match self.tensor_scales {
-            true => c_buffers + 1,
-            false => 0,
+    /// Semaphores: one for each buffer that the kernel has done, and one for tensor scales.
+    pub fn semaphores(&self, c_buffers: u64) -> u64 {
+        match (self.has_kernel(), self.tensor_scales) {
+            (true, true) => c_buffers + 1,
+            (true, false) => c_buffers,
+            (false, _) => 0,
         }
     }
 
-    /// The largest value of these: both factors have arrived.
-    pub fn counter(self) -> u64 {
-        match self.tensor_scales {
-            true => 2,
-            false => 1,
+    /// The largest value of these: both factors have arrived, or the sums and all operands.
+    pub fn counter(&self) -> u64 {
+        match (&self.fused, self.tensor_scales) {
+            (Some(fused), _) => 1 + fused.operands().len() as u64,
+            (None, true) => 2,
+            (None, false) => 1,
         }
     }
 
     /// Lanes of 32 bits that the kernel is made for; 0: there is none.
-    pub fn lanes(self, chip: &Chip) -> u64 {
-        match self.tensor_scales {
+    pub fn lanes(&self, chip: &Chip) -> u64 {
+        match self.has_kernel() {
             true => u64::from(chip.tvp.lanes_32),
             false => 0,
         }
     }
 
     /// Loops of the kernel that nest: vectors of a row, then a pipelined loop inside the loop that skips it.
-    pub fn loop_depth(self) -> u64 {
-        match self.tensor_scales {
+    pub fn loop_depth(&self) -> u64 {
+        match self.has_kernel() {
             true => 3,
             false => 0,
         }
     }
 
-    /// Whether offsets of the kernel reach over two passes of rows that are `ldc` bytes apart.
-    pub fn reaches(self, ldc: u64) -> bool {
-        !self.tensor_scales || 2 * UNROLL * ldc < OFFSET_LIMIT
+    /// Whether offsets of the kernel reach over two passes of rows that are `ldc` bytes apart, and over its operands.
+    pub fn reaches(&self, ldc: u64, rows: u64, cols: u64) -> bool {
+        let reach = match (&self.fused, self.tensor_scales) {
+            (Some(fused), _) => fused.reach(ldc, &fused.places(rows, cols)),
+            (None, true) => 2 * UNROLL * ldc,
+            (None, false) => 0,
+        };
+        reach < OFFSET_LIMIT
     }
 
-    /// Cycles of the vector processor for so many elements: a vector a cycle.
-    pub fn cycles(self, chip: &Chip, elements: u64) -> u64 {
-        match self.tensor_scales {
-            true => elements.div_ceil(u64::from(chip.tvp.lanes_32).max(1)),
-            false => 0,
+    /// Cycles of the vector processor for a block of C: of tensor scales a vector a cycle.
+    pub fn cycles(&self, chip: &Chip, rows: u64, cols: u64) -> u64 {
+        match (&self.fused, self.tensor_scales) {
+            (Some(fused), _) => fused.cycles(rows, cols),
+            (None, true) => (rows * cols).div_ceil(u64::from(chip.tvp.lanes_32).max(1)),
+            (None, false) => 0,
         }
     }
 
-    /// Emits the kernel: s1 the buffer, s2 its rows, s3 its columns, s4 the vectors of a row, s5 the factors.
-    pub fn kernel(self, text: &mut Text, chip: &Chip, ldc: u64) {
+    /// Emits the kernel of passes of up to so many rows and columns.
+    pub fn kernel(&self, text: &mut Text, chip: &Chip, ldc: u64, rows: u64, cols: u64) {
+        match &self.fused {
+            Some(fused) => fused.kernel(text, chip, &fused.places(rows, cols), ldc),
+            None => self.scaling(text, chip, ldc),
+        }
+    }
+
+    /// Emits the kernel of the tensor scales: s1 the buffer, s2 its rows, s3 its columns, s4 the vectors of a row, s5 the factors.
+    pub fn scaling(&self, text: &mut Text, chip: &Chip, ldc: u64) {
         if !self.tensor_scales {
             return;
         }

@@ -214,22 +214,32 @@ pub fn header(text: &mut emit::Text, chip: &Chip, plan: &Plan) {
 
 /// Declares an operation's tensors, each at its offset.
 pub fn declare(text: &mut emit::Text, op: &Op, site: &stage::Site) {
-    for (n, (t, offset)) in op.tensors().into_iter().zip(&site.tensors).enumerate() {
-        let dims: Vec<String> = t.shape.iter().map(u64::to_string).collect();
-        let pitch = t.pitch.map_or(String::new(), |p| format!(", pitch {p}"));
-        text.directive(&format!(
-            ".tensor {}, {}, {}, [{}], {}, at {offset:#x}{pitch}",
-            t.name,
-            site.space(n),
-            t.dtype,
-            dims.join(", "),
-            // What steers a program is there without data, too.
-            match (op, t.name.as_str()) {
-                (Op::Attention(_), "pages") => "control",
-                _ => "payload",
-            }
-        ));
+    for (n, (t, offset)) in op.tensors().iter().zip(&site.tensors).enumerate() {
+        // What steers a program is there without data, too.
+        let class = match (op, t.name.as_str()) {
+            (Op::Attention(_), "pages") => "control",
+            _ => "payload",
+        };
+        declare_one(text, t, (site.space(n), *offset), class);
     }
+}
+
+/// Declares tensors of numbers in HBM, each at its offset.
+pub fn declare_all(text: &mut emit::Text, tensors: &[TensorSpec], offsets: &[u64]) {
+    for (t, offset) in tensors.iter().zip(offsets) {
+        declare_one(text, t, ("hbm", *offset), "payload");
+    }
+}
+
+fn declare_one(text: &mut emit::Text, t: &TensorSpec, (space, at): (&str, u64), class: &str) {
+    let dims: Vec<String> = t.shape.iter().map(u64::to_string).collect();
+    let pitch = t.pitch.map_or(String::new(), |p| format!(", pitch {p}"));
+    text.directive(&format!(
+        ".tensor {}, {space}, {}, [{}], {class}, at {at:#x}{pitch}",
+        t.name,
+        t.dtype,
+        dims.join(", ")
+    ));
 }
 
 /// Starts a program's text: header, and the operation's tensors in HBM from address 0, 256-byte aligned. A lowering that makes no

@@ -40,12 +40,17 @@ const INTERFERENCE: u64 = 64;
 
 /// The best tiling of a validated operation.
 pub fn search(op: &Matmul, chip: &Chip) -> Result<Tiling, CompileError> {
+    search_with(op, &Epilogue::of(op), chip)
+}
+
+/// [`search`] for a product with another end.
+pub fn search_with(op: &Matmul, epilogue: &Epilogue, chip: &Chip) -> Result<Tiling, CompileError> {
     let no_plan = |reason: String| {
         let (op, chip) = (super::Op::Matmul(*op).to_string(), chip.name.clone());
         CompileError::NoPlan { op, chip, reason }
     };
     let mut best: Option<Tiling> = None;
-    let refused = visit(op, chip, &mut |t| {
+    let refused = visit_with(op, epilogue, chip, &mut |t| {
         if best
             .as_ref()
             .is_none_or(|b| (t.score, t.hbm_bytes) < (b.score, b.hbm_bytes))
@@ -62,9 +67,19 @@ pub fn search(op: &Matmul, chip: &Chip) -> Result<Tiling, CompileError> {
 /// Calls `each` with every candidate, in a fixed order. Returns what the least demanding of those that fit the SRAM lacks, if any
 /// lacks anything.
 pub fn visit(op: &Matmul, chip: &Chip, each: &mut dyn FnMut(&Tiling)) -> Option<String> {
+    visit_with(op, &Epilogue::of(op), chip, each)
+}
+
+/// [`visit`] for a product with another end.
+pub fn visit_with(
+    op: &Matmul,
+    epilogue: &Epilogue,
+    chip: &Chip,
+    each: &mut dyn FnMut(&Tiling),
+) -> Option<String> {
     // Masks of tiles have 64 bits.
     let tiles = u64::from(chip.tiles()).min(64);
-    let mut search = Search::new(op, chip);
+    let mut search = Search::new(op, epilogue, chip);
     let acc = u64::from(chip.ttu.accumulator_blocks);
     // Passes of all accumulators, of half of them (so that passes can alternate), and less where the SRAM is small.
     let halves = |n: u64| (0..n.max(1).ilog2() + 1).map(move |i| n >> i);
@@ -148,7 +163,7 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    fn new<'a>(op: &'a Matmul, chip: &'a Chip) -> Search<'a> {
+    fn new<'a>(op: &'a Matmul, epilogue: &Epilogue, chip: &'a Chip) -> Search<'a> {
         let t = &chip.hbm.timing;
         let device_ps = u64::from(t.tck_ps) * u64::from(t.rcdrd_ck + t.cl_ck + t.bl_ck);
         let latency_ps = u64::from(chip.hbm.path.total_ns()) * 1000 + device_ps;
@@ -160,7 +175,7 @@ impl Search<'_> {
             chip,
             a: op.dtype.operands().0,
             b: op.dtype.operands().1,
-            epilogue: Epilogue::of(op),
+            epilogue: epilogue.clone(),
             strides: Strides::default(),
             latency,
             hbm_per_cycle,
@@ -229,7 +244,7 @@ impl Search<'_> {
             block_m,
             chip.ttu.block_cols * c_element as u32,
         );
-        if !self.epilogue.reaches(ldc) {
+        if !self.epilogue.reaches(ldc, mi, nj) {
             return None;
         }
         let a_bytes = (mi * lda).next_multiple_of(256);
@@ -262,7 +277,7 @@ impl Search<'_> {
         };
         let fixed = if resident { a_all + b_all - slot } else { 0 };
         let total = rows.passes * cols.passes * chunks;
-        let fixed = fixed + self.epilogue.tsram_bytes();
+        let fixed = fixed + self.epilogue.tsram_bytes(mi, nj);
         let free = chip.tsram.size_bytes.checked_sub(fixed + c_bytes)?;
         // A second C buffer, where it does not cost the ring its depth.
         let c_buffers = if rows.passes * cols.passes > 1 && free >= c_bytes + 4 * slot {
@@ -433,7 +448,7 @@ impl Search<'_> {
         t.hbm_bytes = streams.all_bytes;
         let hbm = streams.all_bytes
             + streams.all_padding / PARTIAL_REQUEST
-            + op.m * op.n * self.epilogue.out_bytes();
+            + op.m * op.n * (self.epilogue.out_bytes() + self.epilogue.loaded());
         let operand_bytes = steps.saturating_mul(cost::mm_operand_bytes_per_step(
             chip,
             self.a,
@@ -447,11 +462,15 @@ impl Search<'_> {
             .min(u64::from(chip.tsram.dma_write_bytes))
             .max(1);
         let issued = streams.a_requested + streams.b_requested;
-        let requests = issued / u64::from(chip.dma.request_bytes).max(1);
+        let beside = c_strip * self.epilogue.loaded();
+        let requests = (issued + beside) / u64::from(chip.dma.request_bytes).max(1);
         let units = [
             ("tensor", array + store + drains),
             ("hbm", hbm / HBM_REACHED * 100 / self.hbm_per_cycle),
-            ("tile port", (a_stream + b_stream).max(issued) / port),
+            (
+                "tile port",
+                ((a_stream + b_stream).max(issued) + beside) / port,
+            ),
             (
                 "cluster port",
                 (a_stream * met_rows + b_stream * met_cols)
@@ -462,7 +481,13 @@ impl Search<'_> {
                 (operand_bytes + a_stream + b_stream + self.epilogue.c_traffic() * c_strip)
                     / cost::tsram_bytes_per_cycle(chip).max(1),
             ),
-            ("vector", self.epilogue.cycles(chip, c_strip)),
+            (
+                "vector",
+                match self.epilogue.program() {
+                    Some(fused) => passes * fused.cycles(t.rows.pass(), t.cols.pass()),
+                    None => (self.epilogue).cycles(chip, t.rows.strip(), t.cols.strip()),
+                },
+            ),
             (
                 "requests in flight",
                 requests.saturating_mul(self.latency) / u64::from(chip.dma.outstanding).max(1),
@@ -493,7 +518,7 @@ impl Search<'_> {
         // Last pass: its store, and its way out with those of all tiles.
         let out = t.rows.pass() * t.cols.pass() * self.epilogue.out_bytes();
         let store_last = cost::store_cycles(chip, store_type, t.rows.pass(), t.cols.pass())
-            + self.epilogue.cycles(chip, t.rows.pass() * t.cols.pass());
+            + self.epilogue.cycles(chip, t.rows.pass(), t.cols.pass());
         let ramp = 2 * self.latency
             + ((a_chunk + b_chunk) / port).max(first / self.hbm_per_cycle)
             + store_last

@@ -303,6 +303,17 @@ fn run(
             vec![values, places]
         }
         Op::Grouped(op) => vec![grouped::evaluate(op, x, place)?],
+        Op::Epilogue(op) => {
+            let shape = [op.rows, op.cols];
+            let mut sums = matmul(&x[0], &x[1], &shape);
+            sums.iter_mut().for_each(|x| *x = round(Dtype::F32, *x));
+            let rest = x[2..].iter().map(|x| x.data);
+            let data: Vec<&[f64]> = [&sums[..]].into_iter().chain(rest).collect();
+            let rows: Vec<u64> = (0..op.rows).collect();
+            let results = rowwise::evaluate(op, &data, &rows, round).into_iter();
+            let values = |all: Vec<Bounded>| all.iter().map(|x| x.value).collect();
+            results.map(values).collect()
+        }
     })
 }
 

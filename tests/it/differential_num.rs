@@ -62,6 +62,7 @@ fn num_rounding(rounding: Rounding) -> num::Rounding {
 fn num_overflow(overflow: Overflow) -> num::Overflow {
     match overflow {
         Overflow::Saturate => num::Overflow::Saturate,
+        Overflow::Finite => num::Overflow::Finite,
         Overflow::Ieee => num::Overflow::Ieee,
     }
 }

@@ -191,6 +191,10 @@ impl Finder<'_> {
                     Op::Rowwise(program) => {
                         program.cols == cols && program.inputs[*i].spread == Spread::Full
                     }
+                    Op::Epilogue(program) => {
+                        let input = program.inputs.get(*i - 1).filter(|_| *i >= 2);
+                        program.cols == cols && input.is_some_and(|i| i.spread == Spread::Full)
+                    }
                     Op::Layout(view) => {
                         let count = self.graph[id].elements();
                         view.is_alias(count) && self.read_by_rows(node.outputs[0], cols)
@@ -228,6 +232,7 @@ impl Finder<'_> {
             Some((Op::Rowwise(program), at)) => {
                 program.cols == cols && program.outputs[at].spread == Spread::Full
             }
+            Some((Op::Epilogue(program), _)) => program.cols == cols,
             _ => false,
         }
     }

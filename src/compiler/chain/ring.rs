@@ -8,7 +8,7 @@ use super::steps;
 use crate::chip::Chip;
 use crate::compiler::attention::form::{known, v_in_k};
 use crate::compiler::attention::schedules;
-use crate::compiler::graph::{Graph, Kind, Node, Op as NodeOp, Value, made_by};
+use crate::compiler::graph::{Graph, Kind, Node, Op as NodeOp, made_by};
 use crate::compiler::linear::MAX_ROWS;
 use crate::compiler::{Attention, Op};
 
@@ -41,14 +41,10 @@ pub fn serves_short_stages(graph: &Graph, chip: &Chip) -> bool {
 fn products_of_many_rows(graph: &Graph, chip: &Chip) -> bool {
     let (mut few, mut many) = (0.0, 0.0);
     for node in &graph.nodes {
-        let NodeOp::Matmul(op) = &node.op else {
+        let Some(Ok(op)) = steps::product_at(graph, node) else {
             continue;
         };
-        let operands: Vec<&Value> = graph.list(&node.inputs).collect();
-        let b = operands[1];
-        let Ok(op) = steps::product(op, &operands, &graph[node.outputs[0]]) else {
-            continue;
-        };
+        let b = &graph[node.inputs[1]];
         let time = Op::Matmul(op).bound(chip).time_s;
         if op.m <= MAX_ROWS && matches!(b.kind, Kind::Constant(_)) {
             few += time;

@@ -12,7 +12,7 @@ use super::parts::Parts;
 use super::sites::Sites;
 use crate::chip::{Chip, cost};
 use crate::compiler::attention::form::{known, v_in_k};
-use crate::compiler::graph::{self, Graph, Node, Op as NodeOp, Value, ValueId, made_by};
+use crate::compiler::graph::{self, Graph, Kind, Node, Op as NodeOp, Value, ValueId, made_by};
 use crate::compiler::grouped::{self, Packing};
 use crate::compiler::linear::Stream;
 use crate::compiler::movement::{self, Axis, Batched, Copy, Gather, Source, TopK};
@@ -22,7 +22,7 @@ use crate::compiler::stage::{Site, Stage};
 use crate::compiler::{CompileError, Matmul, MatmulType, Op, Operand};
 use crate::compiler::{attention, matmul, rowwise};
 use crate::isa::ScaleType;
-use crate::num::{Overflow, Rounding, encode};
+use crate::num::{Dtype, Overflow, Rounding, encode};
 use std::sync::Arc;
 
 /// What a step does.
@@ -35,6 +35,8 @@ pub enum Work {
         layer: usize,
         op: Matmul,
     },
+    /// A product and the program that follows its sums.
+    Ended(Matmul, Rowwise),
     Copy(Copy),
     Gather(Gather),
     Batched(Batched),
@@ -85,6 +87,7 @@ impl Work {
                 let stream = stream.expect("a layer is one of a stream");
                 stream.stage(*layer, site, site.tensors[0], site.tensors[1])
             }
+            Work::Ended(op, program) => matmul::stage_fused(op, program, site),
             Work::Copy(op) => movement::copy(op, site),
             Work::Gather(op) => movement::gather(op, sites.tables, site),
             Work::Batched(op) => movement::batched(op, site),
@@ -100,7 +103,7 @@ impl Work {
             Work::Op(Op::Rowwise(_)) | Work::Layer { .. } | Work::Copy(_) | Work::TopK(_) => true,
             // What steers transfers is read as it lies in HBM; keys and values are caches.
             Work::Op(Op::Attention(_)) | Work::Gather(_) | Work::Grouped(..) => operand == 0,
-            Work::Op(_) | Work::Batched(_) => false,
+            Work::Op(_) | Work::Batched(_) | Work::Ended(..) => false,
         }
     }
 
@@ -116,7 +119,7 @@ impl Work {
                 let first = found.ok().and_then(|all| all.into_iter().next());
                 matches!(first, Some(attention::Schedule::Decode(_)))
             }
-            Work::Op(_) | Work::Copy(_) | Work::Batched(_) => false,
+            Work::Op(_) | Work::Copy(_) | Work::Batched(_) | Work::Ended(..) => false,
         }
     }
 
@@ -141,6 +144,18 @@ impl Work {
         match self {
             Work::Op(op) => op.bound(chip),
             Work::Layer { op, .. } => Op::Matmul(*op).bound(chip),
+            // What its parts take of each unit but the HBM, which the sums do not cross.
+            Work::Ended(op, program) => {
+                let (read, written) = self.hbm_bytes();
+                let peak = cost::hbm_peak_bytes_per_s(chip).max(1) as f64;
+                let hbm = (read as f64 + written as f64) / peak;
+                let vector = Op::Rowwise(program.clone()).bound(chip).units;
+                let vector = vector.into_iter().find(|(u, _)| *u == BoundUnit::Vector);
+                let tensor = Op::Matmul(*op).bound(chip).units;
+                let tensor = tensor.into_iter().find(|(u, _)| *u == BoundUnit::Tensor);
+                let units = [Some((BoundUnit::Hbm, hbm)), vector, tensor];
+                Bound::of(units.into_iter().flatten().collect())
+            }
             Work::Copy(_)
             | Work::Gather(_)
             | Work::Batched(_)
@@ -166,7 +181,7 @@ impl Work {
     pub fn flops(&self) -> u128 {
         match self {
             Work::Op(op) => op.flops(),
-            Work::Layer { op, .. } => Op::Matmul(*op).flops(),
+            Work::Layer { op, .. } | Work::Ended(op, _) => Op::Matmul(*op).flops(),
             Work::Copy(_) | Work::Gather(_) | Work::TopK(_) => 0,
             Work::Grouped(p, _) => p.op.flops(),
             Work::Batched(op) => {
@@ -207,6 +222,12 @@ impl Work {
         match self {
             Work::Op(op) => op.compulsory_bytes(),
             Work::Layer { op, .. } => Op::Matmul(*op).compulsory_bytes(),
+            Work::Ended(op, program) => {
+                let sums = Dtype::F32.bytes_for(op.m * op.n);
+                let (a, _) = Op::Matmul(*op).compulsory_bytes();
+                let (beside, written) = Op::Rowwise(program.clone()).compulsory_bytes();
+                (a + beside - sums, written)
+            }
             Work::Copy(op) => {
                 let moved = |fill: bool| {
                     let parts = op.parts.iter();
@@ -242,6 +263,10 @@ impl Work {
     fn validate(&self, chip: &Chip) -> Result<(), CompileError> {
         match self {
             Work::Op(op) => Ok(op.validate(chip)?),
+            Work::Ended(op, program) => {
+                Op::Matmul(*op).validate(chip)?;
+                Ok(Op::Rowwise(program.clone()).validate(chip)?)
+            }
             Work::Layer { .. }
             | Work::Copy(_)
             | Work::Gather(_)
@@ -267,6 +292,18 @@ impl std::fmt::Display for Work {
             }
             Work::Op(op) => op.fmt(f),
             Work::Layer { op, .. } => write!(f, "linear, {}", Op::Matmul(*op)),
+            Work::Ended(op, p) => {
+                let sums = Matmul {
+                    out: Dtype::Bf16,
+                    ..*op
+                };
+                let (steps, operands) = (p.steps.len() - 1, p.inputs.len() - 1);
+                write!(f, "{}, then {steps} steps", Op::Matmul(sums))?;
+                if operands > 0 {
+                    write!(f, ", {operands} operands")?;
+                }
+                write!(f, " -> {}", p.outputs[0].dtype)
+            }
             Work::Copy(op) => write!(f, "copy of {} parts, {}", op.parts.len(), op.dtype),
             Work::Gather(op) => op.fmt(f),
             Work::Batched(op) => op.fmt(f),
@@ -348,6 +385,17 @@ fn step(
             let operands: Vec<&Value> = graph.list(&node.inputs).collect();
             let op = product(op, &operands, &graph[result]).map_err(refuse)?;
             Work::Op(Op::Matmul(op))
+        }
+        NodeOp::Epilogue(program) => {
+            let operands = [value(0), value(1)];
+            let op = ended(program, &operands).map_err(refuse)?;
+            let step = |id: ValueId| parts.root(id).pitch.map(|p| p.step);
+            let mut program = program.clone();
+            for (input, id) in program.inputs[1..].iter_mut().zip(&node.inputs[2..]) {
+                input.pitch = step(*id);
+            }
+            program.outputs[0].pitch = step(result);
+            Work::Ended(op, program)
         }
         NodeOp::Attention(op) => {
             let v_in_k = v_in_k(graph, makers, node);
@@ -486,6 +534,31 @@ pub fn product(op: &graph::Matmul, operands: &[&Value], c: &Value) -> Result<Mat
         out: c.dtype,
         input: op.blocks.map(|_| a.dtype),
     })
+}
+
+/// The product that an epilogue follows, with its sums as they are.
+fn ended(program: &Rowwise, operands: &[&Value]) -> Result<Matmul, String> {
+    let sums = Value {
+        name: String::new(),
+        dtype: Dtype::F32,
+        shape: vec![program.rows, program.cols],
+        kind: Kind::Intermediate,
+    };
+    let plain = graph::Matmul {
+        dtype: Dtype::F32,
+        blocks: None,
+    };
+    product(&plain, operands, &sums)
+}
+
+/// The product of a node, if it has one.
+pub fn product_at(graph: &Graph, node: &Node) -> Option<Result<Matmul, String>> {
+    let operands: Vec<&Value> = graph.list(&node.inputs).collect();
+    match &node.op {
+        NodeOp::Matmul(op) => Some(product(op, &operands, &graph[node.outputs[0]])),
+        NodeOp::Epilogue(program) => Some(ended(program, &operands[..2])),
+        _ => None,
+    }
 }
 
 /// C[b, m, n] = A[b or 1, m, k] B[b or 1, k, n].

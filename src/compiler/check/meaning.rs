@@ -215,7 +215,7 @@ fn unread(value: &Value, error: &DataError) -> CheckError {
 /// Whether a constant is large and read a row at a time: the weights of a product, a table that is looked up in.
 fn by_rows(op: &Op, n: usize, value: &Value) -> bool {
     let inner = match op {
-        Op::Matmul(_) if n == 1 => 1,
+        Op::Matmul(_) | Op::Epilogue(_) if n == 1 => 1,
         Op::Grouped(_) if n == 2 => 1,
         Op::Gather(gather) if n == 0 => value.shape.len() - 1 - gather.axis,
         _ => return false,
@@ -361,6 +361,28 @@ fn run(
             vec![values, places]
         }
         Op::Grouped(op) => vec![grouped(op, x, place)?],
+        Op::Epilogue(op) => {
+            let shape = [op.rows, op.cols];
+            let mut sums = matmul(&x[0], &x[1], &shape, None)?;
+            let value = Value {
+                name: "sums".to_owned(),
+                dtype: Dtype::F32,
+                shape: shape.to_vec(),
+                kind: Kind::Intermediate,
+            };
+            sums.iter_mut().for_each(|x| *x = rounded(value.dtype, *x));
+            let sums = Operand {
+                value: &value,
+                data: &sums,
+                packed: None,
+            };
+            let rest = x[2..].iter().map(|x| Operand {
+                packed: x.packed.clone(),
+                ..*x
+            });
+            let all: Vec<Operand> = [sums].into_iter().chain(rest).collect();
+            rowwise(op, &all)
+        }
     })
 }
 

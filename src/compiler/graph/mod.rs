@@ -13,6 +13,7 @@
 //! | [`Op::Gather`] | slices of a table by I32 index: embeddings, caches of RoPE |
 //! | [`Op::TopK`] | the k largest or smallest of each row, with their places; ArgMax is k = 1 |
 //! | [`Op::Grouped`] | rows times the matrix of their expert: mixtures of experts |
+//! | [`Op::Epilogue`] | a product and what follows its sums element by element: a pass makes it of a product and a row-wise program |
 //!
 //! What a file says in other words, an importer says in these ([`super::import`]): RoPE is slices, a row-wise program and a
 //! concatenation; a KV cache grows by a concatenation; a reduction over other axes is a transpose and a reduction over rows.

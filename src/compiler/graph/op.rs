@@ -4,7 +4,7 @@
 //! are found. Invariant: [`Op::check`] is the one statement of the rules; [`super::Builder`] and [`super::Graph::verify`] both ask it.
 
 use super::verify::Problem;
-use super::{Value, View, elements};
+use super::{Kind, Value, View, elements};
 use crate::compiler::rowwise::{Rowwise, Spread};
 use crate::num::Dtype;
 
@@ -103,6 +103,9 @@ pub enum Op {
     Gather(Gather),
     TopK(TopK),
     Grouped(Grouped),
+    /// A product A [m, k] B [k, n] and the program that alone reads its sums: the program's first operand is the sums [m, n] in F32, it
+    /// does not reduce, and its one result is full. Operands: A, B, then the program's others.
+    Epilogue(Rowwise),
 }
 
 /// The types of numbers that meet in a product.
@@ -149,6 +152,7 @@ impl Op {
             Op::Gather(_) => "gather",
             Op::TopK(_) => "topk",
             Op::Grouped(_) => "grouped",
+            Op::Epilogue(_) => "epilogue",
         }
     }
 
@@ -204,6 +208,7 @@ impl Op {
                 want(places, Dtype::I32, &shape)
             }
             Op::Grouped(op) => op.check(inputs, results::<1>(outputs)?[0]),
+            Op::Epilogue(op) => epilogue(op, inputs, results::<1>(outputs)?[0]),
         }
     }
 }
@@ -246,6 +251,30 @@ fn concat(axis: usize, inputs: &[&Value], output: &Value) -> Result<(), Problem>
         want(value, first.dtype, &like)?;
     }
     want(output, first.dtype, &shape)
+}
+
+fn epilogue(op: &Rowwise, inputs: &[&Value], output: &Value) -> Result<(), Problem> {
+    let [a, b, rest @ ..] = inputs else {
+        operands::<2>(inputs)?;
+        return Ok(());
+    };
+    product_type(a)?;
+    product_type(b)?;
+    let shape = Matmul::shape(a, b)?;
+    if shape != [op.rows, op.cols] {
+        return Err(Problem::Product {
+            a: a.shape.clone(),
+            b: b.shape.clone(),
+        });
+    }
+    let sums = Value {
+        name: "sums".to_owned(),
+        dtype: Dtype::F32,
+        shape,
+        kind: Kind::Intermediate,
+    };
+    let all: Vec<&Value> = [&sums].into_iter().chain(rest.iter().copied()).collect();
+    rowwise(op, &all, &[output])
 }
 
 fn rowwise(op: &Rowwise, inputs: &[&Value], outputs: &[&Value]) -> Result<(), Problem> {

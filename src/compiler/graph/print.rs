@@ -45,6 +45,7 @@ fn details(op: &Op) -> String {
             if top.largest { "largest" } else { "smallest" }
         ),
         Op::Grouped(op) => format!("{} rows share one", op.fan),
+        Op::Epilogue(op) => format!("a product, then {} steps", op.steps.len()),
     }
 }
 

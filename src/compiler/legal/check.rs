@@ -19,6 +19,13 @@ pub fn check(graph: &Graph) -> Result<(), LegalError> {
             Op::Matmul(op) => matmul(op, &operands),
             Op::Attention(op) => attention(op, &operands),
             Op::Grouped(op) => grouped(op, &operands),
+            Op::Epilogue(_) => {
+                let sums = Matmul {
+                    dtype: Dtype::F32,
+                    blocks: None,
+                };
+                matmul(&sums, &operands[..2])
+            }
             _ => None,
         };
         if let Some(what) = wrong {

@@ -125,7 +125,7 @@ pub fn exact(graph: &Graph) -> Result<Vec<Exact>, LegalError> {
                 };
                 op.outputs.iter().map(|o| of(o.dtype, o.step)).collect()
             }
-            Op::Matmul(_) | Op::Attention(_) | Op::Grouped(_) => Vec::new(),
+            Op::Matmul(_) | Op::Attention(_) | Op::Grouped(_) | Op::Epilogue(_) => Vec::new(),
         };
         for (id, made) in node.outputs.iter().zip(made) {
             let at = &mut all[id.0 as usize];

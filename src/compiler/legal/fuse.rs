@@ -140,7 +140,7 @@ struct Pair<'a> {
 }
 
 /// A program that sees single elements only, so that its rows and columns may be any.
-fn free(op: &Rowwise) -> bool {
+pub(super) fn free(op: &Rowwise) -> bool {
     let single = |spread| matches!(spread, Spread::Full | Spread::Scalar);
     let reduces = |step: &Step| matches!(step, Step::Reduce(..));
     !op.steps.iter().any(reduces)
@@ -359,7 +359,7 @@ impl Merged {
 }
 
 /// A step with operands at their new places.
-fn moved(step: &Step, to: &[StepId]) -> Step {
+pub(super) fn moved(step: &Step, to: &[StepId]) -> Step {
     let at = |id: StepId| to[id.index()];
     match *step {
         Step::Input(_) | Step::Const(_) => *step,
@@ -371,7 +371,7 @@ fn moved(step: &Step, to: &[StepId]) -> Step {
 }
 
 /// The program without steps that no output needs.
-fn live(op: Rowwise) -> Rowwise {
+pub(super) fn live(op: Rowwise) -> Rowwise {
     let mut needed = vec![false; op.steps.len()];
     op.outputs
         .iter()
@@ -403,7 +403,7 @@ fn live(op: Rowwise) -> Rowwise {
 }
 
 /// The program without inputs that no step reads.
-fn used(op: Rowwise, operands: Vec<ValueId>) -> (Rowwise, Vec<ValueId>) {
+pub(super) fn used(op: Rowwise, operands: Vec<ValueId>) -> (Rowwise, Vec<ValueId>) {
     let mut place: Vec<Option<usize>> = vec![None; op.inputs.len()];
     let (mut inputs, mut left) = (Vec::new(), Vec::new());
     for step in &op.steps {

@@ -8,6 +8,7 @@
 //! | Matmul | A [m, k] by B [k, n], or A [b or 1, m, k] by B [b or 1, k, n] with one of the two `b`; both operands BF16, both E4M3 or both E5M2; or B a constant [k, n] with block scales, and A of BF16, F16 or F32 quantised to such blocks as it is read, or E4M3 as it is; C in BF16 or F32 |
 //! | Attention | all of Q, K, V in BF16 or all in E4M3, O in BF16; the dimension of a head is a multiple of 32; causal not at all or with the ends aligned, a window only then; sinks in FP32; no soft-cap, mask or lengths; what no schedule of the chip knows is not kept |
 //! | Rowwise | any program that [`crate::compiler::rowwise`] takes; chains are one program |
+//! | Epilogue | operands as of Matmul without a batch; any program that [`crate::compiler::epilogue::fused`] takes |
 //! | Layout | one view of an input, of a constant that it makes much larger, or of what another operation made; aliases cost nothing ([`View::is_alias`](super::graph::View::is_alias), [`View::is_run`](super::graph::View::is_run)) |
 //! | Concat, Pad, Gather, TopK | as they were |
 //! | Grouped | the experts are constants: BF16 with rows in BF16, 8-bit floats with rows in their type, or E2M1 and 8-bit floats with a scale of E8M0 for each 32 along K, rows in any float type of 8 to 32 bits; Y in BF16, F16 or F32 |
@@ -24,6 +25,7 @@
 //! | [`pieces`] | element-wise programs over a concatenation are programs over its operands | none |
 //! | [`broadcast`] | row-wise operands that were repeated are read per row, per column or once | none |
 //! | [`fuse`] | neighbouring row-wise programs are one | none |
+//! | [`epilogue`] | what reads a product of many rows element by element happens before it is stored, where a chip is given | none |
 //!
 //! Leaves out: the order of stages, memory, and whether a tensor fits. Invariants: inputs, outputs, their names and their types stay;
 //! the host lays constants out and changes their types ([`Folded`] counts that), and computes nothing else.
@@ -31,6 +33,7 @@
 pub mod attention;
 pub mod broadcast;
 pub mod check;
+pub mod epilogue;
 pub mod exact;
 pub mod experts;
 pub mod fuse;
@@ -199,6 +202,10 @@ pub fn legalise_counted(graph: &Graph, options: &Options) -> Result<(Graph, Fold
     let graph = pieces::pieces(&graph, &mut folded)?;
     let graph = broadcast::broadcasts(&graph, &mut folded)?;
     let graph = fuse::fuse(&graph, options.chip.as_ref())?;
+    let graph = match &options.chip {
+        Some(chip) => epilogue::epilogues(&graph, chip)?,
+        None => graph,
+    };
     let graph = layout::layouts(&graph, &mut folded)?;
     check::check(&graph)?;
     Ok((graph, folded))

@@ -7,6 +7,8 @@
 use super::super::plan::Side;
 use super::{Emit, Stream};
 use crate::compiler::emit::Text;
+use crate::compiler::epilogue::fused;
+use crate::compiler::rowwise::{Spread, layout::ELEMENT};
 use crate::num::Dtype;
 
 /// Registers that a program finds at zero, where the loops begin.
@@ -48,7 +50,7 @@ impl Emit<'_> {
             self.text.clear(&STARTS_AT_ZERO);
         }
         self.text.inst("jal rb, load_pass");
-        if self.epilogue.has_kernel() {
+        if self.epilogue.has_kernel() && self.epilogue.program().is_none() {
             self.text
                 .block("# The tensor scales, for the epilogue.\nli t2, 1");
             for (i, side) in ["A", "B"].into_iter().enumerate() {
@@ -336,6 +338,101 @@ impl Emit<'_> {
         ));
     }
 
+    /// Loads the operands of this pass's kernel; leaves its first row and column in ra and rb. They need no wait: C's transfer of the pass
+    /// before starts earlier in the same channel, and it waits for the kernel that read their places. Clobbers t0 to t4.
+    fn load_operands(&mut self, row_pass: &str, col_pass: &str) {
+        self.text.block(&format!(
+            "# What the kernel needs beside the sums.
+             mv t0, {row_pass}
+             jal rc, rows_of_pass
+             mv ra, t0
+             mv t0, {col_pass}
+             jal rc, cols_of_pass
+             mv rb, t0"
+        ));
+        let Some(fused) = self.epilogue.program() else {
+            return;
+        };
+        let places = fused.places(self.t.rows.pass(), self.t.cols.pass());
+        let (channel, text) = (self.site.dma(2), &mut self.text);
+        for (input, at) in fused.operands().iter().zip(&places.inputs[1..]) {
+            let size = u64::from(input.dtype.bits() / 8);
+            let cols = fused.program().cols;
+            text.block(&format!("la t0, FACTORS + {at}\nla t1, {}", input.name));
+            let mut shifted = |register: &str, bytes: u64| {
+                text.block(&format!(
+                    "li t2, {bytes}
+                     mul t2, t2, {register}
+                     add t1, t1, t2"
+                ));
+            };
+            let (rows, len) = match input.spread {
+                Spread::Full => {
+                    let far = size * input.pitch.unwrap_or(cols);
+                    shifted("ra", far);
+                    shifted("rb", size);
+                    text.block(&format!("li t2, {}\nli t3, {far}", places.row));
+                    (true, "nj")
+                }
+                Spread::PerRow => {
+                    let far = size * input.pitch.unwrap_or(1);
+                    shifted("ra", far);
+                    if far > size {
+                        text.block(&format!("li t2, {ELEMENT}\nli t3, {far}\nli t4, 1"));
+                    }
+                    (far > size, if far > size { "t4" } else { "mi" })
+                }
+                Spread::PerColumn => {
+                    shifted("rb", size);
+                    (false, "nj")
+                }
+                Spread::Scalar => {
+                    text.inst("li t4, 1");
+                    (false, "t4")
+                }
+            };
+            text.inst("signal C_FULL(cbuf), 1");
+            if rows {
+                text.inst("dim mi, t2, t3");
+            }
+            text.inst(&format!("dma.{}.f32 {channel}, t0, t1, {len}", input.dtype));
+        }
+    }
+
+    /// Runs the program over this pass's C buffer; clobbers t0 to t5 and rc.
+    fn run_fused(&mut self) {
+        let Some(fused) = self.epilogue.program() else {
+            return;
+        };
+        let ((fill, turns), operands) = (fused.counts(), fused.operands().len());
+        let lanes = self.chip.tvp.lanes_32;
+        self.c_buffer();
+        self.text.block(&format!(
+            "mv t0, t1
+             li t1, 0                # passes of the pipeline over rows,
+             mv t5, mi               # and rows that fill none
+             li rc, {least}
+             blt mi, rc, few_rows
+             addi t5, mi, -{fill}
+             li rc, {turns}
+             divu t1, t5, rc
+             remu t5, t5, rc
+             few_rows:
+             mv t2, nj
+             addi t3, nj, {}
+             li t4, {lanes}
+             divu t3, t3, t4         # vectors of a row
+             la t4, FACTORS
+             wait C_FULL(cbuf), {}
+             signal C_DONE(cbuf), 1
+             vrun {}, t0, 6",
+            lanes.saturating_sub(1),
+            1 + operands,
+            fused::KERNEL,
+            least = fill + turns,
+        ));
+    }
+
     /// The end of a pass: store, epilogue, send to HBM, next pass.
     fn store(&mut self) {
         let (outer, inner) = self.pass_counts();
@@ -347,6 +444,7 @@ impl Emit<'_> {
         self.text.blank();
         let out = self.epilogue.out;
         self.text.block(match out {
+            _ if self.epilogue.program().is_some() => "# The pass is summed: store it in a C buffer for the kernel, and from there to HBM.",
             Dtype::Bf16 => "# The pass is summed: store it in a C buffer, as BF16 or for the epilogue, and from there to HBM.",
             _ => "# The pass is summed: store it in a C buffer, and from there to HBM.",
         });
@@ -359,7 +457,13 @@ impl Emit<'_> {
              mm.store.{store} t0, t1, mi, nj, t2",
             store = self.epilogue.store_type()
         ));
+        let fused = self.epilogue.program().is_some();
         let stored = match self.epilogue.has_kernel() {
+            true if fused => {
+                self.load_operands(row_pass, col_pass);
+                self.run_fused();
+                "C_DONE"
+            }
             true => {
                 self.run_epilogue();
                 "C_DONE"
@@ -367,20 +471,30 @@ impl Emit<'_> {
             false => "C_FULL",
         };
         self.text.blank();
-        self.text.block(&format!(
-            "mv t0, {row_pass}
-             jal rc, rows_of_pass
-             li t1, C_ROW
-             mul t5, t0, t1
-             mv t0, {col_pass}
-             jal rc, cols_of_pass
-             shli t0, t0, {shift}          # {bytes} bytes an element
+        let columns = format!(
+            "shli t0, t0, {shift}          # {bytes} an element
              add t5, t5, t0
              la t0, C
              add t5, t5, t0",
             shift = self.epilogue.out_bytes().ilog2(),
-            bytes = if out == Dtype::Bf16 { "two" } else { "four" }
-        ));
+            bytes = match self.epilogue.out_bytes() {
+                1 => "one byte",
+                2 => "two bytes",
+                _ => "four bytes",
+            }
+        );
+        self.text.block(&match fused {
+            true => format!("li t1, C_ROW\nmul t5, ra, t1\nmv t0, rb\n{columns}"),
+            false => format!(
+                "mv t0, {row_pass}
+                 jal rc, rows_of_pass
+                 li t1, C_ROW
+                 mul t5, t0, t1
+                 mv t0, {col_pass}
+                 jal rc, cols_of_pass
+                 {columns}"
+            ),
+        });
         self.c_buffer();
         let channel = self.c_channel();
         self.text.block(&format!(
@@ -401,7 +515,8 @@ impl Emit<'_> {
         }
         self.text.block(&format!(
             "dim mi, t3, t4
-             dma.{out}.{out} {channel}, t5, t1, nj"
+             dma.{staged}.{out} {channel}, t5, t1, nj",
+            staged = self.epilogue.staged_type()
         ));
         if self.t.c_buffers > 1 {
             self.text.inst("xori cbuf, cbuf, 1");

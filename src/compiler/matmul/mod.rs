@@ -5,7 +5,9 @@
 //! waits for its chunks' `full`, and at its end tells the loader of the chunk that will next use the slot that it is `free`;
 //! a load waits until all sharers said so. Block scales travel with the chunk of their operand: a second transfer on the same
 //! channel into a place that goes with the slot, which adds one more to `full`; it needs no wait of its own, because transfers of a
-//! channel start in order. An A that comes in 16 or 32 bits ([`Matmul::input`]) is quantised by its loads, which leave codes and scales. What follows the sums is [`super::epilogue`]. Leaves out: split-K, which few rows need ([`split`]).
+//! channel start in order. An A that comes in 16 or 32 bits ([`Matmul::input`]) is quantised by its loads, which leave codes and scales.
+//! What follows the sums is [`super::epilogue`]; operands of a program there come in C's channel, behind the result of the pass before, which
+//! has waited for the kernel that read their places. Leaves out: split-K, which few rows need ([`split`]).
 //!
 //! Invariants: no queue that is full can deadlock, because operations only wait for operations of an earlier chunk, or for
 //! loads of their own chunk, which are pushed `ring` chunks ahead of it; the text's size does not depend on the problem.
@@ -16,10 +18,11 @@ pub mod split;
 mod split_code;
 
 use super::emit::{Text, TsramLayout};
-use super::epilogue::Epilogue;
+use super::epilogue::{Epilogue, fused::Fused};
 use super::plan::{self, ScaleSlots, Side, Tiling};
+use super::rowwise::Rowwise;
 use super::stage::{self, Site, Stage};
-use super::{CompileError, Lowered, Matmul, Op, Operand, Plan};
+use super::{CompileError, Lowered, Matmul, Op, Operand, Plan, declare, declare_all};
 use crate::chip::Chip;
 use crate::num::Dtype;
 
@@ -49,6 +52,29 @@ pub fn stage(op: &Matmul, site: &Site) -> Result<Stage, CompileError> {
     stage_tiling(&whole?, site)
 }
 
+/// Predicted cycles of [`stage`]; none if nothing fits.
+pub fn predicted(op: &Matmul, chip: &Chip) -> Option<u64> {
+    let whole = plan::search(op, chip).ok();
+    let split = split::search(op, chip).map(|t| t.cycles);
+    whole.map(|t| t.cycles).into_iter().chain(split).min()
+}
+
+/// A product and the program that follows its sums as a stage. Tensors of the site: A, B, the program's operands but the sums, its result.
+///
+/// # Errors
+/// No tiling fits the site; a program of another kind.
+pub fn stage_fused(op: &Matmul, program: &Rowwise, site: &Site) -> Result<Stage, CompileError> {
+    let chip = site.planned(1);
+    let fused = Fused::new(program, &chip).map_err(|what| CompileError::NoPlan {
+        op: Op::Matmul(*op).to_string(),
+        chip: chip.name.clone(),
+        reason: format!("of what follows it, {what}"),
+    })?;
+    let epilogue = Epilogue::fused(fused);
+    let tiling = plan::search_with(op, &epilogue, &chip)?;
+    stage_ending(&tiling, epilogue, site)
+}
+
 /// The program of a tiling.
 ///
 /// # Errors
@@ -62,6 +88,14 @@ pub fn lower_tiling(t: &Tiling, chip: &Chip) -> Result<Lowered, CompileError> {
 /// # Errors
 /// As [`lower_tiling`].
 pub fn stage_tiling(t: &Tiling, site: &Site) -> Result<Stage, CompileError> {
+    stage_ending(t, Epilogue::of(&t.op), site)
+}
+
+/// The stage of a tiling that was made for this end.
+///
+/// # Errors
+/// As [`lower_tiling`].
+pub fn stage_ending(t: &Tiling, epilogue: Epilogue, site: &Site) -> Result<Stage, CompileError> {
     let chip = &site.chip;
     let mut layout = TsramLayout::of(site);
     let slots = |side| if t.is_resident(side) { 1 } else { t.ring };
@@ -74,12 +108,22 @@ pub fn stage_tiling(t: &Tiling, site: &Site) -> Result<Stage, CompileError> {
             layout.place(&name, t.scales(side).bytes * slots(side))?;
         }
     }
-    let epilogue = Epilogue::of(&t.op);
+    let (rows, cols) = (t.rows.pass(), t.cols.pass());
     if epilogue.has_kernel() {
-        layout.place("FACTORS", epilogue.tsram_bytes())?;
+        let bytes = epilogue.tsram_bytes(rows, cols);
+        layout.place("FACTORS", bytes.max(1))?;
     }
-    let plan = describe(t, &layout, chip);
-    let mut text = stage::begin(&Op::Matmul(t.op), site);
+    let plan = describe(t, &epilogue, &layout, chip);
+    let mut text = Text::default();
+    let op = Op::Matmul(t.op);
+    match epilogue.program() {
+        None => declare(&mut text, &op, site),
+        Some(fused) => {
+            let operands = op.tensors().into_iter().take(2);
+            let all: Vec<_> = operands.chain(fused.tensors()).collect();
+            declare_all(&mut text, &all, &site.tensors);
+        }
+    }
     layout.declare(&mut text);
     let mut emit = Emit {
         t,
@@ -92,7 +136,8 @@ pub fn stage_tiling(t: &Tiling, site: &Site) -> Result<Stage, CompileError> {
     };
     emit.tables();
     emit.program();
-    epilogue.kernel(&mut emit.text, chip, t.ldc);
+    let Emit { epilogue, text, .. } = &mut emit;
+    epilogue.kernel(text, chip, t.ldc, rows, cols);
     Ok(Stage {
         text: emit.text.finish(),
         plan,
@@ -109,7 +154,7 @@ fn name(side: Side) -> &'static str {
 }
 
 /// The tiling in words.
-fn describe(t: &Tiling, layout: &TsramLayout, chip: &Chip) -> Plan {
+fn describe(t: &Tiling, epilogue: &Epilogue, layout: &TsramLayout, chip: &Chip) -> Plan {
     let mut plan = Plan {
         op: Op::Matmul(t.op).to_string(),
         facts: Vec::new(),
@@ -139,7 +184,7 @@ fn describe(t: &Tiling, layout: &TsramLayout, chip: &Chip) -> Plan {
         );
     }
     plan.fact("chunks", format!("{} of K = {}", t.chunks, t.kc));
-    operands(&mut plan, &t.op);
+    operands(&mut plan, &t.op, epilogue);
     let outer = match t.outer {
         Side::A => "A, row passes",
         Side::B => "B, column passes",
@@ -177,7 +222,7 @@ fn describe(t: &Tiling, layout: &TsramLayout, chip: &Chip) -> Plan {
 }
 
 /// The formats of the operands, and what follows the sums.
-fn operands(plan: &mut Plan, op: &Matmul) {
+fn operands(plan: &mut Plan, op: &Matmul, epilogue: &Epilogue) {
     for side in [Side::A, Side::B] {
         let of = op.dtype.operand(side);
         let scales = match of.scaled() {
@@ -197,7 +242,14 @@ fn operands(plan: &mut Plan, op: &Matmul) {
             format!("{}{scales}{from}", of.dtype),
         );
     }
-    if Epilogue::of(op).has_kernel() {
+    if let Some(fused) = epilogue.program() {
+        let p = fused.program();
+        let (steps, operands, out) = (p.steps.len(), fused.operands().len(), fused.out());
+        plan.fact(
+            "epilogue",
+            format!("{steps} steps in FP32 with {operands} operands, then {out}"),
+        );
+    } else if epilogue.has_kernel() {
         plan.fact(
             "epilogue",
             match op.out {
@@ -359,7 +411,11 @@ impl Emit<'_> {
                 "bytes of a row of A, B and C in HBM",
             ),
             ("B_ROW", b.row(t.op.n), ""),
-            ("C_ROW", t.op.n * self.epilogue.out_bytes(), ""),
+            (
+                "C_ROW",
+                self.epilogue.pitch(t.op.n) * self.epilogue.out_bytes(),
+                "",
+            ),
             ("A_LD", t.lda, "and in tile SRAM"),
             ("B_LD", t.ldb, ""),
             ("C_LD", t.ldc, ""),
@@ -447,9 +503,14 @@ impl Emit<'_> {
                 text,
                 "C_DONE".into(),
                 t.c_buffers,
-                "it is scaled and rounded",
+                match self.epilogue.program() {
+                    Some(_) => "its kernel is done",
+                    None => "it is scaled and rounded",
+                },
             );
-            semaphores(text, "FACTORS_FULL".into(), 1, "a tensor scale has arrived");
+            if self.epilogue.program().is_none() {
+                semaphores(text, "FACTORS_FULL".into(), 1, "a tensor scale has arrived");
+            }
         }
         if self.site.chained {
             semaphores(text, "ENDED".into(), 1, "the last pass has left for HBM");

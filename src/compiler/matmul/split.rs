@@ -410,7 +410,7 @@ fn describe(t: &Split, layout: &TsramLayout, chip: &Chip) -> Plan {
     );
     plan.fact("chunks", format!("of K = {}, {} slots", t.kc, t.ring));
     plan.fact("exchange", format!("slices of up to {} columns", t.slice()));
-    super::operands(&mut plan, &t.op);
+    super::operands(&mut plan, &t.op, &t.epilogue());
     plan.fact("tile SRAM", super::buffers(layout, chip));
     for (unit, cycles) in &t.costs {
         plan.fact(&format!("cycles, {unit}"), cycles);

@@ -335,6 +335,70 @@ impl Schedule {
         count.saturating_sub(1) * self.interval as u64 + last
     }
 
+    /// Iterations in flight before the steady state.
+    pub fn fill(&self) -> u64 {
+        let last = self.cycles.iter().max().map_or(0, |c| *c as u64);
+        last / self.interval as u64
+    }
+
+    /// Emits a number of iterations that is known only when it runs: if `passes` is not 0 so many times `turns` and [`Schedule::fill`]
+    /// more as a pipeline, then `rest` one by one. Both are scalar registers, `counter` a spare one; pointers end behind the last
+    /// iteration.
+    pub fn emit_counted(
+        &self,
+        text: &mut Text,
+        body: &Body,
+        passes: &str,
+        rest: &str,
+        counter: &str,
+    ) {
+        let (interval, turns, fill) = (self.interval as u64, self.turns as u64, self.fill());
+        let mut order: Vec<usize> = (0..body.ops.len()).collect();
+        order.sort_by_key(|i| self.cycles[*i]);
+        let last = self.cycles.iter().max().map_or(0, |c| *c as u64);
+        let window = |count: u64| Window {
+            schedule: self,
+            body,
+            order: &order,
+            count,
+            tail: None,
+        };
+        let advance = |text: &mut Text, iterations: u64| {
+            for p in &body.pointers {
+                let bytes = p.step * iterations as i64;
+                if bytes != 0 {
+                    text.inst(&format!("saddi {0}, {0}, {bytes}", p.register));
+                }
+            }
+        };
+        // One pass stands for any number of them: what follows has the same registers and distances.
+        let whole = window(fill + turns);
+        let (from, length) = (fill * interval, turns * interval);
+        let end = (fill + turns - 1) * interval + last + 1;
+        let (piped, pass) = (text.fresh("at.piped"), text.fresh("at.pass"));
+        text.inst_c(
+            &format!("sli {counter}, 1"),
+            "the pipeline, if there is a pass",
+        );
+        text.inst(&format!("smin {counter}, {counter}, {passes}"));
+        text.inst(&format!("loop {counter}, {piped}"));
+        whole.emit(text, 0..from, 0, false);
+        text.inst(&format!("loop {passes}, {pass}"));
+        window(u64::MAX).emit(text, from..from + length, 0, true);
+        text.label(&pass);
+        whole.emit(text, from + length..end, turns, false);
+        advance(text, fill);
+        text.label(&piped);
+        let single = text.fresh("at.single");
+        text.inst_c(
+            &format!("loop {rest}, {single}"),
+            "what fills no pass, one by one",
+        );
+        window(1).emit(text, 0..last + 1, 0, false);
+        advance(text, 1);
+        text.label(&single);
+    }
+
     /// Emits `count` iterations; `tail` is the predicate of the last one's lanes, `counter` a spare scalar register.
     pub fn emit(
         &self,
