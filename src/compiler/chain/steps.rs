@@ -71,7 +71,8 @@ impl Work {
         stream: Option<&Stream>,
     ) -> Result<(String, Stage), CompileError> {
         if let Work::Grouped(p, ids) = self {
-            let grouped::Split { early, stage } = grouped::split(p, ids.listed, sites.grouped, site)?;
+            let grouped::Split { early, stage } =
+                grouped::split(p, ids.listed, sites.grouped, site)?;
             return Ok((early, stage));
         }
         let stage = match self {
@@ -163,7 +164,9 @@ impl Work {
                 // What is repeated is read once.
                 let elements = parts.map(|p| {
                     let axes = p.shape.iter().zip(&p.strides);
-                    axes.filter(|(_, s)| **s != 0).map(|(n, _)| *n).product::<u64>()
+                    axes.filter(|(_, s)| **s != 0)
+                        .map(|(n, _)| *n)
+                        .product::<u64>()
                 });
                 op.dtype.bytes_for(elements.sum())
             }
