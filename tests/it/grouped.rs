@@ -114,9 +114,6 @@ fn lowered(op: &Grouped, chip: &Arc<Chip>, places: u64) -> (Packing, Stage) {
     let control = chip.tsram.size_bytes / 2 - control_bytes(op, u64::from(chip.tiles()));
     let stage =
         stage(&p, control, &site(chip, &sizes(p.bytes()))).unwrap_or_else(|e| panic!("{e}"));
-    if std::env::var("DUMP").is_ok() {
-        eprintln!("{p:?}");
-        std::fs::write("/tmp/ex/stage.s", &stage.text).unwrap();
     (p, stage)
 }
 

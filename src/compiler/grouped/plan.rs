@@ -7,16 +7,12 @@
 use super::{Grouped, SLOTS, TABLE_ROWS, sorted, unit};
 use crate::chip::{Chip, bank, cost};
 use crate::compiler::CompileError;
-use crate::compiler::linear::Pieces;
+use crate::compiler::linear::{
+    self, BUFFER_ALIGN as BUFFER, EXPOSED, Pieces, SCALE_ALIGN as ALIGN,
+};
 use crate::compiler::plan::Strides;
 use crate::compiler::tiling::BLOCK;
 
-/// Scales begin at a multiple of this within a chunk, and rows of C.
-pub(super) const ALIGN: u64 = 64;
-/// Buffers begin at a multiple of this.
-pub(super) const BUFFER: u64 = 256;
-/// Tiles that a multicast can name.
-const MAX_TILES: u64 = 64;
 /// Most rows of a job: more gain nothing once the tensor unit is the limit.
 const MAX_MOST: u64 = 256;
 /// Most bytes of a ring's slot; longer loads gain nothing.
@@ -27,8 +23,6 @@ const RING_GOAL: u64 = 512 << 10;
 const RING_LEAST: u64 = 256 << 10;
 /// Heuristic: a ring below the goal costs one part in so many.
 const SHORT_RING: u64 = 50;
-/// Heuristic: one part in this many of the tensor unit's time is not hidden behind loads.
-const EXPOSED: u64 = 16;
 
 /// How a grouped product is cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,20 +167,8 @@ impl Packing {
 /// # Errors
 /// An operation that cannot be; a chip with too little for it.
 pub fn plan(op: &Grouped, chip: &Chip) -> Result<Packing, CompileError> {
-    let refuse = |reason: String| CompileError::NoPlan {
-        op: op.to_string(),
-        chip: chip.name.clone(),
-        reason,
-    };
-    if let Some(problem) = op.problem() {
-        return Err(refuse(problem));
-    }
-    let tiles = u64::from(chip.tiles());
-    if tiles > MAX_TILES {
-        return Err(refuse(format!(
-            "{tiles} tiles, a mask of tiles has {MAX_TILES} bits"
-        )));
-    }
+    let tiles = linear::tiles(op, op.problem(), chip)?;
+    let refuse = |reason: String| linear::refused(op, chip, reason);
     if super::many(op, tiles)
         && let Some(p) = sorted::plan(op, chip)
     {

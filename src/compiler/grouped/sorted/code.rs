@@ -49,12 +49,16 @@ pub(in super::super) fn split(
     emit.names();
     emit.start();
     match known {
-        true => emit.fill(),
+        true => {
+            emit.totals();
+            emit.fill();
+        }
         false => emit.sort(),
     }
     let early = std::mem::take(&mut emit.text).finish();
     if !known {
         emit.exchange();
+        emit.totals();
         emit.fill();
     }
     for _ in 1..p.slots {
@@ -431,7 +435,7 @@ impl Emit<'_> {
         ));
     }
 
-    /// Every tile's block to all tiles, and the sums of first places.
+    /// Every tile's block to all tiles.
     fn exchange(&mut self) {
         let [_, channel, _] = self.channels();
         let all = self.all();
@@ -447,26 +451,36 @@ impl Emit<'_> {
              signal SPREAD, 1
              mcast t3
              dma.i32.i32 {channel}, t1, t0, t2
-             sem.wait LISTS, {all}
-             # Two words at a time: no sum is longer than one.
-             la t0, blocks
-             la t1, sums
-             li left, ORDER / 8
-             sum:
-             ld t2, 0(t0)"
+             sem.wait LISTS, {all}"
         ));
-        let block = block_bytes(&self.p.op, all);
-        for tile in 1..all {
-            let at = tile * block;
-            self.text.block(&format!("ld t3, {at}(t0)\nadd t2, t2, t3"));
-        }
+    }
+
+    /// Rows of each expert of this group.
+    fn totals(&mut self) {
+        let block = block_bytes(&self.p.op, self.all());
         self.text.block(
-            "sd t2, 0(t1)
-             addi t0, t0, 8
-             addi t1, t1, 8
-             dec left
-             bnez left, sum",
+            "mv ap, le
+             total:
+             addi ap, ap, GROUPS
+             li t0, EXPERTS
+             bge ap, t0, counted
+             shli t0, ap, 2
+             la t1, blocks
+             add t1, t1, t0
+             la cp, totals
+             add cp, cp, t0
+             li t0, 0",
         );
+        for tile in 0..self.all() {
+            let (at, after) = (tile * block, tile * block + 4);
+            self.text.block(&format!(
+                "lw t2, {at}(t1)
+                 lw t3, {after}(t1)
+                 sub t3, t3, t2
+                 add t0, t0, t3"
+            ));
+        }
+        self.text.block("sw t0, 0(cp)\nj total\ncounted:");
     }
 
     /// The first loads of weights.
@@ -763,11 +777,9 @@ impl Emit<'_> {
              li t0, EXPERTS
              bge le, t0, loaded
              shli t0, le, 2
-             la t1, sums
+             la t1, totals
              add t0, t0, t1
-             lw t1, 0(t0)
-             lw lrows, 4(t0)
-             sub lrows, lrows, t1
+             lw lrows, 0(t0)
              beqz lrows, load_find
              load_again:
              addi lrows, lrows, -MOST
@@ -813,6 +825,7 @@ impl Emit<'_> {
              dec t3
              write_row:              # t3: rows after this one
              li t2, {pitch}
+             next_row:
              lw t0, 0(yat)
              addi yat, yat, 4
              mul t0, t0, t2
@@ -827,7 +840,7 @@ impl Emit<'_> {
              dma.{y}.{y} {channel}, t0, yfrom, valid
              addi yfrom, yfrom, LDC
              addi t3, t3, -1
-             bge t3, r0, write_row
+             bge t3, r0, next_row
              wrote:
              ret
              flush:
@@ -869,11 +882,9 @@ impl Emit<'_> {
              li t1, EXPERTS
              bge xe, t1, no_job
              shli t1, xe, 2
-             la t3, sums
+             la t3, totals
              add t1, t1, t3
-             lw t3, 0(t1)
-             lw left, 4(t1)
-             sub left, left, t3
+             lw left, 0(t1)
              beqz left, prepare_find
              la t1, blocks - BLOCK
              sd t1, XBLOCK(cp)

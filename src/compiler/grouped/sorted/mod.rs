@@ -4,7 +4,7 @@
 //! What differs from few rows:
 //!
 //! - **Lists.** Every tile sorts its part of the ids by expert (counting) and sends its block, first places and rows, to all tiles. The rows of
-//!   an expert are then one run in every block; sums of first places over the blocks say how many there are.
+//!   an expert are then one run in every block; a tile counts those of its group's experts.
 //! - **Rows of X** come in parts of K ([`Packing::depth`](super::Packing::depth)), so that a job may have more rows than SRAM holds of X. Each tile of the
 //!   group fetches some of the job's rows and sends them to all of the group. Sums of a part wait in SRAM as FP32 for the next, or in the accumulators
 //!   where a band of columns is one panel.
@@ -47,7 +47,7 @@ fn control(op: &Grouped, tiles: u64) -> [(&'static str, u64); 9] {
     let words = |bytes: u64| bytes / 4;
     [
         ("state", 2 * STATE),
-        ("sums", words(starts_bytes(op))),
+        ("totals", op.experts.next_multiple_of(2)),
         ("blocks", words(tiles * block_bytes(op, tiles))),
         ("own", words(block_bytes(op, tiles))),
         ("cursors", op.experts.next_multiple_of(2)),

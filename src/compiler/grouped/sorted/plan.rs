@@ -4,11 +4,11 @@
 //! and banks, HBM, the tile's port, its control processor, the channel that writes Y. Leaves out: uneven choices but for a margin of rows.
 //! Invariants: those of [`super::super::plan`]; a part begins at a whole chunk.
 
-use super::super::plan::{ALIGN, BUFFER, MAX_SLOT, Packing, cut};
+use super::super::plan::{MAX_SLOT, Packing, cut};
 use super::super::{Grouped, unit};
 use super::TABLE_ROWS;
 use crate::chip::{Chip, cost};
-use crate::compiler::linear::Pieces;
+use crate::compiler::linear::{BUFFER_ALIGN as BUFFER, Pieces, SCALE_ALIGN as ALIGN};
 use crate::compiler::plan::Strides;
 use crate::compiler::tiling::BLOCK;
 
@@ -30,7 +30,7 @@ const CHUNK: u64 = 110;
 const PART: u64 = 120;
 const SEGMENT: u64 = 16;
 /// Heuristic: one part in this many of what is not the limit shows, too.
-const EXPOSED: u64 = 12;
+const EXPOSED: u64 = 4;
 
 impl Packing {
     /// Bytes of a place for rows of X, and where their scales begin; bytes of sums between parts, of a place for Y, and of how many places.
