@@ -53,8 +53,12 @@ pub struct Args {
     /// The first of the layers, for models whose first differ from the others
     #[arg(long, value_name = "N", default_value_t = 0)]
     first_layer: u64,
-    /// Experts that tokens take in place of those that the router chooses: balanced, zipf:S (S from 0, all alike, to 16), or a file with a
-    /// line of ids for each token, up to 64 MiB [default: the router's; balanced with --no-data]
+    /// Experts that tokens take in place of those that the router chooses: balanced, zipf:S (S from 0, all alike, to 16), or a file
+    /// [default: the router's; balanced with --no-data]
+    ///
+    /// A file of up to 64 MiB has a line for each token: its experts, numbers from 0 on, with blanks or commas between them, as many as a
+    /// token of the model takes and none twice. After the last line the first is used again; `#` begins a comment. Lower bounds count the
+    /// experts that are named; of a router's choice as many as it gives to one token.
     #[arg(long, value_name = "balanced|zipf:S|FILE")]
     routing: Option<String>,
 }

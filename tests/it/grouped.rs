@@ -111,7 +111,7 @@ fn lowered(op: &Grouped, chip: &Arc<Chip>, places: u64) -> (Packing, Stage) {
     };
     let mut p = plan(op, &site(chip, &sizes(0)).chip).unwrap_or_else(|e| panic!("{e}"));
     p.slots = p.slots.min(places);
-    let control = chip.tsram.size_bytes / 2 - control_bytes(op);
+    let control = chip.tsram.size_bytes / 2 - control_bytes(op, u64::from(chip.tiles()));
     let stage =
         stage(&p, control, &site(chip, &sizes(p.bytes()))).unwrap_or_else(|e| panic!("{e}"));
     (p, stage)
@@ -248,6 +248,93 @@ fn groups_of_tiles() {
     let op = op([1600, 2, 32, 64, 100], Dtype::E4m3, FP8);
     let p = check(&op, &maia, &spread(&op, 5), true);
     assert!(p.groups > 1, "{p:?}");
+}
+
+/// Ids of many rows, most of them of a few experts, and one of a single row.
+fn skewed(op: &Grouped, seed: u64) -> Vec<i32> {
+    let id = |i: u64| {
+        let drawn = splitmix64(seed, i);
+        let id = (drawn >> 8) % op.experts;
+        (if drawn % 4 == 0 { id } else { id / 3 }) as i32
+    };
+    let mut ids: Vec<i32> = (0..op.rows).map(id).collect();
+    for id in &mut ids {
+        *id = (*id).min(op.experts as i32 - 2);
+    }
+    ids[op.rows as usize / 2] = op.experts as i32 - 1;
+    ids
+}
+
+/// So many rows that all tiles sort them: every type, ragged shapes, uneven choices, and none at all of some experts.
+#[test]
+fn many_rows() {
+    let mini = chip("mini", &[]);
+    for (i, (input, weights)) in [
+        (Dtype::Bf16, BF16),
+        (Dtype::E4m3, FP8),
+        (Dtype::Bf16, MXFP4),
+        (Dtype::F32, MXFP4),
+        (Dtype::E4m3, MXFP4),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let i = i as u64;
+        let (k, n) = match weights.scaled() {
+            true => (96 + 32 * i, 38 + 2 * i),
+            false => (101 + 60 * i, 37 + 31 * i),
+        };
+        let shape = op([246, 2, 5, k, n], input, weights);
+        for ids in [spread(&shape, i), skewed(&shape, i), vec![3; 246]] {
+            let p = check(&shape, &mini, &ids, true);
+            assert!(p.sorted, "{p:?}");
+        }
+    }
+}
+
+/// Parts of K whose sums rest in SRAM, bands of columns, several panels and jobs.
+#[test]
+fn many_rows_in_parts() {
+    let mini = chip("mini", &[]);
+    let mut seen = [false; 3];
+    for (shape, input, weights) in [
+        ([300, 3, 4, 2048, 100], Dtype::Bf16, MXFP4),
+        ([260, 1, 3, 1500, 90], Dtype::Bf16, BF16),
+        ([400, 2, 3, 1024, 700], Dtype::E4m3, FP8),
+        ([320, 2, 2, 3008, 20], Dtype::E4m3, FP8),
+    ] {
+        let op = op(shape, input, weights);
+        let p = check(&op, &mini, &skewed(&op, 9), true);
+        let now = [p.parts() > 1, p.parts() > 1 && p.panels > 1, p.bands > 1];
+        println!("{op}: {p:?}");
+        for (seen, now) in seen.iter_mut().zip(now) {
+            *seen |= p.sorted && now;
+        }
+    }
+    assert_eq!(seen, [true; 3]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn many_rows_on_mini(
+        tokens in 40u64..120,
+        fan in 1u64..5,
+        experts in 2u64..6,
+        k in 1u64..300,
+        n in 1u64..200,
+        types in 0usize..3,
+        seed: u64,
+    ) {
+        let (input, weights) = [(Dtype::Bf16, BF16), (Dtype::E4m3, FP8), (Dtype::Bf16, MXFP4)][types];
+        let (k, n) = match weights.scaled() {
+            true => (k.next_multiple_of(32), n.next_multiple_of(2)),
+            false => (k, n),
+        };
+        let op = op([tokens * fan, fan, experts, k, n], input, weights);
+        check(&op, &chip("mini", &[]), &skewed(&op, seed), false);
+    }
 }
 
 proptest! {

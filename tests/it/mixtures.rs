@@ -3,14 +3,16 @@
 
 use crate::families::tiny::{Tensors, deepseek, file, gpt_oss, mixtral, qwen3_moe};
 use crate::hf::model;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tilewright::chip::Chip;
 use tilewright::compiler::chain::routing::Routing;
 use tilewright::compiler::chain::{self, Program};
 use tilewright::compiler::graph::{Graph, Op, Value};
-use tilewright::compiler::import::hf::{Step, read};
+use tilewright::compiler::import::hf::config::Config;
+use tilewright::compiler::import::hf::weights::Weights;
+use tilewright::compiler::import::hf::{Step, decoder, read};
 use tilewright::compiler::legal::{self, Products};
 use tilewright::isa::image::Class;
 use tilewright::machine::{
@@ -207,6 +209,114 @@ fn tables_choose_in_place_of_routers() {
     check("mixtral", &mixtral(), step(3, 0), table, "mini", 1e-3);
 }
 
+/// Rows enough that all tiles sort them, for two products of each layer, the second with the lists of the first.
+#[test]
+fn many_tokens() {
+    let skewed = Routing::Zipf { s: 1.0, seed: 5 };
+    let skewed = (Products::Faithful, Some(skewed));
+    let routed = (Products::Faithful, None);
+    check("mixtral", &mixtral(), step(90, 0), skewed, "mini", 1e-3);
+    check(
+        "qwen3-moe",
+        &qwen3_moe(true),
+        step(80, 0),
+        routed,
+        "mini",
+        1e-3,
+    );
+}
+
+/// No program is faster than its lower bound, and none of its operations than its own but those whose weights come before their turn: with windows
+/// that see little of a long cache, experts that few of a table's tokens take, sinks, latents.
+#[test]
+fn bounds_are_below_what_is_reached() {
+    let maia = Arc::new(Chip::preset("maia-200").unwrap());
+    let with = |config: Json, more: Json| {
+        let mut config = config;
+        for (key, value) in more.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        config
+    };
+    let one = Routing::Table {
+        name: "one".to_owned(),
+        lines: vec![(1, vec![0, 1])],
+    };
+    let window = json!({
+        "num_hidden_layers": 1, "num_key_value_heads": 8, "num_attention_heads": 8, "head_dim": 64, "sliding_window": 128,
+        "layer_types": ["sliding_attention"],
+    });
+    let wide = json!({
+        "num_hidden_layers": 1, "hidden_size": 1024, "intermediate_size": 4096, "num_local_experts": 16,
+    });
+    let plain = json!({});
+    for (name, config, tokens, batch, past, routing) in [
+        (
+            "window",
+            with(gpt_oss(false).0, window),
+            1,
+            1,
+            2_000_000,
+            Routing::Balanced,
+        ),
+        ("sinks", gpt_oss(true).0, 4, 2, 0, Routing::Balanced),
+        ("table", with(mixtral().0, wide), 1, 64, 100, one),
+        (
+            "latents",
+            with(deepseek().0, plain),
+            1,
+            2,
+            3000,
+            Routing::Balanced,
+        ),
+    ] {
+        let config = Config::parse(config.to_string().as_bytes()).unwrap();
+        let step = Step {
+            batch,
+            ..self::step(tokens, past)
+        };
+        let step = Step {
+            values: Dtype::Bf16,
+            cache: Dtype::Bf16,
+            ..step
+        };
+        let graph = decoder::graph(name, &config, &Weights::absent(), step).unwrap();
+        let options = legal::Options {
+            products: Products::Bf16,
+            sibling_rows: 64,
+            chip: Some((*maia).clone()),
+        };
+        let graph = legal::legalise(&graph, &options).unwrap();
+        let options = chain::Options {
+            routing: Some(routing),
+            ..chain::Options::default()
+        };
+        let program = chain::compile(&graph, &maia, &options).unwrap();
+        let note = |key: &str| {
+            let found = program.image.notes.iter().find(|(k, _)| k == key);
+            found.map(|(_, value)| value.clone()).unwrap()
+        };
+        let bound: f64 = note("bound_time_s").parse().unwrap();
+        let empty = machine(&program, &graph, &maia, false);
+        let run = timing::run(empty, &TimedOptions::default()).unwrap();
+        let seconds = |cycles: u64| cycles as f64 / maia.clock_hz as f64;
+        let share = bound / seconds(run.cycles);
+        println!("{name}: {:.1} % of its bound", 100.0 * share);
+        assert!(share <= 1.0, "{name}: {share}");
+        let marks = run.machine.tensor_bytes(chain::MARKS).unwrap();
+        let marks: Vec<u64> = (marks.chunks_exact(8))
+            .map(|c| u64::from_le_bytes(c.try_into().unwrap()))
+            .collect();
+        for (stage, at) in program.stages.iter().zip(marks.windows(2)) {
+            let early = ["linear", "grouped"];
+            if !early.iter().any(|word| stage.op.starts_with(word)) {
+                let share = stage.bound.time_s / seconds(at[1] - at[0]);
+                assert!(share <= 1.0, "{name}, {}: {share}", stage.op);
+            }
+        }
+    }
+}
+
 /// MXFP4 and MXFP8 experts, rows quantised as they are fetched. The table keeps roundings from changing the choice.
 #[test]
 fn experts_in_few_bits() {
@@ -246,6 +356,7 @@ fn wrong_tables_say_what_is_wrong() {
     for (line, word) in [
         (vec![1], "a.txt:7: 1 ids"),
         (vec![1, 5], "a.txt:7: expert 5"),
+        (vec![1, 1], "a.txt:7: expert 1 twice"),
     ] {
         let table = Routing::Table {
             name: "a.txt".to_owned(),

@@ -92,7 +92,10 @@ impl Experts {
             let listed = all.last().is_some_and(|before| {
                 let of = &before.packing.op;
                 let ids = graph.nodes[before.node].inputs[1];
-                ids == node.inputs[1] && (of.rows, of.experts) == (op.rows, op.experts)
+                // The lists of both are made in one way.
+                ids == node.inputs[1]
+                    && (of.rows, of.experts) == (op.rows, op.experts)
+                    && before.packing.sorted == packing.sorted
             });
             all.push(Expert {
                 node: n,
@@ -158,12 +161,12 @@ impl Expert {
 }
 
 /// Bytes of SRAM that steer the grouped products of a graph; 0: it has none.
-pub fn control_bytes(graph: &Graph) -> u64 {
+pub fn control_bytes(graph: &Graph, tiles: u64) -> u64 {
     let of = |node: &graph::Node| match &node.op {
         NodeOp::Grouped(op) => {
             let operands: Vec<&Value> = graph.list(&node.inputs).collect();
             let op = product(op, &operands, &graph[node.outputs[0]]).ok()?;
-            Some(crate::compiler::grouped::control_bytes(&op))
+            Some(crate::compiler::grouped::control_bytes(&op, tiles))
         }
         _ => None,
     };

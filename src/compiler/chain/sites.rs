@@ -121,7 +121,8 @@ impl Sites {
             Ok(site)
         };
         let grouped = tables + TABLE_BYTES;
-        let control = grouped.saturating_add(experts::control_bytes(graph));
+        let control =
+            grouped.saturating_add(experts::control_bytes(graph, u64::from(chip.tiles())));
         let attention = from(control)?;
         let other = from(control.saturating_add(CONTROL_BYTES))?;
         Ok(Sites {

@@ -6,7 +6,7 @@
 //! and only for what was pushed before it, on every tile.
 
 use super::plan::Packing;
-use super::{TABLE_ROWS, TRAP};
+use super::{TABLE_ROWS, TRAP, sorted};
 use crate::chip::Chip;
 use crate::compiler::emit::{Text, TsramLayout};
 use crate::compiler::limits::Needs;
@@ -61,12 +61,19 @@ pub fn split(p: &Packing, known: bool, control: u64, site: &Site) -> Result<Spli
         chip: site.chip.name.clone(),
         reason,
     };
-    if let Some(reason) = needs(p).missing(&site.chip) {
+    let needs = match p.sorted {
+        true => sorted::needs(p, &site.chip),
+        false => needs(p),
+    };
+    if let Some(reason) = needs.missing(&site.chip) {
         return Err(no_plan(reason));
     }
     if site.tensors.len() != 4 {
         let got = site.tensors.len();
         return Err(no_plan(format!("it has 4 tensors, the site places {got}")));
+    }
+    if p.sorted {
+        return sorted::split(p, known, control, site);
     }
     let plan = describe(p, &site.chip);
     let mut text = Text::default();

@@ -23,12 +23,14 @@
 mod code;
 mod pack;
 mod plan;
+mod sorted;
 
 pub use code::{Split, split, stage};
 pub use pack::pack;
 pub use plan::{Packing, plan};
 
 use super::Operand;
+use super::tiling::BLOCK;
 use crate::chip::cost;
 use crate::isa::ScaleType;
 use crate::num::Dtype;
@@ -173,10 +175,20 @@ impl std::fmt::Display for Grouped {
     }
 }
 
-/// Bytes of each tile's SRAM for what steers the stage: the list of each expert, the links of the rows, the rows of the jobs.
-pub fn control_bytes(op: &Grouped) -> u64 {
+/// Whether so many tiles sort rows together ([`sorted`]): where lists that each makes of all would take longer than what is gained by
+/// needing nobody else, and experts have rows enough for the tensor unit to matter.
+fn many(op: &Grouped, tiles: u64) -> bool {
+    op.rows >= 16 * tiles && op.rows / op.used() >= BLOCK
+}
+
+/// Bytes of each tile's SRAM, of a chip with so many, for what steers the stage: the list of each expert, the links of the rows, the rows of the jobs.
+pub fn control_bytes(op: &Grouped, tiles: u64) -> u64 {
     let lists = 8 * op.experts + (4 * op.rows).next_multiple_of(8);
-    (lists + 8 * TABLE_ROWS + 8 * SLOTS).next_multiple_of(256)
+    let few = (lists + 8 * TABLE_ROWS + 8 * SLOTS).next_multiple_of(256);
+    match many(op, tiles) {
+        true => few.max(sorted::control_bytes(op, tiles)),
+        false => few,
+    }
 }
 
 /// Elements whose products are summed exactly, and of a scale: chunks begin at multiples of it.

@@ -24,12 +24,12 @@ pub fn pack(p: &Packing, weights: &[u8], scales: &[u8]) -> Vec<u8> {
         chunk[to..to + bytes].copy_from_slice(&from[at..at + bytes]);
     };
     for expert in 0..op.experts {
-        for index in 0..p.panels * p.chunks {
-            let (panel, first) = (index / p.chunks, index % p.chunks * p.kc);
+        for (index, [band, panel, first]) in p.order().enumerate() {
             let depth = p.kc.min(op.k - first);
             for tile in 0..p.tiles {
-                let col = tile * p.share + panel * p.cols;
-                let end = (tile * p.share + p.share).min(op.n);
+                let share = (band * p.tiles + tile) * p.share;
+                let col = share + panel * p.cols;
+                let end = (share + p.share).min(op.n);
                 let cols = p.cols.min(end.saturating_sub(col));
                 chunk.fill(0);
                 if cols > 0 {
@@ -44,7 +44,7 @@ pub fn pack(p: &Packing, weights: &[u8], scales: &[u8]) -> Vec<u8> {
                     }
                 }
                 let (piece, step) = (p.pieces.bytes, p.tiles * p.pieces.bytes);
-                let at = expert * p.expert_bytes() + index * p.tiles * p.pieces.total();
+                let at = expert * p.expert_bytes() + index as u64 * p.tiles * p.pieces.total();
                 for (i, bytes) in chunk.chunks(piece as usize).enumerate() {
                     let to = (at + tile * piece + i as u64 * step) as usize;
                     out[to..to + bytes.len()].copy_from_slice(bytes);

@@ -4,31 +4,25 @@
 //! which nobody knows here: counts go by an even spread. Invariants: chunks begin at multiples of the blocks that are summed exactly; all
 //! chunks have the same bytes; two panels fit the accumulators.
 
-use super::{Grouped, SLOTS, TABLE_ROWS, unit};
+use super::{Grouped, SLOTS, TABLE_ROWS, sorted, unit};
 use crate::chip::{Chip, bank, cost};
 use crate::compiler::CompileError;
-use crate::compiler::linear::Pieces;
+use crate::compiler::linear::{
+    self, BUFFER_ALIGN as BUFFER, EXPOSED, Pieces, SCALE_ALIGN as ALIGN,
+};
 use crate::compiler::plan::Strides;
 use crate::compiler::tiling::BLOCK;
 
-/// Scales begin at a multiple of this within a chunk, and rows of C.
-const ALIGN: u64 = 64;
-/// Buffers begin at a multiple of this.
-const BUFFER: u64 = 256;
-/// Tiles that a multicast can name.
-const MAX_TILES: u64 = 64;
 /// Most rows of a job: more gain nothing once the tensor unit is the limit.
 const MAX_MOST: u64 = 256;
 /// Most bytes of a ring's slot; longer loads gain nothing.
-const MAX_SLOT: u64 = 128 << 10;
+pub(super) const MAX_SLOT: u64 = 128 << 10;
 /// Bytes that a tile should have on their way or waiting: HBM's latency at its rate, shared by the tiles, and what products hold meanwhile.
 const RING_GOAL: u64 = 512 << 10;
 /// The least that is tried where rows are many and long.
 const RING_LEAST: u64 = 256 << 10;
 /// Heuristic: a ring below the goal costs one part in so many.
 const SHORT_RING: u64 = 50;
-/// Heuristic: one part in this many of the tensor unit's time is not hidden behind loads.
-const EXPOSED: u64 = 16;
 
 /// How a grouped product is cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +37,13 @@ pub struct Packing {
     /// Columns of a panel, and panels of a tile.
     pub cols: u64,
     pub panels: u64,
-    /// Elements of K in a chunk; the last of a panel has the rest, padded to as many bytes. Chunks of a panel.
+    /// Bands of columns of an expert, one after the other: in band b tile t of a group has those from (b tiles + t) share on.
+    pub bands: u64,
+    /// Elements of K of X that are in SRAM at a time; a multiple of `kc`.
+    pub depth: u64,
+    /// Whether rows are sorted by all tiles together: [`super::many`].
+    pub sorted: bool,
+    /// Elements of K in a chunk; the last of a panel has the rest, padded to as many bytes. Chunks of a panel in a band.
     pub kc: u64,
     pub chunks: u64,
     pub pieces: Pieces,
@@ -74,9 +74,25 @@ impl Packing {
         (self.kc * self.ldb()).next_multiple_of(ALIGN)
     }
 
+    /// Parts of K of a band.
+    pub fn parts(&self) -> u64 {
+        self.op.k.div_ceil(self.depth)
+    }
+
+    /// The chunks of a tile and expert in the order in which they are read: band, panel, first element of K.
+    pub fn order(&self) -> impl Iterator<Item = [u64; 3]> {
+        let (p, parts) = (self.clone(), self.parts());
+        (0..p.bands * parts).flat_map(move |at| {
+            let (band, first) = (at / parts, at % parts * p.depth);
+            let (panels, kc) = (p.panels, p.kc);
+            let chunks = p.depth.min(p.op.k - first).div_ceil(kc);
+            (0..panels * chunks).map(move |i| [band, i / chunks, first + i % chunks * kc])
+        })
+    }
+
     /// Bytes of an expert in HBM.
     pub fn expert_bytes(&self) -> u64 {
-        self.tiles * self.panels * self.chunks * self.pieces.total()
+        self.tiles * self.bands * self.panels * self.chunks * self.pieces.total()
     }
 
     /// Bytes of all experts in HBM.
@@ -151,19 +167,12 @@ impl Packing {
 /// # Errors
 /// An operation that cannot be; a chip with too little for it.
 pub fn plan(op: &Grouped, chip: &Chip) -> Result<Packing, CompileError> {
-    let refuse = |reason: String| CompileError::NoPlan {
-        op: op.to_string(),
-        chip: chip.name.clone(),
-        reason,
-    };
-    if let Some(problem) = op.problem() {
-        return Err(refuse(problem));
-    }
-    let tiles = u64::from(chip.tiles());
-    if tiles > MAX_TILES {
-        return Err(refuse(format!(
-            "{tiles} tiles, a mask of tiles has {MAX_TILES} bits"
-        )));
+    let tiles = linear::tiles(op, op.problem(), chip)?;
+    let refuse = |reason: String| linear::refused(op, chip, reason);
+    if super::many(op, tiles)
+        && let Some(p) = sorted::plan(op, chip)
+    {
+        return Ok(p);
     }
     let spread = op.rows.div_ceil(op.used());
     let goal = (2 * spread)
@@ -238,6 +247,9 @@ fn fit(
                 share: width,
                 cols,
                 panels,
+                bands: 1,
+                depth: op.k,
+                sorted: false,
                 kc: 0,
                 chunks: 0,
                 pieces: Pieces { count: 0, bytes: 0 },
@@ -315,9 +327,12 @@ fn chunks(p: &mut Packing, chip: &Chip, room: u64) -> bool {
 }
 
 /// Chunks of `kc` elements.
-fn cut(p: &mut Packing, kc: u64, chip: &Chip) {
+pub(super) fn cut(p: &mut Packing, kc: u64, chip: &Chip) {
     p.kc = kc.next_multiple_of(unit(&p.op));
     p.chunks = p.op.k.div_ceil(p.kc);
+    if !p.sorted {
+        p.depth = p.chunks * p.kc;
+    }
     let bytes = match p.op.weights.scale_blocks(p.kc) {
         0 => p.kc * p.ldb(),
         blocks => p.scales_at() + blocks * p.cols,

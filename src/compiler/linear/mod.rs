@@ -39,6 +39,7 @@ mod stream;
 mod tests;
 
 pub use pack::{pack, unpack};
+pub(super) use plan::{BUFFER_ALIGN, EXPOSED, SCALE_ALIGN, refused, tiles};
 pub use plan::{Packing, Panel, Pieces, plan};
 pub use stream::{Stream, WEIGHTS};
 

@@ -14,19 +14,19 @@ use crate::compiler::rowwise::MAX_TENSORS;
 use crate::compiler::tiling::BLOCK;
 use crate::num::Dtype;
 
-/// Scales begin at a multiple of this within a chunk.
-const SCALE_ALIGN: u64 = 64;
+/// Scales begin at a multiple of this within a chunk, and rows of C.
+pub(in crate::compiler) const SCALE_ALIGN: u64 = 64;
 /// Tiles that a multicast can name.
 const MAX_TILES: u64 = 64;
 /// Buffers begin at a multiple of this.
-const BUFFER_ALIGN: u64 = 256;
+pub(in crate::compiler) const BUFFER_ALIGN: u64 = 256;
 /// Bytes of a panel's rows that are tried, in words of a bank, beside a group's whole width.
 const ROW_WORDS: [u64; 8] = [1, 2, 3, 4, 6, 8, 16, 32];
 /// Heuristic: an empty slot costs as much as this share of the layer's bytes, one part in so many. It only decides between cuts that
 /// are nearly equal.
 const EMPTY_SLOT: u64 = 64;
 /// Heuristic: one part in this many of the tensor unit's time is not hidden behind the stream, because a layer often begins with its weights in the ring.
-const EXPOSED: u64 = 16;
+pub(in crate::compiler) const EXPOSED: u64 = 16;
 
 /// A chunk in HBM: equal pieces, of which the first of all tiles come first, then the second of all tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,25 +240,40 @@ impl Packing {
     }
 }
 
+/// The tiles that share an operation, if it can be and a multicast can name them all.
+pub(in crate::compiler) fn tiles(
+    op: &impl std::fmt::Display,
+    problem: Option<String>,
+    chip: &Chip,
+) -> Result<u64, CompileError> {
+    let tiles = u64::from(chip.tiles());
+    let many =
+        (tiles > MAX_TILES).then(|| format!("{tiles} tiles, a mask of tiles has {MAX_TILES} bits"));
+    match problem.or(many) {
+        None => Ok(tiles),
+        Some(reason) => Err(refused(op, chip, reason)),
+    }
+}
+
+/// There is no plan for it.
+pub(in crate::compiler) fn refused(
+    op: &impl std::fmt::Display,
+    chip: &Chip,
+    reason: String,
+) -> CompileError {
+    CompileError::NoPlan {
+        op: op.to_string(),
+        chip: chip.name.clone(),
+        reason,
+    }
+}
+
 /// The cut of a layer that moves the fewest bytes on a chip, of whose SRAM `chip.tsram` is there for A and C. A chunk fits `slot` bytes.
 ///
 /// # Errors
 /// A layer that cannot be; none of its cuts fits.
 pub fn plan(op: &Linear, chip: &Chip, slot: u64) -> Result<Packing, CompileError> {
-    let refuse = |reason: String| CompileError::NoPlan {
-        op: op.to_string(),
-        chip: chip.name.clone(),
-        reason,
-    };
-    if let Some(problem) = op.problem() {
-        return Err(refuse(problem));
-    }
-    let tiles = u64::from(chip.tiles());
-    if tiles > MAX_TILES {
-        return Err(refuse(format!(
-            "{tiles} tiles, a mask of tiles has {MAX_TILES} bits"
-        )));
-    }
+    let tiles = tiles(op, op.problem(), chip)?;
     let mut strides = Strides::default();
     let mut best: Option<(u64, Packing)> = None;
     // A row-wise program adds the parts.
@@ -317,7 +332,7 @@ pub fn plan(op: &Linear, chip: &Chip, slot: u64) -> Result<Packing, CompileError
     }
     best.map(|b| b.1).ok_or_else(|| {
         let room = chip.tsram.size_bytes;
-        refuse(format!(
+        refused(op, chip, format!(
             "in no cut a chunk of B fits a slot of {slot} bytes and a tile's A and C fit {room} bytes"
         ))
     })
