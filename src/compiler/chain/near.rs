@@ -81,17 +81,17 @@ impl Plan {
                 }
             };
             let needs = planned.apart(&sites.other.chip);
-            apart.push(needs.filter(|n| n.1 <= NEAR_SEMAPHORES).map(|(bytes, _)| Apart {
-                planned,
-                bytes,
-                ahead: (step.reads.iter())
-                    .map(|r| is_there(graph, parts, steps, r.value))
-                    .collect(),
+            apart.push(needs.filter(|n| n.1 <= NEAR_SEMAPHORES).map(|(bytes, _)| {
+                Apart {
+                    planned,
+                    bytes,
+                    ahead: (step.reads.iter())
+                        .map(|r| is_there(graph, parts, steps, r.value))
+                        .collect(),
+                }
             }));
         }
-        let local = (0..values)
-            .map(|v| local[v] && bytes(v) <= MOST)
-            .collect();
+        let local = (0..values).map(|v| local[v] && bytes(v) <= MOST).collect();
         Ok(Plan { local, apart })
     }
 }
@@ -211,7 +211,10 @@ mod tests {
             (4, 4, 2048),
         ];
         let found = ranges(&lives, 2048);
-        assert_eq!(found, [Some(0), Some(768), Some(1024), None, Some(1280), None]);
+        assert_eq!(
+            found,
+            [Some(0), Some(768), Some(1024), None, Some(1280), None]
+        );
         let ends = |i: usize| found[i].map(|at| (at, at + lives[i].2));
         for i in 0..lives.len() {
             for j in 0..i {

@@ -86,8 +86,8 @@ impl Sites {
                 semaphore: 0,
                 channel: 0,
                 tensors: Vec::new(),
-            local: Vec::new(),
-            done: None,
+                local: Vec::new(),
+                done: None,
                 chained: true,
             },
         };

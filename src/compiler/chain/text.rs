@@ -48,7 +48,11 @@ pub fn described(
 ) -> Vec<StageInfo> {
     let each = steps.iter().zip(plans).map(|(step, plan)| {
         let (read, written) = step.work.hbm_bytes();
-        let values = step.reads.iter().map(|r| r.value).chain(step.writes.clone());
+        let values = step
+            .reads
+            .iter()
+            .map(|r| r.value)
+            .chain(step.writes.clone());
         let areas = values.map(|id| placement.area(id));
         // What lies in SRAM crosses no HBM.
         let local: u64 = areas.filter(|a| a.local).map(|a| a.bytes).sum();

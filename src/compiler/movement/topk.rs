@@ -275,7 +275,15 @@ fn emit(op: &TopK, kernels: &Kernels, picks: u64, ring: Ring, frame: &mut Frame)
     ));
     // The pointers have gone on with the rows.
     for (index, name, bytes, near, before, dtype, last) in [
-        (1, "values", size, "VALUES", "TOGETHER * ROW", op.dtype, false),
+        (
+            1,
+            "values",
+            size,
+            "VALUES",
+            "TOGETHER * ROW",
+            op.dtype,
+            false,
+        ),
         (
             2,
             "places",

@@ -1,9 +1,9 @@
 //! What becomes of a block's product: it goes into O^T, and a segment's O^T into HBM or to the tiles that join its line.
 
 use super::Tiling;
+use crate::compiler::Op;
 use crate::compiler::attention::kernels::{JOIN_ROWS, STAT_L, VECTOR_BYTES};
 use crate::compiler::attention::{Channels, Geometry};
-use crate::compiler::Op;
 use crate::compiler::emit::Text;
 use crate::compiler::stage::Site;
 
