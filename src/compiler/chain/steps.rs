@@ -91,9 +91,7 @@ impl Work {
         }
         let stage = match self {
             Work::Op(Op::Matmul(op)) => matmul::stage(op, site),
-            Work::Op(Op::Attention(op)) => {
-                attention::stage_as(op, site, &scheduled(op, sites)?)
-            }
+            Work::Op(Op::Attention(op)) => attention::stage_as(op, site, &scheduled(op, sites)?),
             Work::Op(Op::Rowwise(op)) => rowwise::stage(op, site),
             Work::Op(Op::Stream(_)) => unreachable!("no node of a graph is a stream"),
             Work::Layer { layer, .. } => {
