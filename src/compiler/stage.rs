@@ -180,6 +180,6 @@ pub struct Stage {
     pub text: String,
     /// The decisions in it.
     pub plan: Plan,
-    /// Whether tiles write to each other's SRAM or signal each other's semaphores.
+    /// Whether tiles write to each other's SRAM or signal each other's semaphores, within the stage's own part of them.
     pub crosses: bool,
 }

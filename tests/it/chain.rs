@@ -162,6 +162,11 @@ fn streamed_weights() {
             .iter()
             .filter(|c| c.symbol.contains(".layer"));
         assert_eq!(streamed.count(), 2);
+        // Small sums lie in the SRAM of every tile, and row-wise stages begin ahead.
+        let sums = if rows < 40 { "tsram" } else { "hbm" };
+        let declared = format!(".tensor linear_0_C, {sums}, f32");
+        assert!(program.text.contains(&declared), "{rows} rows");
+        assert!(program.text.contains(".scope ahead"), "{rows} rows");
     }
 }
 

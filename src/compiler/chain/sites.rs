@@ -2,7 +2,7 @@
 //!
 //! Models: the first bytes of each tile's SRAM, which hold the cycles of stages, tables of indices, what steers grouped products and the
 //! control words of attention, each in a place of its own, because a run without data stores such words and nothing else; semaphores of stages in front of those
-//! of the site; the ring of weights behind it. Leaves out: what stages do with it. Invariant: sites are of the same chip for all stages
+//! of the site; the ring of weights behind it; in between, where short stages are most of a step, what no other stage has ([`Near`]). Leaves out: what stages do with it. Invariant: sites are of the same chip for all stages
 //! of a kind, so that a plan made for one is that of its text.
 
 use super::{ChainError, WINDOW, experts};

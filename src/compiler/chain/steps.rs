@@ -11,6 +11,7 @@ use super::linear::Layers;
 use super::parts::Parts;
 use super::sites::Sites;
 use crate::chip::{Chip, cost};
+use crate::compiler::attention::Schedule;
 use crate::compiler::attention::form::{known, v_in_k};
 use crate::compiler::graph::{self, Graph, Kind, Node, Op as NodeOp, Value, ValueId, made_by};
 use crate::compiler::grouped::{self, Packing};
@@ -19,7 +20,7 @@ use crate::compiler::movement::{self, Axis, Batched, Copy, Gather, Source, TopK}
 use crate::compiler::op::{Bound, BoundUnit};
 use crate::compiler::rowwise::Rowwise;
 use crate::compiler::stage::{Site, Stage};
-use crate::compiler::{CompileError, Matmul, MatmulType, Op, Operand};
+use crate::compiler::{Attention, CompileError, Matmul, MatmulType, Op, Operand};
 use crate::compiler::{attention, matmul, rowwise};
 use crate::isa::ScaleType;
 use crate::num::{Dtype, Overflow, Rounding, encode};
@@ -43,6 +44,20 @@ pub enum Work {
     TopK(TopK),
     /// Rows by their experts, and what is known of which.
     Grouped(Arc<Packing>, Ids),
+}
+
+/// The schedule of an attention. Where values may be local, that of decoding is taken if it is slower by less than a write and a read of HBM:
+/// it can send O to all tiles.
+fn scheduled(op: &Attention, sites: &Sites) -> Result<Schedule, CompileError> {
+    let chip = attention::planned(&sites.attention);
+    let found = attention::schedules(op, &chip)?;
+    let trip = 2 * u64::from(chip.hbm.path.total_ns()) * chip.clock_hz / 1_000_000_000;
+    let most = match sites.near.bytes {
+        0 => found[0].cycles(),
+        _ => found[0].cycles().saturating_add(trip),
+    };
+    let decode = |s: &&Schedule| matches!(s, Schedule::Decode(_)) && s.cycles() <= most;
+    Ok(found.iter().find(decode).unwrap_or(&found[0]).clone())
 }
 
 /// A value that a step reads, or a part of it.
@@ -80,7 +95,7 @@ impl Work {
         }
         let stage = match self {
             Work::Op(Op::Matmul(op)) => matmul::stage(op, site),
-            Work::Op(Op::Attention(op)) => attention::stage(op, site),
+            Work::Op(Op::Attention(op)) => attention::stage_as(op, site, &scheduled(op, sites)?),
             Work::Op(Op::Rowwise(op)) => rowwise::stage(op, site),
             Work::Op(Op::Stream(_)) => unreachable!("no node of a graph is a stream"),
             Work::Layer { layer, .. } => {
@@ -115,9 +130,7 @@ impl Work {
             // Places steer transfers.
             Work::TopK(_) => result == 0,
             Work::Op(Op::Attention(op)) => {
-                let found = attention::schedules(op, &attention::planned(&sites.attention));
-                let first = found.ok().and_then(|all| all.into_iter().next());
-                matches!(first, Some(attention::Schedule::Decode(_)))
+                matches!(scheduled(op, sites), Ok(Schedule::Decode(_)))
             }
             Work::Op(_) | Work::Copy(_) | Work::Batched(_) | Work::Ended(..) => false,
         }

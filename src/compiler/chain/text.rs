@@ -1,7 +1,9 @@
 //! The program of a chain: stages one after the other, each in a scope, with the semaphores between them.
 //!
 //! Models: declarations of what the graph gives and wants, waits in front of stages, signals behind them, the cycles that tile 0 notes. What
-//! a stage may do before its operands are there (loads of experts) stands in front of the waits, so it is no part of the stage's noted time.
+//! a stage may do before its operands are there (loads of experts, names and constants of row-wise stages) stands in front of the waits, or
+//! [`LEAD`] stages before it, so it is no part of the stage's noted time. A stage that can tells all tiles with its last transfer that a tile is done;
+//! behind the others control does.
 //! Leaves out: what stages do. Invariants: semaphores 0 to 2 [`WINDOW`] - 1 are those of stages, s mod 2 `WINDOW` that of stage s; the
 //! first bytes of each tile's SRAM are its marks.
 
@@ -155,6 +157,11 @@ pub fn write(
     declare(&mut text, graph, given, placement, steps, sites.marks);
     text.blank();
     text.directive(".tile");
+    let at_once = chip.tiles() <= MOST_TILES;
+    if at_once {
+        text.block(".kernel stage_tell # nothing: what it signals when it retires goes to all tiles at once\nvret");
+        text.directive(".tile");
+    }
     if let Some(stream) = stream {
         // Its names are those of every layer's stage.
         text.raw(&stream.start());
@@ -192,7 +199,15 @@ pub fn write(
         mark(&mut text, s, free);
         text.raw(&stage.text);
         text.directive(".tile");
-        if s + 1 < steps.len() && !made.tells {
+        if s + 1 < steps.len() && !made.tells && at_once {
+            text.block(&format!(
+                "li r1, {}
+                 signal.tiles r1, {}, 1 # this tile is done with stage {s}
+                 vrun stage_tell, r1, 0",
+                sites.other.all_tiles(),
+                s % READY
+            ));
+        } else if s + 1 < steps.len() && !made.tells {
             text.block(&format!(
                 "li r1, 0
                  rdsr r2, tiles

@@ -4,7 +4,7 @@
 //! products) and [`topk()`] (largest or smallest of each row). All tiles share the pieces of a stage; a piece goes HBM -> TSRAM -> HBM
 //! through a ring of buffers, so that loads, work and stores overlap. Leaves out: the order of stages and where tensors lie (`chain`);
 //! which forms of an operation come here (`legal`). Invariants: the contract of [`super::stage`]; no tile uses the SRAM or the
-//! semaphores of another; text does not grow with extents; operations wait only for operations pushed before them, so no queue can
+//! semaphores of another, but for a result that lies in the SRAM of every tile ([`Site::local`]); text does not grow with extents; operations wait only for operations pushed before them, so no queue can
 //! deadlock.
 //!
 //! Reading order: [`copy()`], `pieces` (how a copy is cut), `ring`, then the others.

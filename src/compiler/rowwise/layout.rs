@@ -238,6 +238,13 @@ pub fn layout(
         return Err(planner.full(walk));
     }
     let share = rows.div_ceil(tiles * STRIPS_PER_TILE).max(1);
+    // Where a tile's rows are few and short, one strip of them all.
+    let alone = rows.div_ceil(tiles);
+    let share = if alone * cols <= SHORTEST {
+        alone
+    } else {
+        share
+    };
     let mut strip = (wanted / cols).clamp(1, share);
     if walk == Walk::Long && strip > block {
         strip -= strip % block;

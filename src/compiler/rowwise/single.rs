@@ -4,7 +4,8 @@
 //! a stage does before its operands are there may stand apart: in front of other stages the loads of operands that are there long before
 //! ([`Code::ahead`]), in front of the waits for the others what needs none of them ([`Code::prepare`]). Leaves out: the ring of
 //! [`super::code`]: nothing is used twice, so nobody waits for what is free. Invariants: a store stands in its channel behind the loads
-//! that it waits for; loads ahead have a channel that this stage uses for nothing else, because transfers of a channel retire in order.
+//! that it waits for; loads ahead have a channel that such stages use for nothing else, where there are two, because transfers of a channel
+//! retire in order.
 
 use super::Spread;
 use super::code::{Code, IN_FULL, Moved, OUT_FULL, by_count};

@@ -32,7 +32,11 @@ fn free(t: &Tiling, g: &Geometry) -> Vec<(&'static str, u64)> {
     all
 }
 
-pub(super) fn start(text: &mut Text, t: &Tiling, g: &Geometry, channels: Channels) {
+pub(super) fn start(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
+    let channels = Channels::of(site);
+    // A full queue would hold up control, and with it the first scores.
+    let depth = u64::from(site.chip.queue.depth);
+    let first = t.slots.min((depth / t.k_loads()).max(1));
     text.block(&format!(
         "li st, addr(state)
         # the ring of descriptors: each names its successor
@@ -51,8 +55,9 @@ pub(super) fn start(text: &mut Text, t: &Tiling, g: &Geometry, channels: Channel
         sd x, k_block(st)
         sd x, v_block(st)
         li t0, slots
-        sd t0, k_room(st)
         sd t0, v_room(st)
+        li t0, {first}
+        sd t0, k_room(st)
         li t0, 2
         sd t0, q_room(st)
         sd r0, made(st)
@@ -128,6 +133,14 @@ pub(super) fn start(text: &mut Text, t: &Tiling, g: &Geometry, channels: Channel
         li upd, 0
         jal ra, scores",
     );
+    if first < t.slots {
+        text.block(&format!(
+            "ld t0, k_room(st)
+            addi t0, t0, {} # the other blocks
+            sd t0, k_room(st)",
+            t.slots - first
+        ));
+    }
 }
 
 /// Loads the sinks of all lines of a batch element, lane by lane, and awaits them.
