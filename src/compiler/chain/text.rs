@@ -312,7 +312,9 @@ fn notes(
         Kind::Intermediate => 0,
     };
     let given: u64 = graph.values.iter().enumerate().map(crosses).sum();
-    let weights: u64 = layers.all.iter().map(|l| graph[l.weights].bytes()).sum();
+    let bytes_of = |id: ValueId| graph[id].bytes();
+    let streamed = |l: &super::linear::Layer| bytes_of(l.weights) + l.scales.map_or(0, bytes_of);
+    let weights: u64 = layers.all.iter().map(streamed).sum();
     // Of the experts those that can have rows.
     let used = |e: &super::experts::Expert| e.packing.op.used() * e.packing.op.expert_bytes();
     let bytes = given + weights + experts.all.iter().map(used).sum::<u64>();
