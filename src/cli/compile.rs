@@ -17,8 +17,9 @@ pub struct Args {
     /// Another extent than the model's; repeatable
     #[arg(long, value_name = "NAME=N", value_parser = model::extent)]
     shape: Vec<(String, u64)>,
-    /// Products of a whole model: faithful (as exact as their operands: F32 as three BF16 terms), bf16, or fp8 (those with weights in
-    /// E4M3 with a scale for each row and column, all else BF16) [default: faithful]. Of one attention: bf16 or fp8; of one matmul
+    /// Products of a whole model: faithful (as exact as their operands: F32 as three BF16 terms), bf16, or those with weights, all
+    /// else BF16, in fp8 (E4M3 with a scale for each row and column), mxfp8, mxfp6, mxfp4, nvfp4 (blocks with a scale each), w4a8 (MXFP4
+    /// weights, MXFP8 rows) or w4a16 (MXFP4 weights, BF16 rows) [default: faithful]. Of one attention: bf16 or fp8; of one matmul
     /// any that `bench matmul` takes [default: the file's]
     #[arg(long)]
     dtype: Option<String>,

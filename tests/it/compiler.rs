@@ -454,7 +454,7 @@ fn hostile_operations_are_refused() {
     let error = MatmulType::parse("f32").unwrap_err().to_string();
     assert_eq!(
         error,
-        "dtype `f32` is not one of bf16, fp8, fp8-e5m2, mxfp8, mxfp8-e5m2, mxfp6, mxfp6-e3m2, mxfp4, nvfp4, fp8xmxfp4"
+        "dtype `f32` is not one of bf16, fp8, fp8-e5m2, mxfp8, mxfp8-e5m2, mxfp6, mxfp6-e3m2, mxfp4, nvfp4, fp8xmxfp4, mxfp8xmxfp4"
     );
     small.tsram.size_bytes = 4096;
     let error = compiler::compile(&matmul(512, 512, 512, MatmulType::Bf16), &small)

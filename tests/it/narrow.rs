@@ -1,9 +1,17 @@
 //! Products in blocks through the chip: every format of whole models, few rows and many, against the graph's own meaning.
 
 use crate::chain::{check, feed_forward};
+use crate::families::tiny;
+use crate::hf::model;
+use std::collections::BTreeMap;
 use tilewright::chip::Chip;
-use tilewright::compiler::graph::{Graph, Op};
+use tilewright::compiler::graph::derive::Blocks;
+use tilewright::compiler::graph::{Builder, Graph, Op, Recipe, Source};
+use tilewright::compiler::import::hf::{Step, read};
 use tilewright::compiler::legal::{self, Narrow, Products};
+use tilewright::num::Dtype;
+use tilewright::num::random::normal;
+use tilewright::reference::graph::evaluate;
 
 const ALL: [Narrow; 6] = [
     Narrow::Mxfp8,
@@ -55,5 +63,106 @@ fn ragged_weights_stay_wide() {
         let products = graph.nodes.iter().filter(|n| matches!(n.op, Op::Matmul(_)));
         assert!(products.clone().all(|n| n.inputs.len() == 2), "{graph}");
         check(&graph, "mini", 0.05);
+    }
+}
+
+/// A decoder of every type through the chip, with a past and without; and how far its logits are from those of the model in FP32.
+#[test]
+fn decoders_of_every_type() {
+    let (config, tensors) = tiny::llama();
+    let dir = model("narrow-llama", &config, &tiny::file(&tensors).0);
+    let error = |graph: &Graph, inputs: &BTreeMap<String, Vec<f64>>, want: &[f64]| {
+        let got = evaluate(graph, inputs).unwrap();
+        let at = (graph.list(&graph.outputs)).position(|v| v.name == "logits");
+        let got = &got[at.unwrap()].values;
+        let off = got.iter().zip(want).map(|(g, w)| (g - w) * (g - w));
+        let size: f64 = want.iter().map(|w| w * w).sum();
+        (off.sum::<f64>() / size).sqrt()
+    };
+    let exact = Step {
+        tokens: 5,
+        values: Dtype::F32,
+        cache: Dtype::F32,
+        ..Step::default()
+    };
+    let graph = read(&dir.0, exact).unwrap().graph;
+    let ids = [3.0, 1.0, 4.0, 1.0, 5.0].to_vec();
+    let inputs = BTreeMap::from([("tokens".to_owned(), ids)]);
+    let results = evaluate(&graph, &inputs).unwrap();
+    let at = (graph.list(&graph.outputs)).position(|v| v.name == "logits");
+    let want = results[at.unwrap()].values.clone();
+    for (name, products) in Products::ALL {
+        for (tokens, past, chip) in [(1, 9, "maia-200"), (5, 0, "mini")] {
+            let step = Step {
+                tokens,
+                past,
+                ..Step::default()
+            };
+            let graph = legal(&read(&dir.0, step).unwrap().graph, chip, products);
+            check(&graph, chip, 0.08);
+            if past > 0 {
+                continue;
+            }
+            let error = error(&graph, &inputs, &want);
+            println!("{name}: {error:.4}");
+            let bound = match products {
+                Products::Faithful | Products::Bf16 => 0.02,
+                Products::Fp8 | Products::Blocks(Narrow::Mxfp8 | Narrow::Mxfp6) => 0.1,
+                _ => 0.5,
+            };
+            assert!(error < bound, "{name}: {error}");
+        }
+    }
+}
+
+/// Two terms of E4M3 are a row in BF16: what is lost is in the weights alone.
+#[test]
+fn rows_in_two_terms_are_exact() {
+    let (k, n) = (64, 8);
+    let numbers: Vec<f32> = (0..k * n).map(|i| normal(7, i)).collect();
+    let graph = |blocks: bool| {
+        let mut b = Builder::new("terms");
+        let x = b.input("x", Dtype::Bf16, &[3, k]).unwrap();
+        let w = b.numbers(&numbers, &[k, n]).unwrap();
+        let w = match (blocks, &b.value(w).kind) {
+            (true, tilewright::compiler::graph::Kind::Constant(data)) => {
+                let of = |recipe: Recipe, dtype, shape: [u64; 2]| Source {
+                    dtype,
+                    shape: shape.to_vec(),
+                    data: recipe.data(),
+                };
+                let source = Source {
+                    dtype: Dtype::F32,
+                    shape: vec![k, n],
+                    data: data.clone(),
+                };
+                let format = Blocks::Mx(Dtype::E2m1);
+                let codes = Recipe::Blocks(source.clone(), format);
+                let scales = Recipe::BlockScales(source, format);
+                let codes = of(codes, Dtype::E2m1, [k, n]);
+                let scales = of(scales, Dtype::U8, [k / 32, n]);
+                let whole = Recipe::Scaled(codes, scales).data();
+                b.constant("w", Dtype::Bf16, &[k, n], whole).unwrap()
+            }
+            _ => w,
+        };
+        let y = b.matmul(x, w, Dtype::F32).unwrap();
+        b.output(y, "y").unwrap();
+        b.finish().unwrap()
+    };
+    // Rows far from one, of elements that differ by 2^10, and one of zeros.
+    let value = |i: u64| {
+        let size = [1e-9, 3e7, 0.0][(i / k) as usize];
+        f64::from(normal(3, i)) * size * 2f64.powi(-((i % 11) as i32))
+    };
+    let inputs = BTreeMap::from([("x".to_owned(), (0..3 * k).map(value).collect())]);
+    let products = Products::Blocks(Narrow::W4a16);
+    let got = evaluate(&legal(&graph(false), "mini", products), &inputs).unwrap();
+    let want = evaluate(&graph(true), &inputs).unwrap();
+    for (got, want) in got[0].values.chunks(8).zip(want[0].values.chunks(8)) {
+        let size = want.iter().fold(0f64, |m, x| m.max(x.abs()));
+        for (g, w) in got.iter().zip(want) {
+            assert!((g - w).abs() <= 2f64.powi(-20) * size, "{g} for {w}");
+        }
     }
 }

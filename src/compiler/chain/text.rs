@@ -383,7 +383,9 @@ fn notes(
     let given: u64 = (0..graph.values.len())
         .map(|i| crosses(graph, steps, placement, ValueId(i as u32)))
         .sum();
-    let weights: u64 = layers.all.iter().map(|l| graph[l.weights].bytes()).sum();
+    let bytes_of = |id: ValueId| graph[id].bytes();
+    let streamed = |l: &super::linear::Layer| bytes_of(l.weights) + l.scales.map_or(0, bytes_of);
+    let weights: u64 = layers.all.iter().map(streamed).sum();
     let used = experts
         .all
         .iter()

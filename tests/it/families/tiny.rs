@@ -132,6 +132,20 @@ fn gated(
 pub const PLAIN: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
 pub const MIXTRAL: [&str; 3] = ["w1", "w3", "w2"];
 
+/// A decoder whose matrices fall into blocks of 32, but for that of the logits.
+pub fn llama() -> (Value, Tensors) {
+    let config = json!({
+        "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 11, "rms_norm_eps": 1e-5, "rope_theta": 1e4,
+        "tie_word_embeddings": false,
+    });
+    let tensors = decoder(&config, |_, add| {
+        heads(add, 64, false);
+        gated(add, "mlp", PLAIN, 64, 96);
+    });
+    (config, tensors)
+}
+
 pub fn mixtral() -> (Value, Tensors) {
     let config = json!({
         "model_type": "mixtral", "num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 12, "num_attention_heads": 4,
