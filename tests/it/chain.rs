@@ -267,6 +267,75 @@ fn attention_with_a_cache() {
     }
 }
 
+/// Causal attention of the last `tokens` of `keys`, as a layer of a decoder has it: [heads, heads of K, elements of K, of V].
+fn many_queries(
+    dtype: Dtype,
+    [tokens, keys]: [u64; 2],
+    [heads, kv_heads, dim, v_dim]: [u64; 4],
+    change: impl Fn(&mut Attention),
+) -> Graph {
+    let mut b = Builder::new("attention of many queries");
+    let mut operands = Vec::new();
+    for (name, shape) in [
+        ("query", [1, tokens, heads, dim]),
+        ("key", [1, keys, kv_heads, dim]),
+        ("value", [1, keys, kv_heads, v_dim]),
+    ] {
+        let x = b.input(name, Dtype::Bf16, &shape).unwrap();
+        let made = b.elementwise(&[x], dtype, |rows, x| rows.unary(Unary::Neg, x[0]));
+        operands.push(made.unwrap());
+    }
+    let mut op = Attention {
+        dtype: Dtype::Bf16,
+        scale: 1.0 / (dim as f32).sqrt(),
+        causal: Some((keys - tokens) as i64),
+        window: None,
+        softcap: None,
+        mask: false,
+        sinks: false,
+        lengths: false,
+    };
+    change(&mut op);
+    if op.sinks {
+        operands.push(b.input("sinks", Dtype::F32, &[heads]).unwrap());
+    }
+    let o = b.attention(op, &operands).unwrap();
+    b.output(o, "o").unwrap();
+    b.finish().unwrap()
+}
+
+/// Prefill as gpt-oss and DeepSeek have it: all tokens at once, and after a past.
+#[test]
+fn many_queries_with_windows_sinks_and_short_values() {
+    let (gpt_oss, deepseek) = ([8, 2, 64, 64], [4, 4, 192, 128]);
+    let window = |op: &mut Attention| (op.window, op.sinks) = (Some(40), true);
+    let sinks = |op: &mut Attention| op.sinks = true;
+    let scaled = |op: &mut Attention| op.scale = 0.1;
+    for (dtype, tolerance) in [(Dtype::Bf16, 0.02), (Dtype::E4m3, 0.08)] {
+        for [tokens, keys] in [[150, 150], [70, 170]] {
+            let graph = |heads, change: &dyn Fn(&mut Attention)| {
+                many_queries(dtype, [tokens, keys], heads, change)
+            };
+            for graph in [
+                graph(gpt_oss, &window),
+                graph(gpt_oss, &sinks),
+                graph(deepseek, &scaled),
+            ] {
+                let chip = Chip::preset("maia-200").unwrap();
+                let options = legal::Options {
+                    products: Products::Faithful,
+                    sibling_rows: 64,
+                    chip: Some(chip),
+                };
+                let legal = legal::legalise(&graph, &options).unwrap();
+                let program = check(&legal, "maia-200", tolerance);
+                // Three programs that negate, and attention: no products for it.
+                assert_eq!(program.stages.len(), 4);
+            }
+        }
+    }
+}
+
 /// Names of a graph that mean something in the assembler, or that programs of chains give themselves.
 #[test]
 fn any_name_of_a_value_makes_a_program() {

@@ -46,6 +46,13 @@ pub fn access(cycle: usize, pointer: usize, text: impl Fn(usize, i64) -> String 
     }
 }
 
+/// What the first and the last pass of a loop do besides: lines, each behind the steps of a cycle.
+#[derive(Default)]
+pub struct Beside {
+    pub fill: Vec<(usize, String)>,
+    pub drain: Vec<(usize, String)>,
+}
+
 /// A loop over rows.
 pub struct Rows {
     /// Cycles from row to row.
@@ -86,68 +93,70 @@ impl Rows {
         if drain == 0 {
             let end = text.fresh("end");
             text.inst(&format!("loop {count}, {end}"));
-            self.pass(text, |_, _| true);
+            self.pass(text, |_, _| true, &[], true);
             text.label(&end);
         } else {
             // Fewer passes than stages would need a shorter pipe: with two stages, the most that a unit has, one pass
             // is enough.
             assert!(drain <= 1, "a row spans more than two passes");
             text.comment("fill");
-            self.pass(text, |stage, _| stage == 0);
+            self.pass(text, |stage, _| stage == 0, &[], true);
             text.inst(&format!("saddi {count}, {count}, -1"));
             let end = text.fresh("end");
             text.inst(&format!("loop {count}, {end}"));
-            self.pass(text, |_, _| true);
+            self.pass(text, |_, _| true, &[], true);
             text.label(&end);
             text.comment("drain");
-            self.pass(text, |stage, _| stage == 1);
-            self.step_back(text);
+            self.pass(text, |stage, _| stage == 1, &[], false);
         }
         text.label(&done);
     }
 
-    /// As [`emit`](Rows::emit), with steps that stop early: those from `lasting` on run in the first `first` passes only, the
-    /// others in `count` passes, `first` and one more at least. Pointers that only they use end anywhere.
-    pub fn emit_some_early(
+    /// As [`emit`](Rows::emit) for a count of at least one pass, with other lines beside the first and the last pass; pointers end
+    /// anywhere. With `early` the steps from the first of its numbers on run in so many passes only, fewer than `count`.
+    pub fn emit_beside(
         &self,
         text: &mut Text,
-        lasting: usize,
-        first: u64,
-        count: &str,
-        spare: &str,
+        early: Option<(usize, u64)>,
+        [count, spare]: [&str; 2],
+        beside: &Beside,
     ) {
-        assert!(
-            self.stages() == 2 && first > 0,
-            "fill and drain are one pass each"
-        );
+        assert!(self.stages() == 2, "fill and drain are one pass each");
+        let lasting = early.map_or(self.steps.len(), |(lasting, _)| lasting);
         text.comment("fill");
-        self.pass(text, |stage, _| stage == 0);
-        let (early, late) = (text.fresh("early"), text.fresh("late"));
-        text.inst(&format!("sli {spare}, {}", first - 1));
-        text.inst(&format!("saddi {count}, {count}, -{}", first + 1));
-        text.inst(&format!("loop {spare}, {early}"));
-        self.pass(text, |_, _| true);
-        text.label(&early);
-        text.comment("the early steps drain");
-        self.pass(text, |stage, step| step < lasting || stage == 1);
-        text.inst(&format!("loop {count}, {late}"));
-        self.pass(text, |_, step| step < lasting);
-        text.label(&late);
-        text.comment("drain");
-        self.pass(text, |stage, step| step < lasting && stage == 1);
-        self.step_back(text);
-    }
-
-    /// Pointers back by the pass that only drained.
-    fn step_back(&self, text: &mut Text) {
-        for p in &self.pointers {
-            let bytes = p.step * self.unroll as u64;
-            text.inst(&format!("saddi {0}, {0}, -{bytes}", p.register));
+        self.pass(text, |stage, _| stage == 0, &beside.fill, true);
+        let end = text.fresh("end");
+        if let Some((_, first)) = early {
+            assert!(first > 0, "early steps run at least once");
+            let label = text.fresh("early");
+            text.inst(&format!("sli {spare}, {}", first - 1));
+            text.inst(&format!("saddi {count}, {count}, -{}", first + 1));
+            text.inst(&format!("loop {spare}, {label}"));
+            self.pass(text, |_, _| true, &[], true);
+            text.label(&label);
+            text.comment("the early steps drain");
+            let active = |stage, step| step < lasting || stage == 1;
+            self.pass(text, active, &[], true);
+        } else {
+            text.inst(&format!("saddi {count}, {count}, -1"));
         }
+        text.inst(&format!("loop {count}, {end}"));
+        self.pass(text, |_, step| step < lasting, &[], true);
+        text.label(&end);
+        text.comment("drain");
+        let active = |stage, step| step < lasting && stage == 1;
+        self.pass(text, active, &beside.drain, false);
     }
 
-    /// One pass with the steps that `active` names, given their stage and index.
-    fn pass(&self, text: &mut Text, active: impl Fn(usize, usize) -> bool) {
+    /// One pass with the steps that `active` names, given their stage and index, and other lines behind those of their cycle. A pass
+    /// that only drains leaves the pointers where they are.
+    fn pass(
+        &self,
+        text: &mut Text,
+        active: impl Fn(usize, usize) -> bool,
+        beside: &[(usize, String)],
+        moving: bool,
+    ) {
         let period = self.period();
         // Pointers move in the last cycles, one a cycle: there is one scalar slot.
         let advance = |p: usize| period - 1 - p;
@@ -161,7 +170,7 @@ impl Rows {
                     }
                     let offset = step.pointer.map_or(0, |p| {
                         let stride = self.pointers[p].step as i64;
-                        let passes = stage as i64 + i64::from(cycle > advance(p));
+                        let passes = stage as i64 + i64::from(moving && cycle > advance(p));
                         row as i64 * stride - passes * stride * self.unroll as i64
                     });
                     let line = (step.text)(row, offset);
@@ -170,8 +179,11 @@ impl Rows {
                     }
                 }
             }
+            for (_, line) in beside.iter().filter(|(at, _)| *at == cycle) {
+                text.inst(line);
+            }
             for (index, p) in self.pointers.iter().enumerate() {
-                if cycle == advance(index) {
+                if moving && cycle == advance(index) {
                     let bytes = p.step * self.unroll as u64;
                     text.inst(&format!("saddi {0}, {0}, {bytes}", p.register));
                 }

@@ -29,41 +29,32 @@ fn free(t: &Tiling) -> Vec<(String, u64)> {
 pub(super) fn start(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
     let causal = g.op.causal;
     text.block("li st, addr(state)");
-    text.comment("Rings of descriptors: each names its successor.");
-    text.block(&format!(
+    text.comment("Rings of descriptors: each names its successor. Until the first loads are pushed the first do.");
+    text.block(
         "addi x, st, step_ring
         addi t0, x, entry # the step before the first: empty
         sd t0, e_next(x)
         sd r0, e_n(x)
         sd r0, e_flags(x)
+        sd r0, e_chunk(x)
         sd t0, g_step(st)
         addi t1, st, block_ring
         sd t1, g_block(st)
         sd t1, k_block(st)
         sd t1, v_block(st)
-        li t2, {RING}
-        link:
         addi t3, t0, entry
         sd t3, e_next(t0)
         addi t4, t1, entry
-        sd t4, b_next(t1)
-        addi t2, t2, -1
-        beq t2, r0, linked
-        addi t0, t3, 0
-        addi t1, t4, 0
-        jal r0, link
-        linked:
-        addi t3, st, step_ring + entry
-        sd t3, e_next(t0)
-        addi t4, st, block_ring
         sd t4, b_next(t1)
         # counters
         li t0, k_slots
         sd t0, k_room(st)
         sd t0, v_room(st)
+        li t0, s_slots
+        sd t0, s_room(st)
         li t0, 2
-        sd t0, q_room(st)"
-    ));
+        sd t0, q_room(st)",
+    );
     for v in [
         "blocks_made",
         "k_blocks",
@@ -106,14 +97,42 @@ pub(super) fn start(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
         # all buffers are free
         rdsr t0, tile",
     );
-    for (sem, n) in free(t) {
-        text.inst(&format!("sem.post t0, {sem}, {n}"));
-    }
+    let (loaded, later): (Vec<_>, Vec<_>) = free(t)
+        .into_iter()
+        .partition(|(sem, _)| matches!(&sem[..], "q_free" | "k_free"));
+    let post = |text: &mut Text, sems: &[(String, u64)]| {
+        for (sem, n) in sems {
+            text.inst(&format!("sem.post t0, {sem}, {n}"));
+        }
+    };
+    post(text, &loaded);
     text.comment("The first loads go out before the rest is made ready.");
     text.block(&format!(
         "jal ra, generate
         jal ra, loads
-        li a0, addr(stats)
+        addi t0, x, entry
+        addi t1, st, block_ring
+        li t2, {RING}
+        link:
+        addi t3, t0, entry
+        sd t3, e_next(t0)
+        addi t4, t1, entry
+        sd t4, b_next(t1)
+        addi t2, t2, -1
+        beq t2, r0, linked
+        addi t0, t3, 0
+        addi t1, t4, 0
+        jal r0, link
+        linked:
+        addi t3, st, step_ring + entry
+        sd t3, e_next(t0)
+        addi t4, st, block_ring
+        sd t4, b_next(t1)
+        rdsr t0, tile"
+    ));
+    post(text, &later);
+    text.block(&format!(
+        "li a0, addr(stats)
         li a1, {}
         li a2, addr(m_ring)",
         2 * t.sets
@@ -166,6 +185,7 @@ pub(super) fn start(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
         li lead, {}
         ahead:
         jal ra, generate
+        jal ra, loads
         addi lead, lead, -1
         bne lead, r0, ahead",
         AHEAD - 1
@@ -174,7 +194,6 @@ pub(super) fn start(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
 
 pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
     let dtype = g.op.dtype;
-    let log_chunk = t.chunk.ilog2();
     text.blank();
     text.comment("A step: the exponential of x, the maximum of y.");
     text.block(
@@ -185,6 +204,7 @@ pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) 
         add t0, nx, ny
         beq t0, r0, finish
         li xc, 0
+        sd r0, y_row(st)
         beq nx, r0, slot
         # its maximum is known now, and the sum of the step before
         ld a0, e_stat(x)
@@ -210,22 +230,26 @@ pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) 
         text.inst("vrun begin, a0, 3");
     }
     text.blank();
-    text.comment("A slot: a chunk of x and a chunk of y. First the loads, then products up to two chunks ahead of the maximum.");
+    text.comment("A slot: a chunk of x and a chunk of y. First the loads, then products as far ahead of the maximum as there is room.");
     text.block(
         "slot:
         jal ra, loads
         ld t0, e_n(ss)
         beq t0, r0, scores_done
-        slti t0, lead, 2
+        slti t0, lead, m_slots
+        beq t0, r0, scores_done
+        ld t0, s_room(st)
         beq t0, r0, scores_done
         jal ra, scores
         jal r0, slot
         scores_done:
-        li t2, chunk
+        ld t2, e_chunk(x)
         sub t0, nx, xc
         min t0, t0, t2
         max t0, t0, r0 # rows of x
-        sub t1, ny, xc
+        ld t2, e_chunk(y)
+        ld t1, y_row(st)
+        sub t1, ny, t1
         min t1, t1, t2
         max t1, t1, r0 # rows of y
         beq t1, r0, no_next
@@ -268,7 +292,7 @@ pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) 
         li t0, addr(alpha)
         jal r0, scale_here
         later_slot:
-        li t4, chunk
+        ld t4, e_chunk(x)
         bne xc, t4, no_scale
         beq upd, r0, no_scale
         slti t4, t2, {whole}
@@ -336,17 +360,20 @@ pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) 
         signal p_full, 1
         vrun exp_rows, a0, 5
         exp_done:
+        ld t4, s_room(st)
+        addi t4, t4, 1
+        sd t4, s_room(st)
         beq upd, r0, no_output
         ld t4, o_fused(st)
         bne t4, r0, no_output
         bne xc, r0, output
-        slti t4, nx, chunk + 1
-        beq t4, r0, no_output # a second slot comes
+        ld t4, e_chunk(x)
+        blt t4, nx, no_output # a second slot comes
         output:
         jal ra, scale_output
         jal ra, put_output
         no_output:
-        li t2, chunk
+        ld t2, e_chunk(x)
         sub t0, nx, xc
         min t0, t0, t2",
     );
@@ -354,7 +381,8 @@ pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) 
     text.block(&format!(
         "ld t4, e_flags(x)
         ld t2, e_slot(x)
-        shri t3, xc, {log_chunk}
+        ld t3, e_chunk(x)
+        divu t3, xc, t3
         add t2, t2, t3
         li t3, k_slots
         blt t2, t3, v_in_ring
@@ -383,7 +411,8 @@ pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) 
         not_first_chunk:
         blt xc, pv, v_there
         wait v_full, 1
-        addi pv, xc, chunk
+        ld t5, e_chunk(x)
+        add pv, xc, t5
         v_there:
         andi t5, t4, 4
         beq t5, r0, v_stays
@@ -425,13 +454,18 @@ pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) 
     bump(text, "xs", "t4", "s_slot", "s_ring");
     bump(text, "xp", "t4", "p_slot", "p_ring");
     text.label("no_exp");
-    text.inst("bge xc, ny, y_stays");
+    text.inst("ld t5, y_row(st)");
+    text.inst("bge t5, ny, y_stays");
     bump(text, "ym", "t4", "m_slot", "m_ring");
     text.block(
         "y_stays:
-        addi xc, xc, chunk
-        max t0, nx, ny
-        blt xc, t0, slot
+        ld t4, e_chunk(x)
+        add xc, xc, t4
+        ld t4, e_chunk(y)
+        add t5, t5, t4
+        sd t5, y_row(st)
+        blt xc, nx, slot
+        blt t5, ny, slot
         beq nx, r0, no_step
         li upd, 0
         ld t0, e_flags(x)
@@ -468,9 +502,8 @@ pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) 
 }
 
 /// `scores`: S^T of the next chunk of step `ss`, in pieces; the stores of a piece follow the product of the next.
-pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
+pub(super) fn push_scores(text: &mut Text, g: &Geometry) {
     let dtype = g.op.dtype;
-    let log_chunk = t.chunk.ilog2();
     text.blank();
     text.comment("S^T = K Q^T for the next chunk, piece by piece; a piece is stored behind the product of the next.");
     text.block(&format!(
@@ -478,10 +511,12 @@ pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
         ld t4, e_flags(ss)
         ld t0, e_n(ss)
         sub t0, t0, sc
-        li t1, chunk
+        ld t1, e_chunk(ss)
+        sub t2, t0, t1
+        sd t2, rest(st)
         min t0, t0, t1 # rows to do
+        divu t2, sc, t1
         ld t1, e_slot(ss)
-        shri t2, sc, {log_chunk}
         add t1, t1, t2
         li t2, k_slots
         blt t1, t2, k_in_ring
@@ -530,7 +565,8 @@ pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
         same_block:
         blt sc, sk, k_there
         wait k_full, 1
-        addi sk, sc, chunk
+        ld t1, e_chunk(ss)
+        add sk, sc, t1
         k_there:
         li a0, s_acc
         addi t3, sr, 0
@@ -595,10 +631,8 @@ pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
         ld t4, e_flags(ss)
         andi t4, t4, 32
         beq t4, r0, k_stays
-        ld t4, e_n(ss)
-        sub t4, t4, sc
-        slti t4, t4, chunk + 1
-        beq t4, r0, k_stays
+        ld t4, rest(st)
+        blt r0, t4, k_stays
         signal q_free, 1 # and with the unit
         ld t4, q_room(st)
         addi t4, t4, 1
@@ -652,14 +686,18 @@ pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
         last_store:
         signal s_full, 1
         mm.store.f32 t1, t3, t2, a4, a7
-        addi lead, lead, 1"
+        addi lead, lead, 1
+        ld t0, s_room(st)
+        addi t0, t0, -1
+        sd t0, s_room(st)"
     ));
     bump(text, "sr", "t4", "s_slot", "s_ring");
     text.inst("ld t5, m_to(st)");
     bump(text, "t5", "t4", "m_slot", "m_ring");
     text.block(
         "sd t5, m_to(st)
-        addi sc, sc, chunk
+        ld t0, e_chunk(ss)
+        add sc, sc, t0
         ld t0, e_n(ss)
         blt sc, t0, scores_end
         ld ss, e_next(ss)

@@ -158,7 +158,7 @@ pub(super) fn generate(text: &mut Text, t: &Tiling, g: &Geometry) {
         ld t1, u_q0(st)",
     );
     first_key(text, "t1", "t4", g);
-    text.block(
+    text.block(&format!(
         "sd t1, u_first(st)
         sd t1, g_row(st)
         sd r0, g_set(st)
@@ -169,6 +169,42 @@ pub(super) fn generate(text: &mut Text, t: &Tiling, g: &Geometry) {
         xori t0, t0, 1
         sd t0, g_parity(st)
         gen_step:
+        ld t0, g_open(st)
+        bne t0, r0, gen_sized
+        # The keys of the unit's next block: the least that leave whole blocks, in whole passes, and as many chunks more as even
+        # blocks out. The very first is short, so that its exponentials start early. Then the keys of its chunks, all alike.
+        ld t0, u_keys(st)
+        ld t1, g_row(st)
+        sub t0, t0, t1
+        li t1, block
+        addi t2, t0, block - 1
+        divu t2, t2, t1 # blocks
+        divu t3, t0, t2 # keys of each
+        addi t2, t2, -1
+        mul t2, t2, t1
+        sub t0, t0, t2
+        addi t0, t0, 15
+        andi t0, t0, -16
+        ld t1, blocks_made(st)
+        bne t1, r0, gen_even
+        slti t1, t0, chunk / 2
+        beq t1, r0, gen_size
+        gen_even:
+        sub t3, t3, t0
+        max t3, t3, r0
+        andi t3, t3, -chunk
+        add t0, t0, t3
+        gen_size:
+        sd t0, g_size(st)
+        addi t1, t0, chunk - 1
+        shri t1, t1, {log_chunk} # chunks
+        add t0, t0, t1
+        addi t0, t0, -1
+        divu t0, t0, t1
+        addi t0, t0, 31
+        andi t0, t0, -32
+        sd t0, g_chunk(st)
+        gen_sized:
         ld a0, g_set(st)
         ld a1, g_row(st)
         ld a2, u_q0(st)
@@ -179,12 +215,12 @@ pub(super) fn generate(text: &mut Text, t: &Tiling, g: &Geometry) {
         add t2, a2, t1
         addi t1, t0, set_queries
         min t1, t1, t2 # behind its last
-        sub a4, t1, t0 # queries",
-    );
+        sub a4, t1, t0 # queries"
+    ));
     keys_needed(text, "t1", "t4", causal);
     text.block(
         "sub t2, t1, a1
-        li t3, block
+        ld t3, g_size(st)
         min t2, t2, t3 # keys of the step
         blt r0, t2, gen_take
         addi a0, a0, 1 # the set ends before this block; the last set never does
@@ -193,6 +229,8 @@ pub(super) fn generate(text: &mut Text, t: &Tiling, g: &Geometry) {
         gen_take:
         ld a5, g_step(st)
         sd t2, e_n(a5)
+        ld t3, g_chunk(st)
+        sd t3, e_chunk(a5)
         muli t3, a4, set_heads
         sd t3, e_lanes(a5)
         sd a4, e_queries(a5)
@@ -285,9 +323,11 @@ pub(super) fn generate(text: &mut Text, t: &Tiling, g: &Geometry) {
         sd t3, b_to(t4)
         ld t3, u_keys(st)
         sub t3, t3, a1
-        li t5, block
+        ld t5, g_size(st)
         min t3, t3, t5
         sd t3, b_n(t4)
+        ld t3, g_chunk(st)
+        sd t3, b_chunk(t4)
         li t3, kv_heads * row
         mul t3, t3, a1
         ld t5, u_k(st)
@@ -312,11 +352,13 @@ pub(super) fn generate(text: &mut Text, t: &Tiling, g: &Geometry) {
         bne a0, a3, gen_same_block
         li a0, 0
         sd r0, g_open(st)
-        li t3, block
+        ld t3, g_size(st)
         add a1, a1, t3
         sd a1, g_row(st)
-        addi t2, t2, chunk - 1
-        shri t2, t2, {log_chunk}
+        ld t3, g_chunk(st)
+        add t2, t2, t3
+        addi t2, t2, -1
+        divu t2, t2, t3
         ld t3, g_slot(st)
         add t3, t3, t2
         li t4, k_slots
@@ -335,6 +377,7 @@ pub(super) fn generate(text: &mut Text, t: &Tiling, g: &Geometry) {
         sd r0, e_n(a5)
         sd r0, e_flags(a5)
         sd r0, e_lanes(a5)
+        sd r0, e_chunk(a5)
         ld t3, e_next(a5)
         sd t3, g_step(st)
         jalr r0, 0(ra)"

@@ -13,7 +13,7 @@ use super::super::kernels::{
     FLOOR, MASKED, PASS, Shape, TINY, VECTOR_BYTES, constant, divide_lanes, exp_pointers, exp_rest,
     head, lane_predicate, rest_loop, split_rows,
 };
-use super::super::schedule::{Pointer, Rows, Step, access, compute};
+use super::super::schedule::{Beside, Pointer, Rows, Step, access, compute};
 use crate::compiler::emit::Text;
 
 /// Offset of bias - maximum, the maximum in units of log2.
@@ -319,42 +319,47 @@ fn max_rows(text: &mut Text, k: &Prefill) {
 }
 
 /// v3 = bias - an upper bound of the scores' maximum in units of log2: the lesser of those of the maximum with 2^-8 of it added
-/// and taken away. Partial maxima go back to their start.
-fn take_maximum(text: &mut Text, k: &Prefill) {
+/// and taken away. Partial maxima go back to their start. `beside`: loads of others, v20 and v21 the sums whose inverse
+/// it makes beside in v20. In order of the
+/// cycles in which an instruction can issue: nothing waits for what it does not need.
+fn take_maximum(text: &mut Text, k: &Prefill, beside: &[String]) {
     let scale = f64::from(k.shape.scale);
     max_predicate(text, k);
     max_ends(text, k, "s1", "vld");
     constant(text, "v11", (-scale * (1.0 + 1.0 / 256.0)) as f32);
     constant(text, "v12", (-scale * (1.0 - 1.0 / 256.0)) as f32);
-    constant(text, "v13", k.shape.bias as f32);
-    constant(text, "v9", MASKED);
+    for line in beside {
+        text.inst(line);
+    }
     text.inst("vmax.bf16 v25, v25, v26");
-    round(text, k, "v10", "v9");
+    constant(text, "v13", k.shape.bias as f32);
+    constant(text, "v22", TINY);
+    constant(text, "v9", MASKED);
     text.inst("vcvt.f32.bf16 v3, v25, 0, 0");
     if k.pair == 2 {
         text.inst("vcvt.f32.bf16 v4, v25, 0, 1");
+    }
+    text.inst("vadd.f32 v20, v20, v21");
+    if k.pair == 2 {
         text.inst("vmax.f32 v3, v3, v4");
     }
+    round(text, k, "v10", "v9");
+    text.inst("vmax.f32 v20, v20, v22");
+    text.inst("vfma.f32 v4, v3, v12, v13");
+    text.inst("vfma.f32 v3, v3, v11, v13");
+    text.inst("vrcp.f32 v20, v20");
     for offset in [STAT_MX, STAT_MX + VECTOR_BYTES] {
         text.inst(&format!("vst.bf16 v10, {offset}(s1){}", max_lanes(k)));
     }
-    text.inst("vfma.f32 v4, v3, v12, v13");
-    text.inst("vfma.f32 v3, v3, v11, v13");
     text.inst("vmin.f32 v3, v3, v4");
 }
 
-/// 1 / sum of the statistics at s2, to s3, in two parts so that other work can stand between them.
-fn inverse_begin(text: &mut Text) {
-    text.inst(&format!("vld.f32 v20, {STAT_L}(s2)"));
-    text.inst(&format!("vld.f32 v21, {}(s2)", STAT_L + VECTOR_BYTES));
-    constant(text, "v22", TINY);
-    text.inst("vadd.f32 v20, v20, v21");
-}
-
-fn inverse_end(text: &mut Text) {
-    text.inst("vmax.f32 v20, v20, v22");
-    text.inst("vrcp.f32 v20, v20");
-    text.inst("vst.f32 v20, 0(s3)");
+/// The loads that 1 / sum of the statistics at s2 takes.
+fn sums_before() -> [String; 2] {
+    [
+        format!("vld.f32 v20, {STAT_L}(s2)"),
+        format!("vld.f32 v21, {}(s2)", STAT_L + VECTOR_BYTES),
+    ]
 }
 
 fn begin(text: &mut Text, k: &Prefill) {
@@ -369,26 +374,27 @@ fn begin(text: &mut Text, k: &Prefill) {
             "sinks of the lanes: they are in m and l from the start",
         ],
     );
-    inverse_begin(text);
-    text.inst("vxor v6, v6, v6");
+    let mut beside = sums_before().to_vec();
+    if k.sinks.is_some() {
+        beside.push("vld.f32 v14, 0(s4)".to_owned());
+    }
+    beside.push("vxor v6, v6, v6".to_owned());
+    take_maximum(text, k, &beside);
+    constant(text, "v7", -FLOOR);
     if k.sinks.is_none() {
         text.inst(&format!("vst.f32 v6, {STAT_L}(s1)"));
+    } else {
+        text.inst("vsub.f32 v15, v13, v14");
     }
     text.inst(&format!("vst.f32 v6, {}(s1)", STAT_L + VECTOR_BYTES));
-    constant(text, "v7", -FLOOR);
-    if k.sinks.is_some() {
-        text.inst("vld.f32 v14, 0(s4)");
-    }
-    take_maximum(text, k);
-    inverse_end(text);
     text.inst("vmin.f32 v3, v3, v7");
     if k.sinks.is_some() {
-        text.inst("vsub.f32 v15, v13, v14");
         text.inst("vmin.f32 v3, v3, v15");
         text.inst("vadd.f32 v14, v14, v3");
         text.inst("vexp2.f32 v14, v14");
         text.inst(&format!("vst.f32 v14, {STAT_L}(s1)"));
     }
+    text.inst("vst.f32 v20, 0(s3)");
     text.inst(&format!("vst.f32 v3, {STAT_NEGM}(s1)"));
     text.inst("vret");
 }
@@ -405,18 +411,16 @@ fn rescale(text: &mut Text, k: &Prefill) {
             "alpha",
         ],
     );
-    inverse_begin(text);
-    take_maximum(text, k);
-    text.inst(&format!("vld.f32 v6, {STAT_NEGM}(s1)"));
-    text.inst(&format!("vld.f32 v7, {STAT_L}(s1)"));
-    text.inst(&format!("vld.f32 v8, {}(s1)", STAT_L + VECTOR_BYTES));
-    text.inst("vmax.f32 v20, v20, v22");
+    let mut beside = vec![format!("vld.f32 v6, {STAT_NEGM}(s1)")];
+    beside.extend(sums_before());
+    beside.push(format!("vld.f32 v7, {STAT_L}(s1)"));
+    beside.push(format!("vld.f32 v8, {}(s1)", STAT_L + VECTOR_BYTES));
+    take_maximum(text, k, &beside);
     text.inst("vmin.f32 v3, v6, v3");
-    text.inst("vrcp.f32 v20, v20");
     text.inst("vsub.f32 v6, v3, v6");
     text.inst(&format!("vst.f32 v3, {STAT_NEGM}(s1)"));
-    text.inst("vexp2.f32 v6, v6");
     text.inst("vst.f32 v20, 0(s3)");
+    text.inst("vexp2.f32 v6, v6");
     text.inst("vmul.f32 v7, v7, v6");
     text.inst("vmul.f32 v8, v8, v6");
     text.inst("vst.f32 v6, 0(s4)");
@@ -432,8 +436,14 @@ fn inverse(text: &mut Text) {
         "1 / l of the last set.",
         &["", "statistics", "1 / l"],
     );
-    inverse_begin(text);
-    inverse_end(text);
+    for line in sums_before() {
+        text.inst(&line);
+    }
+    constant(text, "v22", TINY);
+    text.inst("vadd.f32 v20, v20, v21");
+    text.inst("vmax.f32 v20, v20, v22");
+    text.inst("vrcp.f32 v20, v20");
+    text.inst("vst.f32 v20, 0(s3)");
     text.inst("vret");
 }
 
@@ -516,7 +526,8 @@ fn scale_steps(pointer: usize, name: &'static str, predicate: &'static str) -> [
         }
     };
     [
-        access(3 + 2 * ARITHMETIC, pointer, move |r, at| {
+        // A cycle later than it could: P is stored in this one.
+        access(4 + 2 * ARITHMETIC, pointer, move |r, at| {
             even(r, format!("vst.f32 v{}, {at}({name}) ?{predicate}", row(r)))
         }),
         compute(3 + ARITHMETIC, move |r| {
@@ -553,13 +564,36 @@ fn fused(text: &mut Text, k: &Prefill, scaling: bool) {
         args.extend(["O^T", "factor of each lane", "lanes of O^T"]);
     }
     head(text, name, doc, &args);
-    exp_begin(text, k);
+    lane_predicate(text, "s4", "p1");
     max_predicate(text, k);
     if scaling {
         lane_predicate(text, "s10", "p2");
+    }
+    // What the first rows need, until the predicate is there.
+    text.inst(&format!("vld.f32 v29, {STAT_NEGM}(s3)"));
+    text.inst(&format!("sli s15, float({:e})", s.scale));
+    text.inst("vbc.f32 v30, s15");
+    max_ends(text, k, "s7", "vld");
+    if scaling {
         text.inst("vld.f32 v28, 0(s9)");
     }
-    max_ends(text, k, "s7", "vld");
+    // Sums are needed when the first powers are there. No load of the loop is in these cycles but of O.
+    let sums = |inst: &str| {
+        [(21, STAT_L), (22, STAT_L + VECTOR_BYTES)]
+            .map(|(v, offset)| format!("{inst}.f32 v{v}, {offset}(s3)"))
+    };
+    let [first, second] = sums("vld");
+    let mut beside = Beside {
+        fill: vec![(3, first), (7, second)],
+        drain: Vec::new(),
+    };
+    // The maxima are there long before the last P, the stores of which leave every other cycle free.
+    for (cycle, acc, offset) in [(10, 25, STAT_MX), (12, 26, STAT_MX + VECTOR_BYTES)] {
+        let line = format!("vst.bf16 v{acc}, {offset}(s7){}", max_lanes(k));
+        beside.drain.push((cycle, line));
+    }
+    let last = 2 * (PASS as usize) - 1;
+    beside.drain.extend(sums("vst").map(|line| (last, line)));
     let mut steps = exp_steps(k);
     steps.extend(max_steps(k, 2, "s6", 1));
     let lasting = steps.len();
@@ -581,13 +615,8 @@ fn fused(text: &mut Text, k: &Prefill, scaling: bool) {
         pointers,
         steps,
     };
-    if scaling {
-        rows.emit_some_early(text, lasting, 2 * k.value_dim / PASS, "s2", "s12");
-    } else {
-        rows.emit(text, "s2", "s12");
-    }
-    exp_end(text);
-    max_ends(text, k, "s7", "vst");
+    let early = scaling.then_some((lasting, 2 * k.value_dim / PASS));
+    rows.emit_beside(text, early, ["s2", "s12"], &beside);
     text.inst("vret");
 }
 

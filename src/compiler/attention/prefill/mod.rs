@@ -10,7 +10,9 @@
 //! TVP   P^T = 2^(S^T scale - m) of this step, fused with max(S^T) of the next step, in two slots with O^T alpha or O^T / l
 //! ```
 //!
-//! so that a step's maximum is final before its exponential starts: one rescale of O per step, and one division per set.
+//! so that a step's maximum is final before its exponential starts: one rescale of O per step, and one division per set. Blocks of a
+//! unit differ by a chunk or two and chunks of a block not at all, because a short step hides less: neither all of the next one's maximum
+//! nor the time that its products take. The first block of a tile is short, so that exponentials start early.
 //! The load port would be the limit if S^T were read twice in FP32, so the maximum reads a BF16 copy ([`kernels`]). S^T lives
 //! in a ring of (block / chunk + 2) chunks, its copy in one of two or three; O^T in SRAM between steps, from where the accumulators are
 //! preloaded. The mask is what a product of scores starts from: rows of a table of (key - query), made once. A window makes a
@@ -285,8 +287,16 @@ fn predict(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
     let pv_steps = cost::mm_steps(chip, dtype, dtype, g.value_dim(), lanes, t.chunk);
     let row_bytes =
         (op.head_dim.min(g.value_dim()) * g.element).max(u64::from(chip.dma.request_bytes)) as f64;
-    let rate =
-        cost::hbm_peak_bytes_per_s(chip) as f64 * 0.8 / (chip.clock_hz as f64 * tiles as f64);
+    let per_heads = op.q_len.div_ceil(t.set_queries);
+    let lines = op.batch * (op.heads / t.heads);
+    // Tiles that have work share the memory, up to what one can have under way.
+    let active = if op.causal {
+        tiles.min(t.units(g))
+    } else {
+        tiles.min(lines * per_heads)
+    };
+    let shared = cost::hbm_peak_bytes_per_s(chip) as f64 * 0.8 / active as f64;
+    let rate = (shared / chip.clock_hz as f64).min(f64::from(chip.tsram.dma_write_bytes));
     // A set of rows over so many keys, and a unit of sets.
     let set = |keys: u64| {
         let slots = keys.div_ceil(t.chunk) as f64;
@@ -312,8 +322,6 @@ fn predict(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
         let work: f64 = (0..sets).map(|s| set(seen(s))).sum();
         work.max(2.0 * seen(sets - 1) as f64 * row_bytes / rate)
     };
-    let per_heads = op.q_len.div_ceil(t.set_queries);
-    let lines = op.batch * (op.heads / t.heads);
     let most = if !op.causal {
         let sets = (lines * per_heads).div_ceil(tiles);
         let whole = (sets / t.sets) as f64 * unit(0, t.sets.min(per_heads));
@@ -340,7 +348,15 @@ fn predict(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
         }
         loads.into_iter().fold(0.0, f64::max)
     };
-    (most + 3000.0) as u64
+    // Before the first exponential: K of a block, a part of all, and its maximum.
+    let (start, end) = keys_of(t, g, 0, per_heads - 1);
+    let blocks = (end - start).div_ceil(t.chunk * t.chunks).max(1);
+    let first = (end - start).div_ceil(blocks) as f64;
+    let slots = (first / t.chunk as f64).ceil();
+    let fill = (first * row_bytes / rate).max(330.0 * slots) + 0.5 * first;
+    // Rows of Q on their way in and of O on their way out, and the last product.
+    let ends = 2.0 * lanes as f64 * row_bytes / rate.min(row_bytes) + pv_steps as f64;
+    (most + fill + ends + 3000.0) as u64
 }
 
 /// First and last key of a set of queries in a unit that starts with set `first`, whole passes.
@@ -425,7 +441,7 @@ pub fn emit(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) -> Result<()
         ("xs", "chunk of S for the exponential"),
         ("ym", "chunk of rounded S for the maximum"),
         ("xp", "chunk of P"),
-        ("xc", "first row of the chunk in its step"),
+        ("xc", "first row of the chunk in step x"),
         ("nx", "rows of step x"),
         ("ny", "rows of step y"),
         ("ss", "step of the next S product"),
@@ -438,7 +454,7 @@ pub fn emit(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) -> Result<()
     ]);
     code::start(text, t, g, site);
     code::main_loop(text, t, g, site);
-    code::push_scores(text, t, g);
+    code::push_scores(text, g);
     transfers::push_output(text, g, site);
     transfers::loads(text, g, channels);
     describe::generate(text, t, g);
@@ -512,8 +528,12 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
             "",
         ),
         ("unit_queries", unit_queries, "queries of a unit"),
-        ("chunk", t.chunk, "keys"),
-        ("block", t.chunk * t.chunks, "keys between rescales"),
+        ("chunk", t.chunk, "keys at most"),
+        (
+            "block",
+            t.chunk * t.chunks,
+            "keys between rescales, at most",
+        ),
         ("piece", t.piece, "rows of S per product"),
         (
             "s_acc",
@@ -528,6 +548,8 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
         ("s_row", t.s_row(), "bytes of a row of S and of O"),
         ("p_row", t.p_row(g), "bytes of a row of P"),
         ("k_slots", t.k_slots(), "chunks of K, and of V"),
+        ("s_slots", t.s_slots(), "chunks of S"),
+        ("m_slots", t.m_slots, "chunks of rounded S"),
         ("k_slot", t.chunk * row, "bytes"),
         ("v_slot", t.chunk * v_row, ""),
         ("m_slot", t.chunk * M_ROW, ""),
@@ -554,6 +576,7 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
         ("k_room", "K chunks that may be pushed"),
         ("v_room", "V chunks that may be pushed"),
         ("q_room", "units of Q that may be pushed"),
+        ("s_room", "chunks of S that may be pushed"),
         ("blocks_made", "blocks described"),
         ("k_blocks", "blocks whose K is pushed"),
         ("v_blocks", "blocks whose V is pushed"),
@@ -567,6 +590,8 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
         ("g_live", "a unit is being described"),
         ("g_set", "set of the next step"),
         ("g_row", "first key of its block"),
+        ("g_size", "keys of its block"),
+        ("g_chunk", "keys of its chunks"),
         ("g_open", "the block is described"),
         ("g_slot", "its first ring slot"),
         ("g_parity", "buffers of the unit: 0 or 1"),
@@ -589,6 +614,8 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
         ("mask_rows", "rows of the chunk from the first masked"),
         ("mask_key", "key behind the chunk, as e_key"),
         ("masked", "the piece starts from rows of the mask"),
+        ("rest", "rows of the step behind the chunk"),
+        ("y_row", "first row of the chunk in step y"),
         ("o_fused", "step whose O the fused kernel finishes, or 0"),
         ("started", "V has been let go"),
     ];
@@ -617,6 +644,7 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
             ("e_out", "O in HBM"),
             ("e_queries", "queries"),
             ("e_sink", "sinks of the lanes"),
+            ("e_chunk", "keys of a chunk"),
         ],
         0,
     );
@@ -632,6 +660,7 @@ fn constants(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
             ("b_q", "Q in HBM"),
             ("b_queries", "queries of the unit"),
             ("b_to", "Q in SRAM"),
+            ("b_chunk", "keys of a chunk"),
         ],
         0,
     );

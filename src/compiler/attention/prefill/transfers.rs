@@ -125,7 +125,7 @@ pub(super) fn loads(text: &mut Text, g: &Geometry, channels: Channels) {
             sd t0, {p}_room(st)
             ld t3, b_n(a0)
             sub a4, t3, a1
-            li t4, chunk
+            ld t4, b_chunk(a0)
             min a4, a4, t4
             li t5, kv_heads * {row}
             mul a3, a1, t5
@@ -142,7 +142,8 @@ pub(super) fn loads(text: &mut Text, g: &Geometry, channels: Channels) {
         bump(text, "a2", "t4", &format!("{p}_slot"), &format!("{p}_ring"));
         text.block(&format!(
             "sd a2, {p}_to(st)
-            addi a1, a1, chunk
+            ld t4, b_chunk(a0)
+            add a1, a1, t4
             blt a1, t3, {p}_same
             ld a0, b_next(a0)
             sd a0, {p}_block(st)
