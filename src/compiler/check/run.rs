@@ -26,7 +26,10 @@ pub enum End {
     /// It took more instructions and operations than allowed.
     Steps,
     /// Its memories take more of the host than allowed.
-    Memory { needed: u64, limit: u64 },
+    Memory {
+        needed: u64,
+        limit: u64,
+    },
 }
 
 /// Operations between two looks at the memory and two signs of life.
