@@ -28,9 +28,9 @@ fn contents(constant: &Constant, image: &Image) -> Contents {
     });
     let (parts, all) = (constant.clone(), constant.clone());
     Contents::new(
-        bytes,
+        (bytes, constant.block_bytes(bytes)),
         move |at, out| parts.part(at, out).map_err(|e| e.to_string()),
-        move || all.made().map_err(|e| e.to_string()),
+        move |block| all.block(block).map_err(|e| e.to_string()),
     )
 }
 

@@ -3,6 +3,7 @@
 use crate::chain::{feed_forward, grown_cache};
 use crate::legal;
 use proptest::prelude::*;
+use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tilewright::asm::assemble_text;
@@ -10,10 +11,13 @@ use tilewright::chip::Chip;
 use tilewright::compiler::chain::{self, Program};
 use tilewright::compiler::check::{self, Bindings, Options, Report, meaning};
 use tilewright::compiler::graph::Graph;
+use tilewright::compiler::graph::drawn::draw_weights;
+use tilewright::compiler::import::hf::{Step, configured};
 use tilewright::compiler::legal::{Options as Forms, Products, legalise};
 use tilewright::isa::image::{Image, Section};
 use tilewright::isa::{FieldKind, Inst, Reg};
 use tilewright::machine::{LoadOptions, Machine, UntimedLimits, run_untimed};
+use tilewright::num::Dtype;
 use tilewright::num::random::splitmix64;
 use tilewright::timing::{self, TimedOptions};
 
@@ -322,17 +326,125 @@ fn no_change_that_matters_goes_unnoticed() {
     }
 }
 
+/// A step of a decoder with weights drawn at random, checked for quiet and for loud inputs.
+fn decoder(name: &str, config: &Json, step: Step, products: Products) {
+    let chip = Chip::preset("maia-200").unwrap();
+    let bytes = serde_json::to_vec(config).unwrap();
+    let graph = configured(name, &bytes, step).unwrap().graph;
+    let forms = Forms {
+        products,
+        sibling_rows: 64,
+        chip: Some(chip.clone()),
+    };
+    let mut graph = legalise(&graph, &forms).unwrap();
+    draw_weights(&mut graph, 11);
+    let program = chain::compile(&graph, &chip, &chain::Options::default());
+    let program = program.unwrap_or_else(|e| panic!("{name}: {e}"));
+    for seed in [1, 2] {
+        let options = Options {
+            seed,
+            ..Options::default()
+        };
+        let report = check::check(&graph, &chip, &program.image, &bindings(&program), &options);
+        let report = report.unwrap();
+        assert!(
+            report.findings.is_empty(),
+            "{name}, seed {seed}: {report}{graph}"
+        );
+    }
+}
+
+/// What all decoders here have: a layer that fills the tiles of the chip, and a vocabulary that does not take the time.
+fn layer(family: &str, rest: &Json) -> Json {
+    let mut config = json!({
+        "model_type": family, "num_hidden_layers": 1, "hidden_size": 512, "intermediate_size": 1024, "num_attention_heads": 8,
+        "num_key_value_heads": 2, "vocab_size": 640, "rms_norm_eps": 1e-5, "rope_theta": 1e4,
+    });
+    let (all, rest) = (config.as_object_mut().unwrap(), rest.as_object().unwrap());
+    all.extend(rest.clone());
+    config
+}
+
+fn one_token(batch: u64, past: u64, cache: Dtype) -> Step {
+    Step {
+        batch,
+        tokens: 1,
+        past,
+        cache,
+        absorb: true,
+        ..Step::default()
+    }
+}
+
+#[test]
+fn layers_of_decoders_are_clean() {
+    let step = one_token(2, 100, Dtype::E4m3);
+    let experts = json!({ "head_dim": 64, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 256,
+        "norm_topk_prob": true });
+    decoder("moe", &layer("qwen3_moe", &experts), step, Products::Fp8);
+}
+
+#[test]
+fn layers_with_latents_are_clean() {
+    let latents = json!({ "num_key_value_heads": 8, "q_lora_rank": 128, "kv_lora_rank": 128, "qk_nope_head_dim": 64,
+        "qk_rope_head_dim": 32, "v_head_dim": 64, "n_routed_experts": 8, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 256, "n_shared_experts": 1, "first_k_dense_replace": 0, "moe_layer_freq": 1, "n_group": 4,
+        "topk_group": 2, "norm_topk_prob": true, "routed_scaling_factor": 2.5, "scoring_func": "sigmoid" });
+    let step = one_token(2, 70, Dtype::Bf16);
+    decoder("mla", &layer("deepseek_v3", &latents), step, Products::Bf16);
+}
+
+#[test]
+fn layers_with_windows_and_sinks_are_clean() {
+    let sinks = json!({ "num_hidden_layers": 2, "head_dim": 64, "attention_bias": true, "sliding_window": 32,
+        "num_local_experts": 8, "num_experts_per_tok": 2, "swiglu_limit": 7.0,
+        "quantization_config": { "quant_method": "mxfp4" } });
+    let step = one_token(1, 90, Dtype::Bf16);
+    decoder("gpt-oss", &layer("gpt_oss", &sinks), step, Products::Bf16);
+}
+
+/// Each layer of a deep model about doubles the difference that constants of FP32 make: what is told is told of every one all the same.
+#[test]
+fn deep_models_are_clean() {
+    let deep = json!({ "num_hidden_layers": 24, "hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4,
+        "vocab_size": 64 });
+    let step = one_token(1, 40, Dtype::E4m3);
+    decoder("deep", &layer("llama", &deep), step, Products::Fp8);
+}
+
+/// Exit code, standard output and standard error of a command line.
+fn run(args: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tilewright"));
+    let command = command.current_dir(env!("CARGO_MANIFEST_DIR")).args(args);
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let texts = (text(&output.stdout), text(&output.stderr));
+    (output.status.code(), texts.0, texts.1)
+}
+
+/// Every form of attention that `bench` compiles has its slow reference.
+#[test]
+fn every_form_of_attention_is_held_against_its_reference() {
+    let plain = "bench attention --chip mini --batch 2 --heads 4 --kv-heads 2 --head-dim 64 --kv-len 200 --json --check";
+    for form in [
+        "--q-len 1 --dtype bf16 --window 50",
+        "--q-len 1 --dtype bf16 --sinks",
+        "--q-len 1 --dtype bf16 --page 16",
+        "--q-len 1 --dtype bf16 --v-in-k --value-dim 32",
+        "--q-len 1 --dtype fp8 --value-dim 32",
+        "--q-len 64 --dtype bf16 --causal --window 50 --sinks",
+    ] {
+        let args: Vec<&str> = plain.split(' ').chain(form.split(' ')).collect();
+        let (code, out, err) = run(&args);
+        assert_eq!(code, Some(0), "{form}: {out}{err}");
+        let value: Json = serde_json::from_str(&out).unwrap();
+        assert_eq!(value["check"]["passed"], true, "{form}: {out}");
+    }
+}
+
 /// The command line says what was proved, and that a program alone has no graph.
 #[test]
 fn the_flag_of_the_command_line() {
-    let run = |args: &[&str]| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tilewright"));
-        let command = command.current_dir(env!("CARGO_MANIFEST_DIR")).args(args);
-        let output = command.output().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        let texts = (text(&output.stdout), text(&output.stderr));
-        (output.status.code(), texts.0, texts.1)
-    };
     let model = "tests/onnx/test_matmul_4d/model.onnx";
     let (code, out, err) = run(&["compile", model, "--explain", "--check", "--json"]);
     assert_eq!(code, Some(0), "{out}{err}");

@@ -158,6 +158,38 @@ impl Expert {
             scales.as_deref().unwrap_or_default(),
         ))
     }
+
+    /// One of the experts as it lies in HBM, if parts of the constants can be had without the rest.
+    ///
+    /// # Errors
+    /// As [`Expert::pack`].
+    pub fn pack_one(
+        &self,
+        expert: u64,
+        weights: &Data,
+        scales: Option<&Data>,
+    ) -> Result<Option<Vec<u8>>, DataError> {
+        let mut one = (*self.packing).clone();
+        one.op.experts = 1;
+        let (op, w) = (&one.op, one.op.weights);
+        let part = |data: &Data, bytes: u64| {
+            let mut out = vec![0; bytes as usize];
+            let there = data.part(expert * bytes, &mut out)?;
+            Ok::<_, DataError>(there.then_some(out))
+        };
+        let Some(matrix) = part(weights, op.k * w.bytes(op.n))? else {
+            return Ok(None);
+        };
+        let blocks = w.scale_blocks(op.k) * op.n;
+        let scales = match scales {
+            None => Vec::new(),
+            Some(data) => match part(data, blocks)? {
+                Some(scales) => scales,
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(pack(&one, &matrix, &scales)))
+    }
 }
 
 /// Bytes of SRAM that steer the grouped products of a graph; 0: it has none.

@@ -102,10 +102,7 @@ impl Constant {
     }
 
     /// [`Constant::bytes`] for who needs them once.
-    ///
-    /// # Errors
-    /// As [`Constant::bytes`].
-    pub fn made(&self) -> Result<Vec<u8>, DataError> {
+    fn made(&self) -> Result<Vec<u8>, DataError> {
         match &self.packed {
             Packed::Layer(layer, layers, scales) => {
                 layers.pack(*layer, &self.data, scales.as_ref())
@@ -115,6 +112,33 @@ impl Constant {
             }
             Packed::Plain => Ok(self.data.read()?.to_vec()),
         }
+    }
+
+    /// Bytes of the blocks that [`Constant::block`] gives, of `bytes` in all.
+    pub fn block_bytes(&self, bytes: u64) -> u64 {
+        let has_parts = |data: &Data| matches!(data.part(0, &mut []), Ok(true));
+        match &self.packed {
+            Packed::Experts(product, experts, scales)
+                if has_parts(&self.data) && scales.as_ref().is_none_or(has_parts) =>
+            {
+                experts.all[*product].packing.expert_bytes()
+            }
+            _ => bytes,
+        }
+    }
+
+    /// A block of [`Constant::block_bytes`] as it lies in HBM: one expert, or all there is.
+    ///
+    /// # Errors
+    /// As [`Constant::bytes`].
+    pub fn block(&self, block: u64) -> Result<Vec<u8>, DataError> {
+        if let Packed::Experts(product, experts, scales) = &self.packed {
+            let expert = &experts.all[*product];
+            if let Some(one) = expert.pack_one(block, &self.data, scales.as_ref())? {
+                return Ok(one);
+            }
+        }
+        self.made()
     }
 
     /// Fills `out` with the bytes from `at` on as they lie in HBM, where a part can be had without the rest; else gives false.

@@ -250,6 +250,16 @@ impl Cells {
         }
     }
 
+    /// The numbers of a row of nothing but kept numbers of one type.
+    pub fn numbers(&self) -> Option<(Dtype, Vec<f64>)> {
+        let mark = *self.marks.first()?;
+        let dtype = Dtype::from_code(mark.checked_sub(1)?)?;
+        let n = size(dtype);
+        let whole = |m: &[u8]| m.len() == n && m[0] == mark && m[1..].iter().all(|m| *m == REST);
+        let all = self.marks.chunks(n).all(whole);
+        all.then(|| (dtype, self.numbers.iter().step_by(n).copied().collect()))
+    }
+
     /// Copies `n` bytes of another row, with the numbers in them. What the copy would cut in two is rounded.
     pub fn copy(&mut self, at: usize, from: &Cells, start: usize, n: usize) {
         let end = start + n;

@@ -1,7 +1,7 @@
 //! Bytes that a memory holds before anything is written, and that the host does not hold.
 //!
 //! Models: tensors of constants, read when the program reads them. Those of which a part can be had are read part by part; of the others
-//! the whole is made, and those used last are kept. Leaves out: what was written since ([`super::cells`]). Invariants: at most [`KEPT`] bytes are
+//! blocks are made, and those used last are kept. Leaves out: what was written since ([`super::cells`]). Invariants: at most [`KEPT`] bytes are
 //! kept beside the ones in use; what cannot be read is zeros, and remembered.
 
 use std::cell::RefCell;
@@ -13,28 +13,32 @@ const KEPT: usize = 1 << 30;
 
 /// Fills a buffer with the bytes of a constant from an offset on; false where that cannot be had without the rest.
 type ReadPart = dyn Fn(u64, &mut [u8]) -> Result<bool, String> + Send + Sync;
-/// Gives all bytes of a constant.
-type ReadAll = dyn Fn() -> Result<Vec<u8>, String> + Send + Sync;
+/// Gives all bytes of a block of a constant.
+type MakeBlock = dyn Fn(u64) -> Result<Vec<u8>, String> + Send + Sync;
 
 /// The bytes of a constant as they lie in HBM, without the gaps of a pitch.
 #[derive(Clone)]
 pub struct Contents {
     bytes: u64,
+    /// Bytes of a block; the last may have fewer.
+    block: u64,
     part: Arc<ReadPart>,
-    all: Arc<ReadAll>,
+    make: Arc<MakeBlock>,
 }
 
 impl Contents {
-    /// Contents of `bytes` bytes that are read where they are.
+    /// Contents of `bytes` bytes: parts that are read where they are, and blocks of `block` bytes, the last perhaps of fewer, that are made
+    /// one by one where parts cannot be had.
     pub fn new(
-        bytes: u64,
+        (bytes, block): (u64, u64),
         part: impl Fn(u64, &mut [u8]) -> Result<bool, String> + Send + Sync + 'static,
-        all: impl Fn() -> Result<Vec<u8>, String> + Send + Sync + 'static,
+        make: impl Fn(u64) -> Result<Vec<u8>, String> + Send + Sync + 'static,
     ) -> Contents {
         Contents {
             bytes,
+            block: block.max(1),
             part: Arc::new(part),
-            all: Arc::new(all),
+            make: Arc::new(make),
         }
     }
 
@@ -48,22 +52,32 @@ impl Contents {
     /// # Errors
     /// What cannot be read, in words.
     pub fn read(&self) -> Result<Vec<u8>, String> {
-        let bytes = (self.all)()?;
-        match bytes.len() as u64 == self.bytes {
-            true => Ok(bytes),
-            false => Err(format!("{} bytes in place of {}", bytes.len(), self.bytes)),
+        let blocks = 0..self.bytes.div_ceil(self.block);
+        let blocks: Vec<Vec<u8>> = blocks.map(|i| self.made(i)).collect::<Result<_, _>>()?;
+        Ok(blocks.concat())
+    }
+
+    fn size(&self, block: u64) -> u64 {
+        self.block.min(self.bytes - block * self.block)
+    }
+
+    fn made(&self, block: u64) -> Result<Vec<u8>, String> {
+        let (made, want) = ((self.make)(block)?, self.size(block));
+        match made.len() as u64 == want {
+            true => Ok(made),
+            false => Err(format!("{} bytes in place of {want}", made.len())),
         }
     }
 }
 
 impl From<Arc<[u8]>> for Contents {
     fn from(bytes: Arc<[u8]>) -> Contents {
-        let all = bytes.clone();
+        let (all, size) = (bytes.clone(), bytes.len() as u64);
         let part = move |at: u64, out: &mut [u8]| {
             out.copy_from_slice(&bytes[at as usize..][..out.len()]);
             Ok(true)
         };
-        Contents::new(all.len() as u64, part, move || Ok(all.to_vec()))
+        Contents::new((size, size), part, move |_| Ok(all.to_vec()))
     }
 }
 
@@ -97,15 +111,15 @@ impl Part {
     }
 }
 
-/// Constants made whole; who clones it shares it.
+/// Blocks of constants that were made; who clones it shares it.
 #[derive(Clone, Debug, Default)]
 pub struct Shelf(Arc<Mutex<Kept>>);
 
 /// What a shelf holds.
 #[derive(Debug, Default)]
 struct Kept {
-    /// Name of the constant and its bytes; the one used last is the last.
-    all: Vec<(String, Arc<Vec<u8>>)>,
+    /// Name of the constant, its block and the bytes; the one used last is the last.
+    all: Vec<(String, u64, Arc<Vec<u8>>)>,
     problem: Option<(String, String)>,
 }
 
@@ -114,26 +128,27 @@ impl Shelf {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The bytes of a constant of which no part can be had. Who wants it while another makes it waits for that.
-    fn whole(&self, part: &Part) -> Arc<Vec<u8>> {
+    /// A block of a constant of which no part can be had. Who wants it while another makes it waits for that.
+    fn block(&self, part: &Part, block: u64) -> Arc<Vec<u8>> {
         let mut kept = self.lock();
-        if let Some(at) = kept.all.iter().rposition(|(name, _)| *name == part.name) {
+        let same = |k: &(String, u64, _)| k.1 == block && k.0 == part.name;
+        if let Some(at) = kept.all.iter().rposition(same) {
             let used = kept.all.remove(at);
-            let bytes = used.1.clone();
+            let bytes = used.2.clone();
             kept.all.push(used);
             return bytes;
         }
-        let size = part.contents.bytes as usize;
-        let mut held = size + kept.all.iter().map(|k| k.1.len()).sum::<usize>();
+        let size = part.contents.size(block) as usize;
+        let mut held = size + kept.all.iter().map(|k| k.2.len()).sum::<usize>();
         while held > KEPT && !kept.all.is_empty() {
-            held -= kept.all.remove(0).1.len();
+            held -= kept.all.remove(0).2.len();
         }
-        let bytes = part.contents.read().unwrap_or_else(|problem| {
+        let bytes = part.contents.made(block).unwrap_or_else(|problem| {
             kept.problem.get_or_insert((part.name.clone(), problem));
             vec![0; size]
         });
         let bytes = Arc::new(bytes);
-        kept.all.push((part.name.clone(), bytes.clone()));
+        kept.all.push((part.name.clone(), block, bytes.clone()));
         bytes
     }
 }
@@ -144,8 +159,8 @@ pub struct Given {
     /// By their start; they do not overlap.
     parts: Vec<Part>,
     shelf: Shelf,
-    /// The constant that was read last.
-    last: RefCell<Option<(usize, Arc<Vec<u8>>)>>,
+    /// The constant that was read last, its block and the bytes.
+    last: RefCell<Option<(usize, u64, Arc<Vec<u8>>)>>,
 }
 
 impl Given {
@@ -213,23 +228,33 @@ impl Given {
     }
 
     /// Fills `out` with the bytes of a constant from `from` on.
-    fn fill(&self, index: usize, from: u64, out: &mut [u8]) {
+    fn fill(&self, index: usize, mut from: u64, mut out: &mut [u8]) {
         let part = &self.parts[index];
+        let size = part.contents.block;
         let mut last = self.last.borrow_mut();
-        let bytes = match &*last {
-            Some((i, bytes)) if *i == index => bytes,
-            _ => {
-                match (part.contents.part)(from, out) {
-                    Ok(true) => return,
-                    // What cannot be read is told by who reads the whole.
-                    Ok(false) | Err(_) => {}
-                }
-                // Not two at a time.
-                *last = None;
-                &last.insert((index, self.shelf.whole(part))).1
+        if last.as_ref().is_none_or(|l| l.0 != index) {
+            // What cannot be read is told by who makes the block.
+            if let Ok(true) = (part.contents.part)(from, out) {
+                return;
             }
-        };
-        out.copy_from_slice(&bytes[from as usize..][..out.len()]);
+        }
+        while !out.is_empty() {
+            let block = from / size;
+            let bytes = match &*last {
+                Some((i, b, bytes)) if (*i, *b) == (index, block) => bytes,
+                _ => {
+                    // Not two at a time.
+                    *last = None;
+                    let made = self.shelf.block(part, block);
+                    &last.insert((index, block, made)).2
+                }
+            };
+            let there = &bytes[(from % size) as usize..];
+            let n = there.len().min(out.len());
+            let (here, rest) = out.split_at_mut(n);
+            here.copy_from_slice(&there[..n]);
+            (from, out) = (from + n as u64, rest);
+        }
     }
 }
 
@@ -251,7 +276,10 @@ mod tests {
             start,
             row,
             pitch,
-            contents: Contents::new(bytes.len() as u64, some, move || Ok(b.to_vec())),
+            contents: Contents::new((bytes.len() as u64, 2), some, move |i| {
+                let first = 2 * i as usize;
+                Ok(b[first..b.len().min(first + 2)].to_vec())
+            }),
         }
     }
 
@@ -288,7 +316,7 @@ mod tests {
         let mut given = Given::default();
         let fails = |_: u64, _: &mut [u8]| Err("gone".to_owned());
         let added = given.add(Part {
-            contents: Contents::new(4, fails, || Err("gone".to_owned())),
+            contents: Contents::new((4, 4), fails, |_| Err("gone".to_owned())),
             ..part(0, 4, 4, &[], true)
         });
         assert!(added.is_ok());

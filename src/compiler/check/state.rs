@@ -4,12 +4,14 @@
 //! time, flags of conversions (nothing is rounded, so nothing is lost). Invariant: register 0 is 0.
 
 use super::cells::Memory;
+use super::known::Known;
 use crate::chip::Chip;
 use crate::isa::image::{Image, Processor, Section};
 use crate::isa::{Inst, Reg, ScaleType};
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Rows and columns of an accumulator block.
 pub const BLOCK: u64 = 32;
@@ -175,6 +177,9 @@ pub struct Machine<'a> {
     pub cores: BTreeMap<Unit, Core>,
     pub memories: FxHashMap<Place, Memory>,
     pub accumulators: Vec<Accumulators>,
+    pub known: Arc<Known>,
+    /// The largest difference of what was told by it, as a part of what is allowed.
+    pub worst: f64,
 }
 
 /// Why an instruction traps.
@@ -217,6 +222,8 @@ impl<'a> Machine<'a> {
             cores: units.map(|u| (Unit(u), core(Unit(u)))).collect(),
             memories,
             accumulators: vec![vec![None; blocks as usize]; usize::from(tiles)],
+            known: Arc::default(),
+            worst: 0.0,
         }
     }
 

@@ -4,7 +4,7 @@
 //! rounds. Leaves out: the order inside a transfer: all is read before anything is written. Invariant: every byte that is touched is
 //! reported.
 
-use super::cells::{Cells, encode, kept};
+use super::cells::{Cells, encode, kept, size};
 use super::control::members;
 use super::state::{Machine, Operation, Place, Touched, Trap, Unit, touch, want};
 use crate::isa::{Dtype, Inst, QuantRule, Reg};
@@ -142,6 +142,19 @@ fn converted(row: Cells, sdt: Dtype, ddt: Dtype, len: usize) -> Cells {
     out
 }
 
+/// Puts the numbers of the graph's value in place of a row that is one.
+fn told(machine: &mut Machine, row: &mut Cells) {
+    let Some((dtype, numbers)) = row.numbers() else {
+        return;
+    };
+    if let Some((exact, off)) = machine.known.find(&numbers) {
+        for (i, x) in exact.iter().enumerate() {
+            row.set_number(dtype, i * size(dtype), *x);
+        }
+        machine.worst = machine.worst.max(off);
+    }
+}
+
 /// Does a transfer.
 pub fn run(machine: &mut Machine, unit: Unit, o: &Operation) -> Result<Touched, Trap> {
     let mut touched = Touched::default();
@@ -158,10 +171,13 @@ pub fn run(machine: &mut Machine, unit: Unit, o: &Operation) -> Result<Touched, 
             let rows = rows(machine, unit, o, (sdt, o.r(src)), len, &mut touched)?;
             let (places, at) = destinations(machine, unit, o, o.r(dst))?;
             let n = whole_bytes(ddt, len)?;
-            let rows: Vec<(i64, Cells)> = rows
+            let mut rows: Vec<(i64, Cells)> = rows
                 .into_iter()
                 .map(|(to, row)| (to, converted(row, sdt, ddt, len as usize)))
                 .collect();
+            if places == [Place::Hbm] {
+                rows.iter_mut().for_each(|(_, row)| told(machine, row));
+            }
             for place in places {
                 for (offset, row) in &rows {
                     write(machine, &[place], at, *offset, n, row, &mut touched)?;
