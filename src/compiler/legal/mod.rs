@@ -25,7 +25,7 @@
 //! | [`broadcast`] | row-wise operands that were repeated are read per row, per column or once | none |
 //! | [`fuse`] | neighbouring row-wise programs are one | none |
 //!
-//! Leaves out: the order of stages, memory, and whether a tensor fits. Invariants: inputs, outputs, their names and their types stay;
+//! [`order`] is what [`fuse`] works on. Leaves out: the order of stages, memory, and whether a tensor fits. Invariants: inputs, outputs, their names and their types stay;
 //! the host lays constants out and changes their types ([`Folded`] counts that), and computes nothing else.
 
 pub mod attention;
