@@ -159,11 +159,14 @@ impl<'a> Model<'a> {
         let all = config["num_hidden_layers"].as_u64().unwrap_or(0);
         let last = args.first_layer.saturating_add(args.layers.unwrap_or(1));
         if all > 0 && last > all {
-            return Err(CliError::usage(format!(
-                "--layers {} from --first-layer {}: the model has {all}",
-                args.layers.unwrap_or(1),
-                args.first_layer
-            )));
+            let (first, all) = (args.first_layer, format!("the model has {all} layers"));
+            return Err(CliError::usage(match (args.layers, first) {
+                (Some(layers), 0) => format!("--layers {layers}: {all}"),
+                (Some(layers), first) => {
+                    format!("--layers {layers} from --first-layer {first}: {all}")
+                }
+                (None, first) => format!("--first-layer {first}: {all}, the first is 0"),
+            }));
         }
         Ok(Model {
             args,

@@ -123,7 +123,7 @@ fn every_conversion_rounds_alike() {
         }
         for (i, bits) in values.into_iter().enumerate() {
             let (ours, theirs) = (f32_value(bits), f32::from_bits(bits));
-            for overflow in [Overflow::Saturate, Overflow::Ieee] {
+            for overflow in [Overflow::Saturate, Overflow::Finite, Overflow::Ieee] {
                 let policy = num_overflow(overflow);
                 for rounding in [Rounding::Rne, Rounding::Rtz, Rounding::Rna] {
                     let encoded = codes::encode(dtype, &ours, rounding, overflow);

@@ -27,7 +27,7 @@
 //! | [`fuse`] | neighbouring row-wise programs are one | none |
 //! | [`epilogue`] | what reads a product of many rows element by element happens before it is stored, where a chip is given | none |
 //!
-//! Leaves out: the order of stages, memory, and whether a tensor fits. Invariants: inputs, outputs, their names and their types stay;
+//! [`order`] is what [`fuse`] works on. Leaves out: the order of stages, memory, and whether a tensor fits. Invariants: inputs, outputs, their names and their types stay;
 //! the host lays constants out and changes their types ([`Folded`] counts that), and computes nothing else.
 
 pub mod attention;

@@ -259,7 +259,7 @@ fn a_model_that_is_too_large_says_how_many_layers_fit() {
         ),
         (
             args("llama-3.1-8b", &["--no-data", "--layers", "33"]),
-            "--layers 33 from --first-layer 0: the model has 32",
+            "--layers 33: the model has 32 layers",
         ),
         (
             args("llama-3.1-8b", &["--no-data", "--layers", "0"]),

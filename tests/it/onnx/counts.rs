@@ -19,7 +19,7 @@ TopK Transpose Trilu Unsqueeze Where";
 /// Classes of inputs, narrowest first; of a test with several that of the narrowest.
 const CLASSES: [(&str, &[i32]); 7] = [
     ("4 bits", &[21, 22, 23]),
-    // Formats with another bias, which the chip does not have.
+    // Formats with another bias, which the chip knows as codes.
     ("fp8 fnuz", &[18, 20]),
     ("fp8", &[17, 19]),
     ("int8", &[2, 3]),

@@ -5,7 +5,8 @@
 //! of the model's own, sequences, sparse tensors, convolutions. Invariants: graph inputs are never constants (an initialiser of
 //! the same name is a default that a run replaces; before IR version 4 the format demanded every initialiser to be listed as an
 //! input, and those are constants); the host evaluates shape arithmetic and the layout of small constants, nothing else; nodes may
-//! stand in any order, a cycle is an error.
+//! stand in any order, a cycle is an error; what is past the largest number of F16 or BF16 is infinite, but of products and attention
+//! it saturates.
 //!
 //! Reading order: [`proto`], [`tensor`], [`context`], then [`movement`], [`elementwise`], [`rows`], [`products`], [`quantise`], [`fnuz`].
 
