@@ -140,7 +140,10 @@ impl Fused {
     pub fn tensors(&self) -> Vec<TensorSpec> {
         let p = &self.program;
         let inputs = (self.operands().iter()).map(|i| (&i.name, i.dtype, i.spread, i.pitch));
-        let output = p.outputs.iter().map(|o| (&o.name, o.dtype, o.spread, o.pitch));
+        let output = p
+            .outputs
+            .iter()
+            .map(|o| (&o.name, o.dtype, o.spread, o.pitch));
         let spec = |(name, dtype, spread, pitch): (&String, Dtype, Spread, Option<u64>)| {
             let mut shape = spread.shape(p.rows, p.cols);
             if pitch.is_some() && shape.len() == 1 {
@@ -157,22 +160,10 @@ impl Fused {
         inputs.chain(output).map(spec).collect()
     }
 
-    /// Bytes that the operands are in HBM.
-    pub fn read_bytes(&self) -> u64 {
-        let p = &self.program;
-        let bytes = |i: &Input| {
-            let elements: u64 = i.spread.shape(p.rows, p.cols).iter().product();
-            i.dtype.bytes_for(elements)
-        };
-        self.operands().iter().map(bytes).sum()
-    }
-
-    /// Matrices among the operands, and their bytes for an element of C.
-    pub fn matrices(&self) -> (u64, u64) {
+    /// Matrices among the operands: bytes of an element of each.
+    pub fn matrices(&self) -> Vec<u64> {
         let full = self.operands().iter().filter(|i| i.spread == Spread::Full);
-        full.fold((0, 0), |(n, bytes), i| {
-            (n + 1, bytes + u64::from(i.dtype.bits() / 8))
-        })
+        full.map(|i| u64::from(i.dtype.bits() / 8)).collect()
     }
 
     /// The places of operands of passes of up to so many rows and columns.
@@ -254,7 +245,10 @@ impl Fused {
                 }
                 Kind::Input(i) if program.inputs[i].spread == Spread::PerColumn => {
                     let register = registers.next()?;
-                    column.push(format!("vld.f32 {register}, {}(s11) ?{TAIL}", places.inputs[i]));
+                    column.push(format!(
+                        "vld.f32 {register}, {}(s11) ?{TAIL}",
+                        places.inputs[i]
+                    ));
                     register
                 }
                 _ => continue,

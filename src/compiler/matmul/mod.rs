@@ -5,8 +5,9 @@
 //! waits for its chunks' `full`, and at its end tells the loader of the chunk that will next use the slot that it is `free`;
 //! a load waits until all sharers said so. Block scales travel with the chunk of their operand: a second transfer on the same
 //! channel into a place that goes with the slot, which adds one more to `full`; it needs no wait of its own, because transfers of a
-//! channel start in order. What follows the sums is [`super::epilogue`]; operands of a program there come in C's channel, behind the result of
-//! the pass before, which has waited for the kernel that read their places. Leaves out: split-K, which few rows need ([`split`]).
+//! channel start in order. What follows the sums is [`super::epilogue`]; operands of a program there come in C's channel, in front of the
+//! result of the pass before theirs where they have two places and behind it where they have one: either way behind a result that has waited
+//! for the kernel that read their place. Leaves out: split-K, which few rows need ([`split`]).
 //!
 //! Invariants: no queue that is full can deadlock, because operations only wait for operations of an earlier chunk, or for
 //! loads of their own chunk, which are pushed `ring` chunks ahead of it; the text's size does not depend on the problem.
@@ -93,11 +94,7 @@ pub fn stage_tiling(t: &Tiling, site: &Site) -> Result<Stage, CompileError> {
 ///
 /// # Errors
 /// As [`lower_tiling`].
-pub fn stage_ending(
-    t: &Tiling,
-    epilogue: Epilogue,
-    site: &Site,
-) -> Result<Stage, CompileError> {
+pub fn stage_ending(t: &Tiling, epilogue: Epilogue, site: &Site) -> Result<Stage, CompileError> {
     let chip = &site.chip;
     let mut layout = TsramLayout::of(site);
     let slots = |side| if t.is_resident(side) { 1 } else { t.ring };
@@ -112,7 +109,7 @@ pub fn stage_ending(
     }
     let (rows, cols) = (t.rows.pass(), t.cols.pass());
     if epilogue.has_kernel() {
-        let bytes = epilogue.tsram_bytes(rows, cols);
+        let bytes = epilogue.tsram_bytes(rows, cols) * epilogue.buffers(t.c_buffers);
         layout.place("FACTORS", bytes.max(1))?;
     }
     let plan = describe(t, &epilogue, &layout, chip);

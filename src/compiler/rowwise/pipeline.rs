@@ -376,7 +376,10 @@ impl Schedule {
         let (from, length) = (fill * interval, turns * interval);
         let end = (fill + turns - 1) * interval + last + 1;
         let (piped, pass) = (text.fresh("at.piped"), text.fresh("at.pass"));
-        text.inst_c(&format!("sli {counter}, 1"), "the pipeline, if there is a pass");
+        text.inst_c(
+            &format!("sli {counter}, 1"),
+            "the pipeline, if there is a pass",
+        );
         text.inst(&format!("smin {counter}, {counter}, {passes}"));
         text.inst(&format!("loop {counter}, {piped}"));
         whole.emit(text, 0..from, 0, false);
@@ -387,7 +390,10 @@ impl Schedule {
         advance(text, fill);
         text.label(&piped);
         let single = text.fresh("at.single");
-        text.inst_c(&format!("loop {rest}, {single}"), "what fills no pass, one by one");
+        text.inst_c(
+            &format!("loop {rest}, {single}"),
+            "what fills no pass, one by one",
+        );
         window(1).emit(text, 0..last + 1, 0, false);
         advance(text, 1);
         text.label(&single);
