@@ -1,11 +1,12 @@
 //! What happens to the sums of a matrix product between the accumulators and C.
 //!
-//! Models: two ends, to BF16 or FP32. Without tensor scales the tensor unit rounds the sums, if to BF16, while it stores them. With
-//! them (NVFP4) it stores them in FP32, and a vector kernel multiplies them by the product of the two FP32 tensor scales and rounds to
-//! BF16, in place. The rule, bit for bit: g = A_tensor_scale * B_tensor_scale, one FP32 product; C = sum * g, one FP32 product
-//! rounded to nearest even; for BF16 rounded once more to nearest even, past the largest finite value to that value. Leaves out: when the
-//! kernel runs ([`super::matmul`]); bias and activation, which would be further steps of the kernel. Invariant: a row of the result
-//! lies at the start of the row of sums that it came from, so that no vector is overwritten before it is read.
+//! Models: three ends. Without anything to do the tensor unit rounds the sums, if to BF16, while it stores them. With tensor scales (NVFP4) it
+//! stores them in FP32, and a vector kernel multiplies them by the product of the two FP32 tensor scales and rounds to BF16, in place. The
+//! rule, bit for bit: g = A_tensor_scale * B_tensor_scale, one FP32 product; C = sum * g, one FP32 product rounded to nearest even; for
+//! BF16 rounded once more to nearest even, past the largest finite value to that value. With a row-wise program of single elements behind
+//! it (scales, bias, activation, residual, a cast) it stores them in FP32, too, and that program's kernel runs over them: [`fused`]. Leaves
+//! out: when kernels run ([`super::matmul`]); a program behind tensor scales. Invariant of the scales' kernel: a row of the result lies at the
+//! start of the row of sums that it came from, so that no vector is overwritten before it is read.
 
 pub mod fused;
 
@@ -101,15 +102,15 @@ impl Epilogue {
     /// operands, loaded and read.
     pub fn c_traffic(&self) -> u64 {
         match (&self.fused, self.tensor_scales) {
-            (Some(fused), _) => 4 * 4 + 2 * 4 * fused.matrices().0,
+            (Some(fused), _) => 4 * 4 + 2 * 4 * fused.matrices().len() as u64,
             (None, true) => 4 + 4 + self.out_bytes() + self.out_bytes(),
             (None, false) => self.out_bytes() + self.out_bytes(),
         }
     }
 
-    /// Bytes of an element of C that come from HBM for the kernel.
-    pub fn loaded(&self) -> u64 {
-        self.program().map_or(0, |f| f.matrices().1)
+    /// Bytes of each element of C that come from HBM for the kernel, by the matrix that they are of.
+    pub fn loaded(&self) -> Vec<u64> {
+        self.program().map_or(Vec::new(), Fused::matrices)
     }
 
     /// Bytes in tile SRAM besides the staging buffers, for passes of up to so many rows and columns.
@@ -118,6 +119,14 @@ impl Epilogue {
             (Some(fused), _) => fused.places(rows, cols).bytes,
             (None, true) => FACTOR_BYTES,
             (None, false) => 0,
+        }
+    }
+
+    /// Times that these bytes are there, with so many C buffers: of a program's operands, which are loaded for a pass, one for each.
+    pub fn buffers(&self, c_buffers: u64) -> u64 {
+        match self.fused {
+            Some(_) => c_buffers,
+            None => 1,
         }
     }
 

@@ -277,10 +277,12 @@ impl Search<'_> {
         };
         let fixed = if resident { a_all + b_all - slot } else { 0 };
         let total = rows.passes * cols.passes * chunks;
-        let fixed = fixed + self.epilogue.tsram_bytes(mi, nj);
-        let free = chip.tsram.size_bytes.checked_sub(fixed + c_bytes)?;
+        let beside = self.epilogue.tsram_bytes(mi, nj);
+        // What goes with the second C buffer.
+        let second = c_bytes + beside * (self.epilogue.buffers(2) - 1);
+        let free = (chip.tsram.size_bytes).checked_sub(fixed + beside + c_bytes)?;
         // A second C buffer, where it does not cost the ring its depth.
-        let c_buffers = if rows.passes * cols.passes > 1 && free >= c_bytes + 4 * slot {
+        let c_buffers = if rows.passes * cols.passes > 1 && free >= second + 4 * slot {
             2
         } else {
             1
@@ -306,7 +308,7 @@ impl Search<'_> {
             lanes: self.epilogue.lanes(chip),
             loop_depth: self.epilogue.loop_depth(),
         };
-        let ring = ((free - (c_buffers - 1) * c_bytes) / slot)
+        let ring = ((free - (c_buffers - 1) * second) / slot)
             .min(MAX_RING)
             .min(total.max(1));
         if ring < least {
@@ -446,9 +448,24 @@ impl Search<'_> {
         let (gm, gn) = (t.grid.rows, t.grid.cols);
         let c_strip = t.rows.strip() * t.cols.strip();
         t.hbm_bytes = streams.all_bytes;
+        // Matrices beside the sums, by rows of a pass: bytes, and what partial requests lack to whole ones.
+        let request = u64::from(chip.dma.request_bytes).max(1);
+        let loaded = self.epilogue.loaded();
+        let (mut beside, mut beside_all) = (0, 0);
+        for size in &loaded {
+            let pad = request
+                - gcd(
+                    gcd(request, self.epilogue.pitch(op.n) * size),
+                    t.cols.unit * size,
+                );
+            beside += t.rows.strip() * (t.cols.strip() * size + t.cols.passes * pad);
+            let pieces = (t.grid.cols * t.cols.passes).min(t.cols.units);
+            beside_all += op.m * (op.n * size + pieces * pad / PARTIAL_REQUEST);
+        }
         let hbm = streams.all_bytes
             + streams.all_padding / PARTIAL_REQUEST
-            + op.m * op.n * (self.epilogue.out_bytes() + self.epilogue.loaded());
+            + op.m * op.n * self.epilogue.out_bytes()
+            + beside_all;
         let operand_bytes = steps.saturating_mul(cost::mm_operand_bytes_per_step(
             chip,
             self.a,
@@ -462,7 +479,6 @@ impl Search<'_> {
             .min(u64::from(chip.tsram.dma_write_bytes))
             .max(1);
         let issued = streams.a_requested + streams.b_requested;
-        let beside = c_strip * self.epilogue.loaded();
         let requests = (issued + beside) / u64::from(chip.dma.request_bytes).max(1);
         let units = [
             ("tensor", array + store + drains),

@@ -160,22 +160,10 @@ impl Fused {
         inputs.chain(output).map(spec).collect()
     }
 
-    /// Bytes that the operands are in HBM.
-    pub fn read_bytes(&self) -> u64 {
-        let p = &self.program;
-        let bytes = |i: &Input| {
-            let elements: u64 = i.spread.shape(p.rows, p.cols).iter().product();
-            i.dtype.bytes_for(elements)
-        };
-        self.operands().iter().map(bytes).sum()
-    }
-
-    /// Matrices among the operands, and their bytes for an element of C.
-    pub fn matrices(&self) -> (u64, u64) {
+    /// Matrices among the operands: bytes of an element of each.
+    pub fn matrices(&self) -> Vec<u64> {
         let full = self.operands().iter().filter(|i| i.spread == Spread::Full);
-        full.fold((0, 0), |(n, bytes), i| {
-            (n + 1, bytes + u64::from(i.dtype.bits() / 8))
-        })
+        full.map(|i| u64::from(i.dtype.bits() / 8)).collect()
     }
 
     /// The places of operands of passes of up to so many rows and columns.

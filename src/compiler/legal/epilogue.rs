@@ -32,8 +32,20 @@ use rustc_hash::FxHashMap;
 /// # Errors
 /// A graph that is none.
 pub fn epilogues(graph: &Graph, chip: &Chip) -> Result<Graph, LegalError> {
+    epilogues_if(graph, chip, |before, after| after < before)
+}
+
+/// The pass with a choice of its own, given predicted cycles without and with the change.
+///
+/// # Errors
+/// As [`epilogues`].
+pub fn epilogues_if(
+    graph: &Graph,
+    chip: &Chip,
+    choose: fn(u64, u64) -> bool,
+) -> Result<Graph, LegalError> {
     let mut graph = graph.clone();
-    let mut costs = Costs::new(chip);
+    let mut costs = Costs::new(chip, choose);
     for matrices in [false, true] {
         let mut at = 0;
         while at < graph.nodes.len() {
@@ -54,11 +66,12 @@ struct Costs {
     chip: Chip,
     /// With what they have where they are not.
     least: Chip,
+    choose: fn(u64, u64) -> bool,
     known: FxHashMap<String, Option<u64>>,
 }
 
 impl Costs {
-    fn new(chip: &Chip) -> Costs {
+    fn new(chip: &Chip, choose: fn(u64, u64) -> bool) -> Costs {
         let with = |percent: u64| {
             let mut chip = chip.clone();
             chip.tsram.size_bytes = chip.tsram.size_bytes * percent / 100;
@@ -70,6 +83,7 @@ impl Costs {
         Costs {
             chip: with(88),
             least: with(30),
+            choose,
             known: FxHashMap::default(),
         }
     }
@@ -261,6 +275,13 @@ impl Pair<'_> {
                 return None;
             }
             (op.rows, op.cols) = (m, n);
+        }
+        // A result that the program goes on with is the step that is rounded as it is.
+        for o in &mut op.outputs {
+            let cast = Step::Unary(Unary::Cast(o.dtype), o.step);
+            if let Some(at) = op.steps.iter().position(|step| *step == cast) {
+                o.step = StepId(at as u32);
+            }
         }
         let is_sums = |i: usize| self.roots[i] == self.sums;
         let mut full = op.inputs.iter().enumerate();
@@ -458,7 +479,7 @@ impl Pair<'_> {
             Some((before, ended + left))
         };
         change.ended.0.validate().is_ok()
-            && cycles(costs).is_some_and(|(before, after)| after < before)
+            && cycles(costs).is_some_and(|(before, after)| (costs.choose)(before, after))
     }
 }
 

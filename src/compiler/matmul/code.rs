@@ -67,6 +67,17 @@ impl Emit<'_> {
         if self.t.resident {
             self.text.block("li qmax, CHUNKS\njal rb, resident_pass");
         }
+        if self.ahead() {
+            self.text
+                .block("# The first pass's operands beside A and B.\nli t5, 0\nli ra, 0");
+            self.pass_of_operands();
+            self.load_operands();
+        }
+    }
+
+    /// Whether the operands of a kernel are loaded a pass ahead of it.
+    fn ahead(&self) -> bool {
+        self.epilogue.program().is_some() && self.t.c_buffers > 1
     }
 
     /// Fills the free counts of what this tile loads first, then pushes the first loads.
@@ -338,18 +349,50 @@ impl Emit<'_> {
         ));
     }
 
-    /// Loads the operands of this pass's kernel; leaves its first row and column in ra and rb. They need no wait: C's transfer of the pass
-    /// before starts earlier in the same channel, and it waits for the kernel that read their places. Clobbers t0 to t4.
-    fn load_operands(&mut self, row_pass: &str, col_pass: &str) {
+    /// Loads the operands of the next pass's kernel, if there is one.
+    fn next_operands(&mut self) {
+        let (outer, inner) = self.pass_counts();
         self.text.block(&format!(
-            "# What the kernel needs beside the sums.
-             mv t0, {row_pass}
+            "# What the next pass's kernel needs beside the sums.
+             mv ra, po
+             addi t5, pi, 1
+             li t0, {inner}
+             blt t5, t0, same_pass
+             li t5, 0
+             inc ra
+             same_pass:
+             li t0, {outer}
+             bge ra, t0, no_more_operands
+             xori cbuf, cbuf, 1"
+        ));
+        self.pass_of_operands();
+        self.load_operands();
+        self.text.block("xori cbuf, cbuf, 1\nno_more_operands:");
+    }
+
+    /// First row in ra, rows in mi, first column in rb, columns in nj of the pass with the outer one in ra and the inner one in t5.
+    /// Clobbers t0 to t5 and rc.
+    fn pass_of_operands(&mut self) {
+        let outer = self.t.outer == Side::A;
+        let (row, col) = if outer { ("ra", "t5") } else { ("t5", "ra") };
+        self.text.block(&format!(
+            "mv t0, {col}
+             mv t5, {row}
+             jal rc, cols_of_pass
+             mv rb, t0
+             mv nj, t1
+             mv t0, t5
              jal rc, rows_of_pass
              mv ra, t0
-             mv t0, {col_pass}
-             jal rc, cols_of_pass
-             mv rb, t0"
+             mv mi, t1"
         ));
+    }
+
+    /// Loads the operands of a pass's kernel, the pass as [`Emit::pass_of_operands`] leaves it, into the places that go with the C buffer.
+    /// They need no wait: the last transfer of C from that buffer starts earlier in the same channel, and it waits for the kernel that
+    /// read their places. Clobbers t0 to t4.
+    fn load_operands(&mut self) {
+        let buffers = self.t.c_buffers;
         let Some(fused) = self.epilogue.program() else {
             return;
         };
@@ -359,6 +402,9 @@ impl Emit<'_> {
             let size = u64::from(input.dtype.bits() / 8);
             let cols = fused.program().cols;
             text.block(&format!("la t0, FACTORS + {at}\nla t1, {}", input.name));
+            if buffers > 1 {
+                text.block(&format!("muli t2, cbuf, {}\nadd t0, t0, t2", places.bytes));
+            }
             let mut shifted = |register: &str, bytes: u64| {
                 text.block(&format!(
                     "li t2, {bytes}
@@ -405,6 +451,7 @@ impl Emit<'_> {
             return;
         };
         let ((fill, turns), operands) = (fused.counts(), fused.operands().len());
+        let bytes = fused.places(self.t.rows.pass(), self.t.cols.pass()).bytes;
         let lanes = self.chip.tvp.lanes_32;
         self.c_buffer();
         self.text.block(&format!(
@@ -423,6 +470,8 @@ impl Emit<'_> {
              li t4, {lanes}
              divu t3, t3, t4         # vectors of a row
              la t4, FACTORS
+             muli rc, cbuf, {bytes}
+             add t4, t4, rc
              wait C_FULL(cbuf), {}
              signal C_DONE(cbuf), 1
              vrun {}, t0, 6",
@@ -460,7 +509,14 @@ impl Emit<'_> {
         let fused = self.epilogue.program().is_some();
         let stored = match self.epilogue.has_kernel() {
             true if fused => {
-                self.load_operands(row_pass, col_pass);
+                if self.ahead() {
+                    self.next_operands();
+                }
+                self.text.block("mv t5, pi\nmv ra, po");
+                self.pass_of_operands();
+                if !self.ahead() {
+                    self.load_operands();
+                }
                 self.run_fused();
                 "C_DONE"
             }

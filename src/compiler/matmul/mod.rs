@@ -6,8 +6,9 @@
 //! a load waits until all sharers said so. Block scales travel with the chunk of their operand: a second transfer on the same
 //! channel into a place that goes with the slot, which adds one more to `full`; it needs no wait of its own, because transfers of a
 //! channel start in order. An A that comes in 16 or 32 bits ([`Matmul::input`]) is quantised by its loads, which leave codes and scales.
-//! What follows the sums is [`super::epilogue`]; operands of a program there come in C's channel, behind the result of the pass before, which
-//! has waited for the kernel that read their places. Leaves out: split-K, which few rows need ([`split`]).
+//! What follows the sums is [`super::epilogue`]; operands of a program there come in C's channel, in front of the result of the pass before
+//! theirs where they have two places and behind it where they have one: either way behind a result that has waited for the kernel that read
+//! their place. Leaves out: split-K, which few rows need ([`split`]).
 //!
 //! Invariants: no queue that is full can deadlock, because operations only wait for operations of an earlier chunk, or for
 //! loads of their own chunk, which are pushed `ring` chunks ahead of it; the text's size does not depend on the problem.
@@ -110,7 +111,7 @@ pub fn stage_ending(t: &Tiling, epilogue: Epilogue, site: &Site) -> Result<Stage
     }
     let (rows, cols) = (t.rows.pass(), t.cols.pass());
     if epilogue.has_kernel() {
-        let bytes = epilogue.tsram_bytes(rows, cols);
+        let bytes = epilogue.tsram_bytes(rows, cols) * epilogue.buffers(t.c_buffers);
         layout.place("FACTORS", bytes.max(1))?;
     }
     let plan = describe(t, &epilogue, &layout, chip);
