@@ -12,6 +12,7 @@
 //! [`cache`] keeps what was compiled; [`check`] proves a program against its graph and knows none of these but the graph.
 
 pub mod attention;
+pub mod bound;
 pub mod cache;
 pub mod chain;
 pub mod check;
