@@ -31,7 +31,7 @@ fn codes(dtype: Dtype, count: u64, seed: u64, scale: f32) -> Vec<u8> {
 }
 
 /// A constant of random numbers.
-fn weight(b: &mut Builder, name: &str, shape: &[u64], seed: u64) -> ValueId {
+pub fn weight(b: &mut Builder, name: &str, shape: &[u64], seed: u64) -> ValueId {
     let count = shape.iter().product();
     let scale = 1.0 / (shape[0] as f32).sqrt();
     let data = Data::Bytes(codes(Dtype::Bf16, count, seed, scale).into());
@@ -54,7 +54,7 @@ fn machine(program: &Program, graph: &Graph, chip: &Arc<Chip>) -> Machine {
 }
 
 /// The outputs of a program, run in every way.
-fn outputs(program: &Program, graph: &Graph, chip: &Arc<Chip>) -> Vec<Vec<f32>> {
+pub fn outputs(program: &Program, graph: &Graph, chip: &Arc<Chip>) -> Vec<Vec<f32>> {
     let mut machine = machine(program, graph, chip);
     let timed = timing::run(machine.clone(), &TimedOptions::default()).unwrap();
     let options = LoadOptions {

@@ -9,6 +9,7 @@ mod compiler;
 mod differential;
 mod differential_kernels;
 mod differential_num;
+mod epilogue;
 mod families;
 mod grouped;
 mod hf;

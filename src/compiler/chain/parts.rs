@@ -1,7 +1,7 @@
 //! Which values lie in others.
 //!
 //! Models: a view of a value, and an operand of a concatenation, as addresses in the other value: a range of it ([`Part::pitch`] none),
-//! or equal rows at equal distances ([`Pitch`]). Rows with gaps are only for row-wise programs of as many columns, whose transfers
+//! or equal rows at equal distances ([`Pitch`]). Rows with gaps are only for row-wise programs of as many columns, also behind products, whose transfers
 //! know a pitch, for V that attention finds in the rows of its K, and for what is given before a run and read by a concatenation only: a cache
 //! of several sequences; where anyone else makes or reads such a value, it is copied. Leaves out: where the others lie ([`super::place`]).
 //! Invariants: no cycle; every element of a part lies inside the other value; what a node makes lies in one place.
