@@ -272,7 +272,7 @@ mod tests {
             Ok(true)
         };
         Part {
-            name: "c".into(),
+            name: format!("c{start}"),
             start,
             row,
             pitch,
@@ -323,6 +323,6 @@ mod tests {
         let mut out = [1; 2];
         given.read(1, &mut out);
         assert_eq!(out, [0; 2]);
-        assert_eq!(given.problem(), Some(("c".into(), "gone".into())));
+        assert_eq!(given.problem(), Some(("c0".into(), "gone".into())));
     }
 }
