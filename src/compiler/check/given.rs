@@ -153,6 +153,9 @@ impl Shelf {
     }
 }
 
+/// Index of a constant, its block, the bytes of that.
+type Read = (usize, u64, Arc<Vec<u8>>);
+
 /// The constants of a memory.
 #[derive(Clone, Debug, Default)]
 pub struct Given {
@@ -160,7 +163,7 @@ pub struct Given {
     parts: Vec<Part>,
     shelf: Shelf,
     /// The constant that was read last, its block and the bytes.
-    last: RefCell<Option<(usize, u64, Arc<Vec<u8>>)>>,
+    last: RefCell<Option<Read>>,
 }
 
 impl Given {
