@@ -73,11 +73,17 @@ pub fn check(
         };
         check::check_watched(graph, chip, image, &bindings, &options, &watch)
     };
-    let (quiet, loud) = rayon::join(|| one(0), || one(1));
-    let mut both = [quiet, loud];
+    // Threads of their own: one of the pool that waits for a constant could be given the other check, which waits for it too.
+    let mut both = std::thread::scope(|scope| {
+        let loud = scope.spawn(|| one(1));
+        let quiet = one(0);
+        let loud = loud.join();
+        [quiet, loud.unwrap_or_else(|e| std::panic::resume_unwind(e))]
+    });
     drop(progress);
     let found =
         |report: &Result<Report, CheckError>| !matches!(report, Ok(r) if r.findings.is_empty());
+    let worst = both.iter().flatten().map(|r| r.worst).fold(0.0, f64::max);
     let worse = usize::from(!found(&both[0]) && found(&both[1]));
     let report = std::mem::replace(&mut both[worse], Ok(Report::default()));
     let report = report.map_err(|error| match error {
@@ -91,6 +97,7 @@ pub fn check(
             message: format!("the program does not suit its graph: {error}"),
         },
     })?;
+    let report = Report { worst, ..report };
     let Some(first) = report.findings.first() else {
         context.note(report.to_string().trim_end());
         return Ok(json!({

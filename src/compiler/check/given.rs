@@ -153,6 +153,9 @@ impl Shelf {
     }
 }
 
+/// Index of a constant, its block, the bytes of that.
+type Read = (usize, u64, Arc<Vec<u8>>);
+
 /// The constants of a memory.
 #[derive(Clone, Debug, Default)]
 pub struct Given {
@@ -160,7 +163,7 @@ pub struct Given {
     parts: Vec<Part>,
     shelf: Shelf,
     /// The constant that was read last, its block and the bytes.
-    last: RefCell<Option<(usize, u64, Arc<Vec<u8>>)>>,
+    last: RefCell<Option<Read>>,
 }
 
 impl Given {
@@ -272,7 +275,7 @@ mod tests {
             Ok(true)
         };
         Part {
-            name: "c".into(),
+            name: format!("c{start}"),
             start,
             row,
             pitch,
@@ -323,6 +326,6 @@ mod tests {
         let mut out = [1; 2];
         given.read(1, &mut out);
         assert_eq!(out, [0; 2]);
-        assert_eq!(given.problem(), Some(("c".into(), "gone".into())));
+        assert_eq!(given.problem(), Some(("c0".into(), "gone".into())));
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Models: a row that a transfer writes to HBM and that agrees with neighbouring elements of a value of the graph to
 //! [`super::TOLERANCE`] of the largest of them is taken to be them, from then on without the difference. Differences are those of the FP32 constants in
-//! kernels, at most some 1e-6 of a stage; but each layer of a deep model about doubles what it is given, so that in the twentieth nothing could be
-//! told from them. Leaves out: where a program keeps its values, which nobody says; whatever agrees with nothing, which stays as it is and shows
+//! kernels, small in one stage; but each layer of a deep model about doubles what it is given, and from the eleventh layer on nothing could be
+//! told from outputs. Leaves out: where a program keeps its values, which nobody says; whatever agrees with nothing, which stays as it is and shows
 //! in the outputs. Invariants: a row is moved by no more than what outputs may differ by; outputs themselves are not among the values.
 
 use super::TOLERANCE;

@@ -86,7 +86,9 @@ impl Drawn {
         if bits == 8 {
             let mut to = out.iter_mut();
             return self.codes(at, |code| {
-                to.next().map(|byte| *byte = code as u8);
+                if let Some(byte) = to.next() {
+                    *byte = code as u8;
+                }
                 to.len() > 0
             });
         }
