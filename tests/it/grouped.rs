@@ -255,7 +255,7 @@ fn skewed(op: &Grouped, seed: u64) -> Vec<i32> {
     let id = |i: u64| {
         let drawn = splitmix64(seed, i);
         let id = (drawn >> 8) % op.experts;
-        (if drawn % 4 == 0 { id } else { id / 3 }) as i32
+        (if drawn.is_multiple_of(4) { id } else { id / 3 }) as i32
     };
     let mut ids: Vec<i32> = (0..op.rows).map(id).collect();
     for id in &mut ids {

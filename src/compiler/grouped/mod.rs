@@ -16,9 +16,12 @@
 //! scales rounded up, so that nothing saturates), because the tensor unit has no product of BF16 with a type that is scaled.
 //! A sum runs over all of K in order, by the rule of a whole product: cutting changes no bit.
 //!
+//! **Many rows** have a schedule of their own (`sorted`): there tiles share the sorting, a job's rows of X come in parts of K, and rows of Y are
+//! written beside the next products. What follows from rows, experts and the number of tiles decides which it is.
+//!
 //! An id outside 0 .. experts ends the run with trap [`TRAP`]. Leaves out: dropping rows, sums over a token's experts (a row-wise program), parts of
 //! K on several tiles. Invariants: the contract of [`super::stage`]; what steers the stage is control data in a place of its own
-//! ([`control_bytes`]), so that a run without data has it; the text grows with nothing.
+//! ([`control_bytes`]), so that a run without data has it; the text grows with nothing but, of many rows, the tiles.
 
 mod code;
 mod pack;

@@ -7,19 +7,18 @@
 use super::super::TRAP;
 use super::super::code::Split;
 use super::super::plan::Packing;
-use super::{block_bytes, control, own_rows, starts_bytes};
 use crate::chip::Chip;
-use crate::compiler::emit::{Text, TsramLayout};
+use crate::compiler::emit::Text;
 use crate::compiler::limits::Needs;
 use crate::compiler::stage::{Site, Stage};
 use crate::compiler::{CompileError, Plan};
 
 /// Semaphores beside those of places.
-const SINGLE: u64 = 8;
+pub(super) const SINGLE: u64 = 8;
 /// Of each place for X: slices that are there; tiles that are done with it; this tile's rows are everywhere.
 const OF_PLACE: u64 = 3;
 /// Of places for Y.
-const OF_Y: u64 = 2;
+pub(super) const OF_Y: u64 = 2;
 
 /// What a chip must have for it, beside SRAM.
 pub(in super::super) fn needs(p: &Packing, chip: &Chip) -> Needs {
@@ -81,222 +80,26 @@ pub(in super::super) fn split(
     })
 }
 
-struct Emit<'a> {
-    p: &'a Packing,
-    site: &'a Site,
-    text: Text,
+pub(super) struct Emit<'a> {
+    pub(super) p: &'a Packing,
+    pub(super) site: &'a Site,
+    pub(super) text: Text,
 }
 
 impl Emit<'_> {
     /// DMA channels of weights, of X and of Y.
-    fn channels(&self) -> [u64; 3] {
+    pub(super) fn channels(&self) -> [u64; 3] {
         [0, 1, 2].map(|c| self.site.dma(c))
     }
 
     /// Tiles of the chip.
-    fn all(&self) -> u64 {
+    pub(super) fn all(&self) -> u64 {
         u64::from(self.site.chip.tiles())
     }
 
     /// Whether sums of a part wait in SRAM.
     fn rests(&self) -> bool {
         self.p.parts() > 1 && self.p.panels > 1
-    }
-
-    fn tensors(&mut self, mut at: u64) -> Result<(), CompileError> {
-        let (p, op) = (self.p, &self.p.op);
-        let shapes = [
-            (
-                "x",
-                op.input.name(),
-                format!("{}, {}", op.rows / op.fan, op.k),
-            ),
-            ("ids", "i32", op.rows.to_string()),
-            ("experts", "u8", p.bytes().to_string()),
-            ("y", op.output.name(), format!("{}, {}", op.rows, op.n)),
-        ];
-        for ((name, dtype, shape), at) in shapes.into_iter().zip(&self.site.tensors) {
-            let class = if name == "ids" { "control" } else { "payload" };
-            self.text.directive(&format!(
-                ".tensor grouped_{name}, hbm, {dtype}, [{shape}], {class}, at {at:#x}"
-            ));
-        }
-        let places = p.places();
-        let mut layout = TsramLayout::of(self.site);
-        layout.place("xbuf", p.slots * places.x)?;
-        layout.place("ybuf", places.ys * places.y)?;
-        if places.partial > 0 {
-            layout.place("resting", places.partial)?;
-        }
-        layout.place("ring", p.ring * p.slot)?;
-        layout.declare(&mut self.text);
-        for (name, words) in control(op, self.all()) {
-            self.text.directive(&format!(
-                ".tensor {name}, tsram, i32, [{words}], control, at {at:#x}"
-            ));
-            at += 4 * words;
-        }
-        Ok(())
-    }
-
-    fn names(&mut self) {
-        let (p, op) = (self.p, &self.p.op);
-        let first = self.site.semaphore;
-        let places = p.places();
-        let place = |n: u64| first + SINGLE + OF_Y + n * p.slots;
-        for (name, value, comment) in [
-            ("IDS", first, "semaphore: the own ids are there"),
-            (
-                "FULL",
-                first + 1,
-                "semaphore: chunks of weights that are there",
-            ),
-            ("FREE", first + 2, "semaphore: free slots of the ring"),
-            ("SUMS", first + 3, "semaphore: panels of Y that are in SRAM"),
-            (
-                "REST",
-                first + 4,
-                "semaphore: panels of sums that rest in SRAM",
-            ),
-            (
-                "LISTS",
-                first + 5,
-                "semaphore: blocks of rows by expert that are there",
-            ),
-            (
-                "SPREAD",
-                first + 6,
-                "semaphore: the own block is everywhere",
-            ),
-            (
-                "WRITTEN",
-                first + 7,
-                "semaphore: bands of Y that are written, for control: DONE is the tensor unit's",
-            ),
-            (
-                "DONE",
-                first + SINGLE,
-                "semaphores, one per place: Y is written",
-            ),
-            (
-                "XFULL",
-                place(0),
-                "semaphores, one per place: rows of X that are there, by tile",
-            ),
-            (
-                "XFREE",
-                place(1),
-                "semaphores, one per place: tiles that are done with X",
-            ),
-            (
-                "SENT",
-                place(2),
-                "semaphores, one per place: the own rows are everywhere",
-            ),
-            ("ROWS", op.rows, "ids"),
-            ("OWN", own_rows(op, self.all()), "of them, of a tile"),
-            (
-                "BLOCK",
-                block_bytes(op, self.all()),
-                "bytes of a tile's rows by expert",
-            ),
-            ("ORDER", starts_bytes(op), "where the rows begin in it"),
-            ("FAN", op.fan, "neighbours that share a row of X"),
-            ("EXPERTS", op.experts, ""),
-            ("GROUPS", p.groups, "of tiles"),
-            ("TILES", p.tiles, "of a group"),
-            ("K", op.k, ""),
-            ("N", op.n, ""),
-            ("DEPTH", p.depth.min(op.k), "of a part"),
-            ("PARTS", p.parts(), ""),
-            ("BANDS", p.bands, "of columns"),
-            ("KC", p.kc, "of a chunk"),
-            ("COLS", p.cols, "of a panel"),
-            ("PANELS", p.panels, "of a band"),
-            ("SUMS_OF", p.blocks(), "accumulators of a panel"),
-            (
-                "CHUNKS",
-                p.bands * p.panels * p.chunks,
-                "of a tile and expert",
-            ),
-            ("SHARE", p.share, "columns of a tile and band"),
-            ("EXPERT", p.expert_bytes(), "bytes of an expert"),
-            ("PIECES", p.pieces.count, "of a chunk"),
-            ("PIECE", p.pieces.bytes, "bytes of one"),
-            ("RING", p.ring, "slots"),
-            ("SLOT", p.slot, "bytes of one"),
-            ("MOST", p.most, "rows of a job"),
-            ("PLACES", p.slots, "for parts of X"),
-            ("TABLES", p.tables(), "of rows of jobs"),
-            (
-                "FROM",
-                4 * super::TABLE_ROWS,
-                "from the rows of Y to those of X",
-            ),
-            ("XBYTES", places.x, "of a place for rows of X"),
-            ("XSCALES", places.scales, "where their scales begin"),
-            ("YBYTES", places.y, "of a place for rows of Y"),
-            ("YPLACES", places.ys, ""),
-            ("LDA", p.lda, "bytes between rows of X"),
-            ("LDSA", p.ldsa, "bytes between scales of X"),
-            ("LDB", p.ldb(), "bytes between rows of a panel"),
-            ("LDC", p.ldc, "bytes between rows of Y"),
-            (
-                "LDR",
-                p.sums_pitch(),
-                "bytes between rows of sums that rest",
-            ),
-            (
-                "XLEFT",
-                0,
-                "of state: parts of the job in preparation to go",
-            ),
-            ("XPART", 8, "which is next in its band"),
-            ("XROWS", 16, "rows of its expert in later jobs"),
-            ("XCOUNT", 24, "its rows"),
-            ("XTABLE", 32, "its table"),
-            ("XBLOCK", 40, "the block its rows come from"),
-            ("XHAS", 48, "rows of the expert in that block to go"),
-            ("XAT", 56, "where the next lies"),
-            ("TABLE", 64, "of the job"),
-            ("YPLACE", 72, "of its sums"),
-            ("YBEHIND", 80, "of those that are written"),
-            ("BAND", 88, "bands to go"),
-        ] {
-            self.text.equ(name, value, comment);
-        }
-        self.text.registers(&[
-            ("t0", "scratch"),
-            ("t1", "scratch"),
-            ("t2", "scratch"),
-            ("t3", "scratch"),
-            ("me", "tile of the group"),
-            ("unit", "this tile"),
-            ("mask", "tiles of the group"),
-            ("wsrc", "this tile's first piece of expert 0"),
-            ("lbuf", "slot that is loaded next"),
-            ("le", "expert that is loaded"),
-            ("lrows", "rows of it in later jobs"),
-            ("lleft", "chunks of the job to load"),
-            ("lat", "address of the next"),
-            ("xe", "expert whose rows are prepared"),
-            ("xp", "place that is prepared next"),
-            ("place", "of the part"),
-            ("count", "rows of the job"),
-            ("buf", "slot of the next chunk"),
-            ("left", "K of the panel to go"),
-            ("pan", "panels to go"),
-            ("ap", "rows of X from there on"),
-            ("cp", "scratch"),
-            ("acc", "accumulators"),
-            ("part", "K before the part"),
-            ("yrows", "rows of Y to write"),
-            ("yat", "where the next one's number lies"),
-            ("yfrom", "where it lies"),
-            ("ydst", "the own columns of row 0 of Y"),
-            ("valid", "their number"),
-            ("base", "the part's rows of X"),
-        ]);
     }
 
     /// What stays as it is.
@@ -354,133 +157,6 @@ impl Emit<'_> {
              li t0, TABLES - 1
              sd t0, XTABLE(cp)       # the next is the first",
         );
-    }
-
-    /// The own block: first places by expert, then rows.
-    fn sort(&mut self) {
-        let [_, channel, _] = self.channels();
-        self.text.block(&format!(
-            "# This tile's ids, sorted by expert.
-             la t0, own
-             li t1, ORDER / 8
-             clear:
-             sd r0, 0(t0)
-             addi t0, t0, 8
-             dec t1
-             bnez t1, clear
-             muli t1, unit, OWN
-             li count, ROWS
-             sub count, count, t1
-             li t0, OWN
-             min count, count, t0
-             max count, count, r0
-             beqz count, sorted      # no ids are left for this tile
-             shli t1, t1, 2
-             la t2, grouped_ids
-             add t1, t1, t2
-             la t0, own_ids
-             signal IDS, 1
-             dma.i32.i32 {channel}, t0, t1, count
-             sem.wait IDS, 1
-             # How many each has, one word on.
-             li ap, EXPERTS
-             la cp, own + 4
-             mv left, count
-             tally:
-             lw t1, 0(t0)
-             bgeu t1, ap, no_expert
-             shli t1, t1, 2
-             add t1, t1, cp
-             lw t2, 0(t1)
-             addi t0, t0, 4
-             addi t2, t2, 1
-             sw t2, 0(t1)
-             dec left
-             bnez left, tally
-             # Where each begins.
-             la t0, own
-             la t1, cursors
-             li left, EXPERTS
-             li t3, 0
-             begins:
-             lw t2, 4(t0)
-             sw t3, 0(t1)
-             add t3, t3, t2
-             sw t3, 4(t0)
-             addi t0, t0, 4
-             addi t1, t1, 4
-             dec left
-             bnez left, begins
-             # Each row to the next place of its expert.
-             muli t3, unit, OWN
-             la t0, own_ids
-             la ap, own + ORDER
-             la cp, cursors
-             mv left, count
-             in_order:
-             lw t1, 0(t0)
-             shli t1, t1, 2
-             add t1, t1, cp
-             lw t2, 0(t1)
-             addi t0, t0, 4
-             shli pan, t2, 2
-             addi t2, t2, 1
-             sw t2, 0(t1)
-             add pan, pan, ap
-             sw t3, 0(pan)
-             addi t3, t3, 1
-             dec left
-             bnez left, in_order
-             sorted:"
-        ));
-    }
-
-    /// Every tile's block to all tiles.
-    fn exchange(&mut self) {
-        let [_, channel, _] = self.channels();
-        let all = self.all();
-        self.text.block(&format!(
-            "muli t0, unit, BLOCK
-             la t1, blocks
-             add t1, t1, t0
-             la t0, own
-             li t2, 1
-             ldc t3, grouped_masks(t2)
-             addi t2, count, ORDER / 4 # no more rows than it has
-             signal.dest LISTS, 1
-             signal SPREAD, 1
-             mcast t3
-             dma.i32.i32 {channel}, t1, t0, t2
-             sem.wait LISTS, {all}"
-        ));
-    }
-
-    /// Rows of each expert of this group.
-    fn totals(&mut self) {
-        let block = block_bytes(&self.p.op, self.all());
-        self.text.block(
-            "mv ap, le
-             total:
-             addi ap, ap, GROUPS
-             li t0, EXPERTS
-             bge ap, t0, counted
-             shli t0, ap, 2
-             la t1, blocks
-             add t1, t1, t0
-             la cp, totals
-             add cp, cp, t0
-             li t0, 0",
-        );
-        for tile in 0..self.all() {
-            let (at, after) = (tile * block, tile * block + 4);
-            self.text.block(&format!(
-                "lw t2, {at}(t1)
-                 lw t3, {after}(t1)
-                 sub t3, t3, t2
-                 add t0, t0, t3"
-            ));
-        }
-        self.text.block("sw t0, 0(cp)\nj total\ncounted:");
     }
 
     /// The first loads of weights.
@@ -851,169 +527,6 @@ impl Emit<'_> {
             each = p.most.div_ceil(chunks),
             pitch = p.op.n * u64::from(y.bits()) / 8,
         ));
-    }
-
-    /// Subroutine: the next part of X, and if it is the first of a job, the job's tables; clobbers t0 to t3, ap, cp, left and pan.
-    fn prepare(&mut self) {
-        let p = self.p;
-        let op = &p.op;
-        let [_, channel, _] = self.channels();
-        self.text.block(
-            "prepare:
-             la cp, state
-             ld t0, XLEFT(cp)
-             bgtz t0, prepare_part
-             # The next table is that of the next job, or has no rows.
-             ld t0, XTABLE(cp)
-             addi t0, t0, 1
-             slti t1, t0, TABLES
-             mul t0, t0, t1
-             shli t2, t0, 2
-             la t3, counts
-             add t2, t2, t3
-             sw r0, 0(t2)
-             muli ap, t0, 4 * MOST
-             la t1, rows_of
-             add ap, ap, t1
-             ld left, XROWS(cp)
-             bgtz left, prepare_job
-             prepare_find:
-             addi xe, xe, GROUPS
-             li t1, EXPERTS
-             bge xe, t1, no_job
-             shli t1, xe, 2
-             la t3, totals
-             add t1, t1, t3
-             lw left, 0(t1)
-             beqz left, prepare_find
-             la t1, blocks - BLOCK
-             sd t1, XBLOCK(cp)
-             sd r0, XHAS(cp)
-             prepare_job:
-             sd t0, XTABLE(cp)
-             li pan, MOST
-             min pan, pan, left
-             sw pan, 0(t2)
-             sd pan, XCOUNT(cp)
-             sub left, left, pan
-             sd left, XROWS(cp)
-             # Its rows, from one block after the other.
-             ld t2, XHAS(cp)
-             ld t3, XAT(cp)
-             rows_more:
-             bnez t2, rows_some
-             ld t0, XBLOCK(cp)
-             addi t0, t0, BLOCK
-             sd t0, XBLOCK(cp)
-             shli t1, xe, 2
-             add t1, t1, t0
-             lw t3, 0(t1)
-             lw t2, 4(t1)
-             sub t2, t2, t3
-             shli t3, t3, 2
-             addi t3, t3, ORDER
-             add t3, t3, t0
-             j rows_more
-             rows_some:
-             min left, t2, pan
-             sub t2, t2, left
-             sub pan, pan, left
-             li t1, FAN
-             row:
-             lw t0, 0(t3)
-             addi t3, t3, 4
-             sw t0, 0(ap)",
-        );
-        if op.fan > 1 {
-            self.text.block("divu t0, t0, t1\nsw t0, FROM(ap)");
-        }
-        let table = if op.fan > 1 { "from_of" } else { "rows_of" };
-        let row = op.input.bytes_for(op.k);
-        self.text.block(&format!(
-            "addi ap, ap, 4
-             dec left
-             bnez left, row
-             bnez pan, rows_more
-             sd t2, XHAS(cp)
-             sd t3, XAT(cp)
-             li t0, PARTS * BANDS
-             prepare_part:
-             addi t0, t0, -1
-             sd t0, XLEFT(cp)
-             ld t1, XPART(cp)
-             addi t2, t1, 1
-             slti t3, t2, PARTS
-             mul t2, t2, t3
-             sd t2, XPART(cp)
-             muli t1, t1, DEPTH
-             li left, K
-             sub left, left, t1
-             li t2, DEPTH
-             min left, left, t2
-             muli t1, t1, {input}
-             la pan, grouped_x
-             add pan, pan, t1
-             # Equal runs of rows for the tiles; the last may have none.
-             ld t2, XCOUNT(cp)
-             addi t3, t2, TILES - 1
-             li t0, TILES
-             divu t3, t3, t0
-             mul t0, me, t3
-             sub t2, t2, t0
-             min t2, t2, t3
-             sem.wait SENT(xp), 1
-             blez t2, no_rows
-             ld t3, XTABLE(cp)
-             muli t3, t3, 4 * MOST
-             la ap, {table}
-             add ap, ap, t3
-             shli t3, t0, 2
-             add ap, ap, t3
-             muli cp, xp, XBYTES
-             la t3, xbuf
-             add cp, cp, t3
-             addi t3, t0, XSCALES
-             add t3, t3, cp
-             muli t0, t0, LDA
-             add cp, cp, t0
-             wait XFREE(xp), TILES
-             signal.dest XFULL(xp), 1
-             signal SENT(xp), 1
-             mcast mask
-             li t0, LDA
-             dim t2, t0, r0
-             li t0, {row}
-             gather ap, t0",
-            input = op.input.bits() / 8,
-        ));
-        let (from, to) = (op.input, op.operand());
-        self.text.block(&match op.quantises() {
-            true => format!(
-                "li t0, LDSA
-                 dma.q.rceil.{from}.{to} {channel}, cp, pan, left, t3, t0, r0"
-            ),
-            false => format!("dma.{from}.{to} {channel}, cp, pan, left"),
-        });
-        self.text.block(
-            "prepared:
-             addi xp, xp, 1          # the next, or the first
-             slti t0, xp, PLACES
-             mul xp, xp, t0
-             no_job:
-             ret
-             # The others count on this tile, too.
-             no_rows:
-             sem.wait XFREE(xp), TILES
-             sub t0, unit, me
-             li t1, TILES
-             tell:
-             sem.post t0, XFULL(xp), 1
-             addi t0, t0, 1
-             dec t1
-             bnez t1, tell
-             sem.post unit, SENT(xp), 1
-             j prepared",
-        );
     }
 }
 

@@ -15,6 +15,8 @@
 //! is what the accumulator held, so that parts change no bit; control waits for nothing that needs what it has still to push.
 
 mod code;
+mod lists;
+mod names;
 mod plan;
 
 pub(super) use code::{needs, split};
