@@ -6,11 +6,12 @@ use crate::hf::model;
 use std::collections::BTreeMap;
 use tilewright::chip::Chip;
 use tilewright::compiler::graph::derive::Blocks;
-use tilewright::compiler::graph::{Builder, Graph, Op, Recipe, Source};
+use tilewright::compiler::graph::{Builder, Data, Graph, Op, Recipe, Source};
 use tilewright::compiler::import::hf::{Step, read};
 use tilewright::compiler::legal::{self, Narrow, Products};
+use tilewright::compiler::rowwise::{Binary, Rowwise, StepId};
 use tilewright::num::Dtype;
-use tilewright::num::random::normal;
+use tilewright::num::random::{normal, splitmix64};
 use tilewright::reference::graph::evaluate;
 
 const ALL: [Narrow; 6] = [
@@ -164,5 +165,90 @@ fn rows_in_two_terms_are_exact() {
         for (g, w) in got.iter().zip(want) {
             assert!((g - w).abs() <= 2f64.powi(-20) * size, "{g} for {w}");
         }
+    }
+}
+
+/// What an ONNX file says of quantised operands: numbers of 8 bits less a zero point times scales, weights as they are or transposed.
+fn quantised(dtype: Dtype, turned: bool, rows: bool) -> Graph {
+    let mut b = Builder::new("quantised");
+    let (k, n) = (70, 36);
+    let bytes = |seed: u64, count: u64| -> Data {
+        let code = |i| match splitmix64(seed, i) as u8 {
+            // NaN of E4M3.
+            0x7f | 0xff => 0,
+            code => code,
+        };
+        Data::Bytes((0..count).map(code).collect::<Vec<u8>>().into())
+    };
+    let minus_times = |rows: &mut Rowwise, x: &[StepId]| {
+        let moved = match x.get(2) {
+            Some(zero) => rows.binary(Binary::Sub, x[0], *zero),
+            None => x[0],
+        };
+        rows.binary(Binary::Mul, moved, x[1])
+    };
+    let shape = if turned { [n, k] } else { [k, n] };
+    let w = b.constant("w", dtype, &shape, bytes(1, k * n)).unwrap();
+    let scales: Vec<f32> = (0..n).map(|i| 0.01 + 0.001 * i as f32).collect();
+    let per = if turned { [n, 1] } else { [1, n] };
+    let s = b.numbers(&scales, &per).unwrap();
+    let w = b.elementwise(&[w, s], Dtype::F32, minus_times).unwrap();
+    let w = if turned {
+        b.transpose(w, &[1, 0]).unwrap()
+    } else {
+        w
+    };
+    let x = match rows {
+        false => b.input("x", Dtype::F32, &[2, 3, k]).unwrap(),
+        true => {
+            let x = b.constant("x", dtype, &[2, 3, k], bytes(2, 6 * k)).unwrap();
+            let s = b.numbers(&[0.25], &[]).unwrap();
+            let mut all = vec![x, s];
+            if !dtype.is_float() {
+                let zero = Data::Bytes(vec![100].into());
+                all.push(b.constant("zero", dtype, &[], zero).unwrap());
+            }
+            b.elementwise(&all, Dtype::F32, minus_times).unwrap()
+        }
+    };
+    let y = b.matmul(x, w, Dtype::F32).unwrap();
+    b.output(y, "y").unwrap();
+    b.finish().unwrap()
+}
+
+#[test]
+fn scales_follow_products_of_quantised_operands() {
+    let x: Vec<f64> = (0..6 * 70).map(|i| f64::from(normal(5, i))).collect();
+    for (dtype, turned, rows) in [
+        (Dtype::I8, false, false),
+        (Dtype::I8, true, true),
+        (Dtype::U8, false, true),
+        (Dtype::E4m3, true, true),
+        (Dtype::E4m3, false, false),
+    ] {
+        let graph = quantised(dtype, turned, rows);
+        let legal = legal(&graph, "mini", Products::Faithful);
+        let narrow = if dtype.is_float() && rows {
+            Dtype::E4m3
+        } else {
+            Dtype::Bf16
+        };
+        let node = (legal.nodes.iter()).find(|n| matches!(n.op, Op::Matmul(_)));
+        let operands: Vec<_> = legal.list(&node.unwrap().inputs).collect();
+        // K of one term, or of the three of an FP32 operand.
+        let terms = if rows { 1 } else { 3 };
+        assert_eq!(operands[1].dtype, narrow, "{legal}");
+        assert_eq!(operands[1].shape, [terms * 70, 36], "{legal}");
+        let inputs = match rows {
+            true => BTreeMap::new(),
+            false => BTreeMap::from([("x".to_owned(), x.clone())]),
+        };
+        let want = &evaluate(&graph, &inputs).unwrap()[0].values;
+        let got = &evaluate(&legal, &inputs).unwrap()[0].values;
+        let size = want.iter().fold(0f64, |m, x| m.max(x.abs()));
+        for (g, w) in got.iter().zip(want) {
+            assert!((g - w).abs() <= 1e-6 * size, "{dtype}: {g} for {w}");
+        }
+        check(&legal, "mini", 1e-5);
     }
 }

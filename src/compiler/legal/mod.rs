@@ -19,6 +19,7 @@
 //! |---|---|---|
 //! | [`layout`] | views of views are one view, views and concatenations of constants are constants | none |
 //! | [`attention`] | attention that the kernel does not know becomes products and a softmax | the rounding of P |
+//! | [`scales`] | scales of quantised operands follow the product | the rounding of scaled weights |
 //! | [`siblings`] | products of the same A with constants are one product ([`Options::sibling_rows`]) | none |
 //! | [`products`], [`experts`] | shapes of products, and their operands' types: F32 in three BF16 terms | 2^-22 of sum \|a\|\|b\| |
 //! | [`through`] | views of what an element-wise program makes are programs over views | none |
@@ -42,6 +43,7 @@ pub mod order;
 pub mod pieces;
 pub mod products;
 pub mod rewrite;
+pub mod scales;
 pub mod siblings;
 pub mod through;
 
@@ -192,6 +194,7 @@ pub fn legalise_counted(graph: &Graph, options: &Options) -> Result<(Graph, Fold
     let mut folded = Folded::new();
     let graph = layout::layouts(graph, &mut folded)?;
     let graph = attention::attention(&graph, options, &mut folded)?;
+    let graph = scales::scales(&graph, &mut folded)?;
     let graph = match options.sibling_rows {
         0 => graph,
         rows => siblings::merge_siblings(&graph, rows, &mut folded)?,
