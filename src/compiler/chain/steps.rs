@@ -57,7 +57,7 @@ fn scheduled(op: &Attention, sites: &Sites) -> Result<Schedule, CompileError> {
         _ => found[0].cycles().saturating_add(trip),
     };
     let decode = |s: &&Schedule| matches!(s, Schedule::Decode(_)) && s.cycles() <= most;
-    Ok(found.iter().find(decode).unwrap_or(&found[0]).clone())
+    Ok(*found.iter().find(decode).unwrap_or(&found[0]))
 }
 
 /// A value that a step reads, or a part of it.
