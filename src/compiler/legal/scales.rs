@@ -11,9 +11,8 @@
 //! the scale would have kept in it.
 
 use super::rewrite::{Rewriter, rewrite};
-use super::siblings::made_by;
 use super::{Folded, LegalError};
-use crate::compiler::graph::{Graph, Kind, Op, Recipe, ValueId, View};
+use crate::compiler::graph::{Graph, Kind, Op, Recipe, ValueId, View, made_by};
 use crate::compiler::rowwise::{Binary, Rowwise, Spread, Step};
 use crate::num::Dtype;
 

@@ -623,10 +623,7 @@ mod tests {
             0.0,
             "2^-140 is below half of BF16's 2^-133"
         );
-        assert_eq!(
-            one(&[2f32.powi(-120)], &[2f32.powi(-13)], 8),
-            subnormal(16)
-        );
+        assert_eq!(one(&[2f32.powi(-120)], &[2f32.powi(-13)], 8), subnormal(16));
         assert_eq!(one(&[2f32.powi(127)], &[4.0], 8), bf16_value(0x7f7f));
     }
 
