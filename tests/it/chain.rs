@@ -336,6 +336,15 @@ fn many_queries_with_windows_sinks_and_short_values() {
     }
 }
 
+/// Padded sequences: what a mask or lengths hide from all queries of a batch element.
+#[test]
+fn many_queries_with_hidden_keys() {
+    let chip = Chip::preset("maia-200").unwrap();
+    for (_, legal) in crate::legal::attention::hidden_keys_for_the_kernel(&chip) {
+        check(&legal, "maia-200", 0.02);
+    }
+}
+
 /// Names of a graph that mean something in the assembler, or that programs of chains give themselves.
 #[test]
 fn any_name_of_a_value_makes_a_program() {

@@ -1,6 +1,6 @@
 //! Rewriting of graphs: every pass, and all of them, give what the graph gave before.
 
-mod attention;
+pub mod attention;
 
 use proptest::prelude::*;
 use std::collections::BTreeMap;

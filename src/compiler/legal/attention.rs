@@ -7,6 +7,7 @@
 //! | Q, K, V in types that BF16 holds | cast to BF16 | exact |
 //! | [`Products::Bf16`], [`Products::Fp8`] | Q, K, V cast to BF16 | asked for |
 //! | O in a type that BF16 does not hold, if asked for | O in BF16 and a cast | asked for |
+//! | lengths, and a mask of U8 that says the same for all heads and queries, where a schedule takes heads of 32 more | Q with 32 ones, K with 32 zeros or [`HIDDEN`] where a key is hidden, rows of V zero where it is | scores stay or fall below all |
 //! | all else | S = Q K^T in FP32 for each head of K, P = softmax(S) as one row-wise program, O = P V | the definition |
 //!
 //! The row-wise program scales, adds or applies the mask, caps, hides what a query does not see (positions of keys and of the last key
@@ -18,7 +19,11 @@ use super::rewrite::{Rewriter, rewrite};
 use super::{Folded, LegalError, Options, Products};
 use crate::chip::Chip;
 use crate::compiler::attention::form::{known, v_in_k};
+<<<<<<< HEAD
 use crate::compiler::graph::{Attention, Data, Graph, Op, ValueId, View, made_by};
+=======
+use crate::compiler::graph::{Attention, Data, Graph, Node, Op, ValueId, View};
+>>>>>>> refs/heads/prefill
 use crate::compiler::rowwise::{
     Binary, Compare, Reduce, Rowwise, Spread, Step, StepId, Ternary, Unary,
 };
@@ -39,7 +44,14 @@ pub fn attention(graph: &Graph, options: &Options, folded: &mut Folded) -> Resul
         };
         let extents = Extents::of(r, operands);
         let op = simplified(op, &extents);
+<<<<<<< HEAD
         let in_k = v_in_k(r.old, &makers, node);
+=======
+        if let Some(made) = with_hidden_keys(r, &op, node, operands, options, &extents)? {
+            return Ok(Some(vec![made]));
+        }
+        let in_k = v_in_k(r.old, node);
+>>>>>>> refs/heads/prefill
         let made = match kernel_type(r, &op, operands, options, in_k) {
             Some(dtype) => kernel(r, &op, operands, dtype, in_k)?,
             None => decomposed(r, &op, operands, options, &extents)?,
@@ -159,6 +171,131 @@ fn kernel(
     };
     let o = r.new.attention(known, &inputs)?;
     Ok(r.new.cast(o, op.dtype)?)
+}
+
+/// Elements more of each row of Q and K, the least that keeps what schedules take.
+const MORE: u64 = 32;
+/// Each of them in K where a key is hidden: exact in BF16, and in every scale of [`SCALES`] their sum is far below any score and above
+/// what FP32 ends with.
+const HIDDEN: f32 = -3.323_07e35;
+/// Scales of attention whose hidden keys stay hidden.
+const SCALES: std::ops::Range<f32> = 1e-6..2.0;
+
+/// Which keys are seen by all that could, as U8 [batch or 1, keys], if a mask and lengths say no more than that.
+fn seen_keys(
+    r: &mut Rewriter<'_>,
+    op: &Attention,
+    node: &Node,
+    operands: &[ValueId],
+    e: &Extents,
+) -> Result<Option<ValueId>> {
+    let mut seen = None;
+    if op.mask {
+        let id = node.inputs[3];
+        let old = r.old;
+        let view = |n: &&Node| n.outputs[..] == [id] && matches!(n.op, Op::Layout(_));
+        let (from, view) = match old.nodes.iter().find(view) {
+            Some(Node {
+                op: Op::Layout(view),
+                inputs,
+                ..
+            }) => (r.value(inputs[0])?, view.clone()),
+            _ => (operands[3], View::reshape(&old[id].shape)),
+        };
+        let alike = |axis: usize| view.shape[axis] == 1 || view.strides[axis] == 0;
+        if r.new.dtype(from) != Dtype::U8 || !alike(1) || !alike(2) {
+            return Ok(None);
+        }
+        let keys = View {
+            shape: vec![view.shape[0], view.shape[3]],
+            strides: vec![view.strides[0], view.strides[3]],
+            offset: view.offset,
+        };
+        seen = Some(r.layout(from, keys)?);
+    }
+    if op.lengths {
+        if e.keys > COUNTED {
+            return Ok(None);
+        }
+        let at = 3 + usize::from(op.mask) + usize::from(op.sinks);
+        let lengths = r.layout(operands[at], View::reshape(&[e.batch, 1]))?;
+        let keys = positions(r, 0, &[e.keys])?;
+        let mut inputs = vec![lengths, keys];
+        inputs.extend(seen);
+        seen = Some(r.new.elementwise(&inputs, Dtype::U8, |rows, x| {
+            let there = rows.binary(Binary::Compare(Compare::Lt), x[1], x[0]);
+            match x.get(2) {
+                Some(mask) => {
+                    let zero = rows.constant(0.0);
+                    select(rows, Compare::Ne, [*mask, zero], [there, zero])
+                }
+                None => there,
+            }
+        })?);
+    }
+    Ok(seen)
+}
+
+/// The kernel where all queries of a batch element see the same keys but for a causal mask: hidden ones have scores below all, and rows
+/// of V that are zero, for queries that see no other.
+fn with_hidden_keys(
+    r: &mut Rewriter<'_>,
+    op: &Attention,
+    node: &Node,
+    operands: &[ValueId],
+    options: &Options,
+    e: &Extents,
+) -> Result<Option<ValueId>> {
+    let plain = Attention {
+        mask: false,
+        lengths: false,
+        ..op.clone()
+    };
+    if !(op.mask || op.lengths) || !SCALES.contains(&op.scale) {
+        return Ok(None);
+    }
+    // E4M3 holds no number that hides.
+    let types = [0, 1, 2].map(|i| r.new.dtype(operands[i]));
+    let fine = types.iter().all(|t| in_bf16(*t)) && in_bf16(op.dtype);
+    let Some(chip) = options.chip.as_ref() else {
+        return Ok(None);
+    };
+    let (dim, dtype) = (e.dim + MORE, Dtype::Bf16);
+    let shapes = [
+        [e.batch, e.queries, e.heads, dim],
+        [e.batch, e.keys, e.kv_heads, dim],
+        [e.batch, e.keys, e.kv_heads, e.v_dim],
+    ];
+    let form = known(&plain, [&shapes[0], &shapes[1], &shapes[2]], dtype, false);
+    let lowers = form.is_ok_and(|op| compiler::attention::schedules(&op, chip).is_ok());
+    if !(fine || options.products != Products::Faithful) || !lowers {
+        return Ok(None);
+    }
+    let Some(seen) = seen_keys(r, op, node, operands, e)? else {
+        return Ok(None);
+    };
+    let b = &mut r.new;
+    let outer = b.shape(seen)[0];
+    let seen = b.reshape(seen, &[outer, e.keys, 1, 1])?;
+    let hidden = b.elementwise(&[seen], dtype, |rows, x| {
+        let (zero, hidden) = (rows.constant(0.0), rows.constant(HIDDEN));
+        select(rows, Compare::Ne, [x[0], zero], [zero, hidden])
+    })?;
+    let hidden = b.expand(hidden, &[e.batch, e.keys, e.kv_heads, MORE])?;
+    let q = b.cast(operands[0], dtype)?;
+    let q = b.pad(q, &[(0, 0), (0, 0), (0, 0), (0, MORE)], 1.0)?;
+    let k = b.cast(operands[1], dtype)?;
+    let k = b.concat(&[k, hidden], 3)?;
+    let v = b.elementwise(&[operands[2], seen], dtype, |rows, x| {
+        let zero = rows.constant(0.0);
+        select(rows, Compare::Ne, [x[1], zero], [x[0], zero])
+    })?;
+    let mut inputs = vec![q, k, v];
+    if op.sinks {
+        inputs.push(b.cast(operands[3 + usize::from(op.mask)], Dtype::F32)?);
+    }
+    let o = b.attention(Attention { dtype, ..plain }, &inputs)?;
+    Ok(Some(b.cast(o, op.dtype)?))
 }
 
 /// Products and a softmax.

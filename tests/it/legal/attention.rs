@@ -2,6 +2,7 @@
 
 use super::{count, plain, same};
 use proptest::prelude::*;
+use tilewright::chip::Chip;
 use tilewright::compiler::graph::{Attention, Builder, Data, Graph};
 use tilewright::compiler::legal::{Options, Products, legalise};
 use tilewright::num::Dtype;
@@ -99,6 +100,79 @@ fn attention_that_the_kernel_knows_is_kept() {
             if kept.is_some() { 2f64.powi(-6) } else { 1e-5 },
         );
         assert_eq!(count(&legal).get("attention"), kept);
+    }
+}
+
+/// Attention with keys hidden for all queries of a batch element, by a mask that repeats and by lengths.
+fn hidden_keys(
+    op: &Attention,
+    [batch, queries, heads, dim, keys, kv_heads, v_dim]: Extents,
+) -> Graph {
+    let mut b = Builder::new("attention");
+    let dtype = Dtype::Bf16;
+    let mut operands = vec![
+        b.input("q", dtype, &[batch, queries, heads, dim]).unwrap(),
+        b.input("k", dtype, &[batch, keys, kv_heads, dim]).unwrap(),
+        b.input("v", dtype, &[batch, keys, kv_heads, v_dim])
+            .unwrap(),
+    ];
+    if op.mask {
+        let seen = b.input("seen", Dtype::U8, &[batch, keys]).unwrap();
+        let seen = b.reshape(seen, &[batch, 1, 1, keys]).unwrap();
+        operands.push(b.expand(seen, &[batch, 1, queries, keys]).unwrap());
+    }
+    if op.sinks {
+        operands.push(b.input("sinks", Dtype::F32, &[heads]).unwrap());
+    }
+    if op.lengths {
+        let lengths: Vec<u8> = (0..batch as i32)
+            .flat_map(|i| (33 * i).to_le_bytes())
+            .collect();
+        let data = Data::Bytes(lengths.into());
+        operands.push(b.constant("lengths", Dtype::I32, &[batch], data).unwrap());
+    }
+    let o = b.attention(op.clone(), &operands).unwrap();
+    b.output(o, "o").unwrap();
+    b.finish().unwrap()
+}
+
+/// With how they are brought to the kernel.
+pub fn hidden_keys_for_the_kernel(chip: &Chip) -> Vec<(Graph, Graph)> {
+    let options = Options {
+        chip: Some(chip.clone()),
+        ..Options::default()
+    };
+    let extents: Extents = [3, 40, 4, 32, 70, 2, 64];
+    let mut all = Vec::new();
+    for (mask, lengths, sinks, causal) in [
+        (true, false, false, None),
+        (true, true, true, None),
+        (false, true, false, Some(30)),
+        (true, false, true, Some(30)),
+    ] {
+        let op = Attention {
+            mask,
+            lengths,
+            sinks,
+            causal,
+            ..plain(Dtype::Bf16, 32)
+        };
+        let graph = hidden_keys(&op, extents);
+        let legal = legalise(&graph, &options).unwrap();
+        all.push((graph, legal));
+    }
+    all
+}
+
+#[test]
+fn keys_that_a_batch_element_does_not_see_keep_the_kernel() {
+    for (graph, legal) in hidden_keys_for_the_kernel(&Chip::preset("maia-200").unwrap()) {
+        let nodes = count(&legal);
+        assert_eq!(
+            (nodes.get("attention"), nodes.get("matmul")),
+            (Some(&1), None)
+        );
+        same(&graph, &legal, 2f64.powi(-6));
     }
 }
 
