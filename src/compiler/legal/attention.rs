@@ -19,11 +19,7 @@ use super::rewrite::{Rewriter, rewrite};
 use super::{Folded, LegalError, Options, Products};
 use crate::chip::Chip;
 use crate::compiler::attention::form::{known, v_in_k};
-<<<<<<< HEAD
-use crate::compiler::graph::{Attention, Data, Graph, Op, ValueId, View, made_by};
-=======
-use crate::compiler::graph::{Attention, Data, Graph, Node, Op, ValueId, View};
->>>>>>> refs/heads/prefill
+use crate::compiler::graph::{Attention, Data, Graph, Node, Op, ValueId, View, made_by};
 use crate::compiler::rowwise::{
     Binary, Compare, Reduce, Rowwise, Spread, Step, StepId, Ternary, Unary,
 };
@@ -44,14 +40,10 @@ pub fn attention(graph: &Graph, options: &Options, folded: &mut Folded) -> Resul
         };
         let extents = Extents::of(r, operands);
         let op = simplified(op, &extents);
-<<<<<<< HEAD
-        let in_k = v_in_k(r.old, &makers, node);
-=======
         if let Some(made) = with_hidden_keys(r, &op, node, operands, options, &extents)? {
             return Ok(Some(vec![made]));
         }
-        let in_k = v_in_k(r.old, node);
->>>>>>> refs/heads/prefill
+        let in_k = v_in_k(r.old, &makers, node);
         let made = match kernel_type(r, &op, operands, options, in_k) {
             Some(dtype) => kernel(r, &op, operands, dtype, in_k)?,
             None => decomposed(r, &op, operands, options, &extents)?,

@@ -18,12 +18,8 @@
 //! | pass | what it does | error |
 //! |---|---|---|
 //! | [`layout`] | views of views are one view, views and concatenations of constants are constants | none |
-<<<<<<< HEAD
-//! | [`attention`] | attention that the kernel does not know becomes products and a softmax | the rounding of P |
-//! | [`scales`] | scales of quantised operands follow the product | the rounding of scaled weights |
-=======
 //! | [`attention`] | attention that the kernel does not know becomes what it knows, or products and a softmax | the rounding of P |
->>>>>>> refs/heads/prefill
+//! | [`scales`] | scales of quantised operands follow the product | the rounding of scaled weights |
 //! | [`siblings`] | products of the same A with constants are one product ([`Options::sibling_rows`]) | none |
 //! | [`products`], [`experts`] | shapes of products, and their operands' types: F32 in three BF16 terms | 2^-22 of sum \|a\|\|b\| |
 //! | [`through`] | views of what an element-wise program makes are programs over views | none |
