@@ -105,7 +105,7 @@ enum OpArgs {
 #[derive(clap::Args)]
 struct Operands {
     /// Operand type; the output is BF16. bf16, fp8 (E4M3); matmul also: fp8-e5m2, mxfp8 (E4M3), mxfp8-e5m2, mxfp6 (E2M3),
-    /// mxfp6-e3m2, mxfp4, nvfp4, fp8xmxfp4 (A in E4M3 without scales, B in MXFP4)
+    /// mxfp6-e3m2, mxfp4, nvfp4, fp8xmxfp4 (A in E4M3 without scales, B in MXFP4), mxfp8xmxfp4
     #[arg(long)]
     dtype: String,
 }

@@ -8,6 +8,7 @@ use tilewright::compiler::graph::{Attention, Builder, Data, Graph, Kind, ValueId
 use tilewright::compiler::import::blocks;
 use tilewright::compiler::legal::{self, Products};
 use tilewright::compiler::rowwise::{Binary, Unary};
+use tilewright::isa::image::Class;
 use tilewright::machine::{
     LoadOptions, Machine, SanitizeOptions, UntimedLimits, run_untimed, sanitize,
 };
@@ -45,12 +46,20 @@ fn machine(program: &Program, graph: &Graph, chip: &Arc<Chip>) -> Machine {
         let bytes = constant.bytes().unwrap();
         machine.set_tensor(&constant.symbol, &bytes).unwrap();
     }
-    for (n, binding) in program.inputs.iter().enumerate() {
-        let count = graph[graph.inputs[n]].elements();
-        let bytes = codes(binding.dtype, count, n as u64, 1.0);
-        machine.set_tensor_rows(&binding.symbol, &bytes).unwrap();
-    }
+    give(&mut machine, program, graph);
     machine
+}
+
+/// Sets the inputs: without data those that steer the program, such as ids, which say what is read and so when it is there.
+fn give(machine: &mut Machine, program: &Program, graph: &Graph) {
+    for (n, binding) in program.inputs.iter().enumerate() {
+        let tensor = program.image.tensor(&binding.symbol);
+        if machine.data || tensor.is_some_and(|t| t.class == Class::Control) {
+            let count = graph[graph.inputs[n]].elements();
+            let bytes = codes(binding.dtype, count, n as u64, 1.0);
+            machine.set_tensor_rows(&binding.symbol, &bytes).unwrap();
+        }
+    }
 }
 
 /// The outputs of a program, run in every way.
@@ -61,7 +70,8 @@ pub fn outputs(program: &Program, graph: &Graph, chip: &Arc<Chip>) -> Vec<Vec<f3
         data: false,
         ..LoadOptions::default()
     };
-    let empty = Machine::load(chip.clone(), machine.image.clone(), &options).unwrap();
+    let mut empty = Machine::load(chip.clone(), machine.image.clone(), &options).unwrap();
+    give(&mut empty, program, graph);
     let empty = timing::run(empty, &TimedOptions::default()).unwrap();
     assert_eq!(empty.cycles, timed.cycles);
     let symbols = |list: &[chain::Binding]| -> Vec<String> {
@@ -165,7 +175,8 @@ fn streamed_weights() {
         // Small sums lie in the SRAM of every tile, and row-wise stages begin ahead.
         let sums = if rows < 40 { "tsram" } else { "hbm" };
         let declared = format!(".tensor linear_0_C, {sums}, f32");
-        assert!(program.text.contains(&declared), "{rows} rows");
+        let shown = program.text.lines().filter(|l| l.contains("_C,"));
+        assert!(program.text.contains(&declared), "{rows} rows: {:?}", shown.collect::<Vec<_>>());
         assert!(program.text.contains(".scope ahead"), "{rows} rows");
     }
 }

@@ -52,7 +52,7 @@ fn put(bytes: &mut [u8], base: i64, dtype: Dtype, index: u64, code: u32) {
 fn convert(sdt: Dtype, ddt: Dtype, code: u32) -> u32 {
     match sdt == ddt {
         true => code,
-        false => encode(ddt, decode(sdt, code), Rounding::Rne, Overflow::Saturate),
+        false => encode(ddt, decode(sdt, code), Rounding::Rne, Overflow::Finite),
     }
 }
 
