@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const LIMIT: u64 = 7 << 29;
 /// Parts of a check that are counted.
 const PARTS: usize = 1000;
+
 /// A constant as the checker reads it.
 fn contents(constant: &Constant, image: &Image) -> Contents {
     let tensor = image.tensor(&constant.symbol);
@@ -37,7 +38,7 @@ fn contents(constant: &Constant, image: &Image) -> Contents {
 /// Checks a compiled model against its graph. Gives what `--json` says of it.
 ///
 /// # Errors
-/// Findings; constants that are not there or too many; inputs drawn at random that the graph has no meaning for.
+/// Findings; constants that are not there; more memory than there may be; inputs drawn at random that the graph has no meaning for.
 pub fn check(
     graph: &Graph,
     program: &Program,

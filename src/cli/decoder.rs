@@ -331,9 +331,13 @@ impl<'a> Model<'a> {
             std::fs::write(path, object).map_err(|e| CliError::io("write", path, &e))?;
             context.note(&format!("wrote {}", path.display()));
         }
-        if common.check {
-            checker::check(&whole.graph, &whole.program, chip, common.seed, context)?;
-        }
+        let checked = match common.check {
+            true => {
+                let (graph, program) = (&whole.graph, &whole.program);
+                Some(checker::check(graph, program, chip, common.seed, context)?)
+            }
+            false => None,
+        };
         let program = whole.program;
         let loading = Progress::start("loading", context);
         let image = Arc::new(program.image);
@@ -375,6 +379,7 @@ impl<'a> Model<'a> {
             run,
             findings,
             routing,
+            checked,
         })
     }
 }
@@ -388,6 +393,8 @@ struct Ran {
     findings: Option<crate::machine::Findings>,
     /// Which experts tokens took, if the model has some and not the router chose.
     routing: Option<Routing>,
+    /// What `--check` proved of its program.
+    checked: Option<Json>,
 }
 
 impl Ran {
@@ -509,12 +516,14 @@ pub fn run(args: &Args, common: &Common<'_>, context: &Context) -> Result<(), Cl
         json!(ran.routing.as_ref().map(Routing::to_string)),
     );
     add("events", json!(ran.run.events));
+    add("checked", json!(ran.checked));
     add("ops", ran.ops.json());
     add("stages", ran.stages.json());
     if let Some(first) = &first {
         let mut all = first.metrics.json();
         all["tokens"] = json!(args.prefill);
         all["ops"] = first.ops.json();
+        all["checked"] = json!(first.checked);
         all["stages"] = first.stages.json();
         add("prefill", all);
     }

@@ -65,6 +65,8 @@ struct Program {
     /// Of a model: the time that compiling took, and what the host folded: nodes of the source, how many of them, in words.
     compile_s: Option<f64>,
     folded: Option<([usize; 2], String)>,
+    /// What `--check` proved of a model.
+    checked: Option<serde_json::Value>,
 }
 
 /// The program of a file.
@@ -76,14 +78,22 @@ fn program(args: &Args, chip: &Chip, context: &Context) -> Result<Program, CliEr
         let imported = graph::read(path, &args.shape)?;
         let source = graph::Source::File(path);
         let whole = graph::compiled(&imported, chip, products, source, context)?;
-        if args.check {
-            checker::check(&whole.graph, &whole.program, chip, 1, context)?;
-        }
+        let checked = match args.check {
+            true => Some(checker::check(
+                &whole.graph,
+                &whole.program,
+                chip,
+                1,
+                context,
+            )?),
+            false => None,
+        };
         return Ok(Program {
             image: whole.program.image,
             constants: whole.program.constants,
             compile_s: Some(whole.compile_s),
             folded: Some((whole.nodes, whole.folded)),
+            checked,
         });
     }
     if args.check {
@@ -96,6 +106,7 @@ fn program(args: &Args, chip: &Chip, context: &Context) -> Result<Program, CliEr
         constants: Vec::new(),
         compile_s,
         folded: None,
+        checked: None,
     };
     if path.extension().is_some_and(|e| e == "toml") {
         let model = model::read(path, &args.shape, dtype)?;
@@ -137,6 +148,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         constants,
         compile_s,
         folded,
+        checked,
     } = program(args, &chip, context)?;
     if let Some((_, words)) = &folded {
         context.note(words);
@@ -203,6 +215,9 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     extra.insert("program".into(), json!(program));
     extra.insert("untimed".into(), json!(run.summary));
     extra.insert("events".into(), json!(run.events));
+    if let Some(checked) = checked {
+        extra.insert("checked".into(), checked);
+    }
     if let Some(([nodes, of_them], _)) = folded {
         extra.insert("nodes".into(), json!(nodes));
         extra.insert("folded".into(), json!(of_them));

@@ -140,7 +140,15 @@ impl Stages {
                 format!("{:.1} %", 100.0 * self.share(row)),
             ]);
         }
-        table.text()
+        let mut text = table.text();
+        if self
+            .rows
+            .iter()
+            .any(|row| percent(row).is_some_and(|p| p > 100.0))
+        {
+            text += "\n  above 100 %: its weights came while earlier operations ran; the whole step stays below its bound\n";
+        }
+        text
     }
 }
 

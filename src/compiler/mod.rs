@@ -4,10 +4,10 @@
 //! the machine only by the ISA and by the formulas of [`crate::chip::cost`]. Invariants: the same input gives the same text;
 //! program size does not grow with the problem; the image is what the assembler makes of the text.
 //!
-//! Reading order: [`op`] (operations, bounds), [`formats`] (operands of a product), [`limits`] (what chips must have), [`tiling`] and
+//! Reading order: [`op`] and [`bound`] (operations, what limits them), [`formats`] (operands of a product), [`limits`] (what chips must have), [`tiling`] and
 //! [`plan`] (the search), [`matmul`], [`attention`], [`stream`] (the schedules), [`rowwise`] (vector programs), [`movement`] (stages that
 //! move data), [`linear`] (few rows by weights that stream),
-//! [`grouped`] (rows by the matrices of their experts), [`emit`]; then whole models: [`import`], [`graph`], [`legal`] (their
+//! [`grouped`] (rows by the matrices of their experts), [`epilogue`] (what follows a product's sums), [`emit`]; then whole models: [`import`], [`graph`], [`legal`] (their
 //! rewriting), [`stage`] and [`chain`] (one program);
 //! [`cache`] keeps what was compiled; [`check`] proves a program against its graph and knows none of these but the graph.
 

@@ -135,7 +135,8 @@ pub fn evaluate(
                 Op::Layout(_) | Op::Concat { .. } | Op::Gather(_) | Op::TopK(_)
             );
             // Transfers of row-wise results keep infinities, units that round on their own do not.
-            let row_wise = matches!(node.op, Op::Rowwise(_)) || dtype == Dtype::F32;
+            let row_wise =
+                matches!(node.op, Op::Rowwise(_) | Op::Epilogue(_)) || dtype == Dtype::F32;
             let finite = |x: f64| {
                 if row_wise {
                     x

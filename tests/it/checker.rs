@@ -384,6 +384,18 @@ fn layers_of_decoders_are_clean() {
     decoder("moe", &layer("qwen3_moe", &experts), step, Products::Fp8);
 }
 
+/// Experts of many rows beside stages of few, whose activations lie in every tile's SRAM: rows of experts do not.
+#[test]
+fn many_rows_of_experts_beside_a_large_vocabulary_are_clean() {
+    let experts = json!({ "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "head_dim": 64, "vocab_size": 4096,
+        "num_experts": 16, "num_experts_per_tok": 8, "moe_intermediate_size": 32, "norm_topk_prob": true });
+    let step = Step {
+        tokens: 80,
+        ..one_token(1, 0, Dtype::Bf16)
+    };
+    decoder("many", &layer("qwen3_moe", &experts), step, Products::Fp8);
+}
+
 #[test]
 fn layers_with_latents_are_clean() {
     let latents = json!({ "num_key_value_heads": 8, "q_lora_rank": 128, "kv_lora_rank": 128, "qk_nope_head_dim": 64,

@@ -306,7 +306,6 @@ fn many_rows_in_parts() {
         let op = op(shape, input, weights);
         let p = check(&op, &mini, &skewed(&op, 9), true);
         let now = [p.parts() > 1, p.parts() > 1 && p.panels > 1, p.bands > 1];
-        println!("{op}: {p:?}");
         for (seen, now) in seen.iter_mut().zip(now) {
             *seen |= p.sorted && now;
         }

@@ -105,11 +105,12 @@ fn decoders_of_every_type() {
                 continue;
             }
             let error = error(&graph, &inputs, &want);
-            println!("{name}: {error:.4}");
             let bound = match products {
                 Products::Faithful | Products::Bf16 => 0.02,
                 Products::Fp8 | Products::Blocks(Narrow::Mxfp8 | Narrow::Mxfp6) => 0.1,
-                _ => 0.5,
+                // Random weights in four bits, rows in eight or more, and rows in four bits, too.
+                Products::Blocks(Narrow::Nvfp4 | Narrow::W4a8 | Narrow::W4a16) => 0.35,
+                Products::Blocks(Narrow::Mxfp4) => 0.45,
             };
             assert!(error < bound, "{name}: {error}");
         }

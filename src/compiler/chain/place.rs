@@ -263,8 +263,6 @@ fn close(
     steps
 }
 
-/// Names of the assembler for values of a graph: what is no letter, digit, `_` or `.` becomes `_`; names that would then be
-/// taken, or those of registers, get the value's number in front.
 /// Whether a name is one that a program of a chain gives itself, or may: tensors and labels beside the graph's, scopes of stages, whose
 /// names begin with theirs, and the weights of a layer, whose name ends so.
 fn is_own(name: &str) -> bool {
@@ -283,6 +281,8 @@ fn is_own(name: &str) -> bool {
         || (last != name && numbered(last, "layer"))
 }
 
+/// Names of the assembler for values of a graph: what is no letter, digit, `_` or `.` becomes `_`; names that would then be
+/// taken, or those of registers, get the value's number in front.
 fn symbols(graph: &Graph) -> Vec<String> {
     let mut taken = BTreeSet::new();
     let name = |(i, value): (usize, &Value)| {

@@ -117,7 +117,9 @@ impl Work {
         match self {
             Work::Op(Op::Rowwise(_)) | Work::Layer { .. } | Work::Copy(_) | Work::TopK(_) => true,
             // What steers transfers is read as it lies in HBM; keys and values are caches.
-            Work::Op(Op::Attention(_)) | Work::Gather(_) | Work::Grouped(..) => operand == 0,
+            Work::Op(Op::Attention(_)) | Work::Gather(_) => operand == 0,
+            // The schedule of many rows moves them between HBM and the tiles that have them.
+            Work::Grouped(p, _) => operand == 0 && !p.sorted,
             Work::Op(_) | Work::Batched(_) | Work::Ended(..) => false,
         }
     }
@@ -126,7 +128,7 @@ impl Work {
     pub fn writes_local(&self, result: usize, sites: &Sites) -> bool {
         match self {
             Work::Op(Op::Rowwise(_)) | Work::Layer { .. } | Work::Gather(_) => true,
-            Work::Grouped(..) => true,
+            Work::Grouped(p, _) => !p.sorted,
             // Places steer transfers.
             Work::TopK(_) => result == 0,
             Work::Op(Op::Attention(op)) => {

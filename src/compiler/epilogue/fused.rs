@@ -2,7 +2,7 @@
 //!
 //! Models: a program of single elements ([`Fused::new`] says which) over the sums of a pass, which lie in FP32 in the staging buffer: one
 //! kernel, which walks down the rows vector column by vector column and leaves FP32 values where the sums were; the DMA engine rounds
-//! them on their way to C, as it does for stages of row-wise programs, so that results are the same bit for bit. Operands are numbers per row
+//! them on their way to C, as it does for stages of row-wise programs, so that finite results are the same bit for bit. Operands are numbers per row
 //! and per column, single ones, and matrices of C's shape: the part that a pass needs lies in one buffer ([`Places`]), as FP32.
 //! Instructions, their schedule and registers are those of [`crate::compiler::rowwise`]. Leaves out: when operands are loaded and the kernel runs
 //! ([`crate::compiler::matmul`]). Invariant: the text does not depend on how many rows and columns a pass has.

@@ -276,12 +276,16 @@ fn with_hidden_keys(
     let hidden = b.expand(hidden, &[e.batch, e.keys, e.kv_heads, MORE])?;
     let q = b.cast(operands[0], dtype)?;
     let q = b.pad(q, &[(0, 0), (0, 0), (0, 0), (0, MORE)], 1.0)?;
-    let k = b.cast(operands[1], dtype)?;
+    // What lies at hidden keys may be anything, NaN as well.
+    let cleared = |b: &mut crate::compiler::graph::Builder, of: ValueId| {
+        b.elementwise(&[of, seen], dtype, |rows, x| {
+            let zero = rows.constant(0.0);
+            select(rows, Compare::Ne, [x[1], zero], [x[0], zero])
+        })
+    };
+    let k = cleared(b, operands[1])?;
     let k = b.concat(&[k, hidden], 3)?;
-    let v = b.elementwise(&[operands[2], seen], dtype, |rows, x| {
-        let zero = rows.constant(0.0);
-        select(rows, Compare::Ne, [x[1], zero], [x[0], zero])
-    })?;
+    let v = cleared(b, operands[2])?;
     let mut inputs = vec![q, k, v];
     if op.sinks {
         inputs.push(b.cast(operands[3 + usize::from(op.mask)], Dtype::F32)?);

@@ -9,7 +9,7 @@
 //! while the tensor unit is at the next pass. Operands that are matrices come second, when every product has what costs it nothing, so that
 //! what they read is narrow. Reductions along a row stay row-wise: a tile has some columns of it only.
 //!
-//! Leaves out: products of few rows, whose sums row-wise programs add up from their parts ([`crate::compiler::linear`]); batches. Chosen by predicted
+//! Leaves out: products with scales of blocks, whose programs stay stages of their own; products of few rows, whose sums row-wise programs add up from their parts ([`crate::compiler::linear`]); batches. Chosen by predicted
 //! cycles: of the product, of the program, and of what they become. Exact.
 
 use super::fuse::{free, live, moved, used};

@@ -343,7 +343,8 @@ impl Merged {
         step
     }
 
-    /// A step as what storing it in a type and loading it gives.
+    /// A step as what storing it in a type and loading it gives, if it is finite: an infinity that is stored stays, one that is cast becomes the
+    /// largest number.
     fn cast(&mut self, step: StepId, dtype: Dtype) -> StepId {
         match self.op.steps[step.index()] {
             Step::Unary(Unary::Cast(already) | Unary::Ieee(already), _) if already == dtype => step,

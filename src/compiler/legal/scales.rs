@@ -56,7 +56,8 @@ pub fn scales(graph: &Graph, folded: &mut Folded) -> Result<Graph, LegalError> {
                 is_integer(graph, x.numbers),
                 is_integer(graph, weights.numbers),
             );
-            one(x.spread) && x.zero.is_none_or(|z| one(z.1)) && kinds.0 == kinds.1
+            // A float less its zero may need more bits than it has.
+            one(x.spread) && x.zero.is_none_or(|z| one(z.1) && kinds.0) && kinds.0 == kinds.1
         });
         let a = match rows {
             None => operands[0],

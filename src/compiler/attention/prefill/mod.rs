@@ -348,6 +348,9 @@ fn predict(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
         }
         loads.into_iter().fold(0.0, f64::max)
     };
+    // Estimates that choose among tilings and change no simulated time, from traces of 2,048 to 8,192 keys: 330 cycles for a chunk's way from its
+    // request to its use, half a cycle a key for the first maximum, 3,000 from the program's start to its first load and from the last store
+    // to its end.
     // Before the first exponential: K of a block, a part of all, and its maximum.
     let (start, end) = keys_of(t, g, 0, per_heads - 1);
     let blocks = (end - start).div_ceil(t.chunk * t.chunks).max(1);

@@ -258,6 +258,10 @@ fn filled(mut p: Packing, chip: &Chip) -> Option<Packing> {
         p.depth = p.chunks * p.kc;
     }
     p.slot = p.pieces.total().next_multiple_of(BUFFER);
+    // Scales of what the last chunk is longer by take room, too.
+    let places = p.places();
+    let taken = p.slots * places.x + places.partial + places.ys * places.y;
+    let room = chip.tsram.size_bytes.checked_sub(taken)?;
     let depth = u64::from(chip.queue.depth).max(3);
     p.ring = (room / p.slot).min(depth - 1);
     (p.ring >= 2).then_some(p)

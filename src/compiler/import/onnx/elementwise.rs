@@ -510,6 +510,11 @@ pub fn cast(x: &Val, to: Elem, context: &mut Context) -> Result<Val> {
     if matches!(to, Elem::Int4 | Elem::Uint4) {
         return context.unsupported("a cast to 4-bit integers, which wraps, on the chip");
     }
+    let narrower = to.dtype().bits() < x.elem.dtype().bits();
+    if x.elem.is_int() && to.is_int() && narrower && to != Elem::Bool {
+        return context
+            .unsupported("a cast to narrower integers, which drops high bits, on the chip");
+    }
     let id = context.chip(x)?;
     let id = match (to, x.elem.is_int(), to.is_int()) {
         (Elem::Bool, _, _) => context
