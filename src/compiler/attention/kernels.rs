@@ -407,10 +407,11 @@ pub(super) fn exp_pointers(s: &Shape) -> Vec<Pointer> {
     vec![pointer("s1", s.s_row), pointer("s5", s.p_row)]
 }
 
-/// Rows that the rows of no pass are taken in, side by side: alone each would await all of its own latencies.
+/// So many of the rows that fill no pass go side by side: alone each would await all of its own latencies.
 pub(super) const ABREAST: usize = 4;
 
-/// Opens a loop over so many rows at once of `rest`, and leaves there what remains; returns its end label. Overwrites s9 and s10.
+/// Opens a loop that takes [`ABREAST`] rows of `rest` at once, and leaves there what remains; returns its end label. Overwrites s9
+/// and s10.
 pub(super) fn rest_abreast(text: &mut Text, rest: &str) -> String {
     text.comment("rows that fill no pass, some side by side");
     text.inst(&format!("sshri s9, {rest}, {}", ABREAST.ilog2()));

@@ -518,7 +518,7 @@ pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
     let dtype = g.op.dtype;
     text.blank();
     text.comment("S^T = K Q^T for the next chunk, piece by piece; a piece is stored behind the product of the next.");
-    text.block(&format!(
+    text.block(
         "scores:
         ld t4, e_flags(ss)
         ld t0, e_n(ss)
@@ -541,8 +541,8 @@ pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
         ld a4, e_lanes(ss)
         li a5, head_dim
         li a6, row
-        li a7, s_row"
-    ));
+        li a7, s_row",
+    );
     if g.op.causal {
         text.comment("Rows at the chunk's end that the mask may touch, and the key behind it.");
         text.block(

@@ -17,7 +17,7 @@
 //! in a ring of (block / chunk + 2) chunks, its copy in one of two or three; O^T in SRAM between steps, from where the accumulators are
 //! preloaded. The mask is what a product of scores starts from: rows of a table of (key - query), made once. A window makes a
 //! unit start at the first key that its first query sees; a sink is in m and l from the start. V is loaded after the first
-//! K. Control code writes descriptors of steps and blocks ahead into rings of its SRAM, and pushes each operation after all those
+//! K, or beside it where a tile can have all of both under way. Control code writes descriptors of steps and blocks ahead into rings of its SRAM, and pushes each operation after all those
 //! that it waits for: queue order cannot deadlock. Leaves out: splitting keys over tiles (that is [`super::decode`]), pages.
 
 mod code;
