@@ -756,3 +756,27 @@ fn prefill_keeps_the_vector_processor_busy() {
     let percent = percent_of_bound("maia-200-2ghz", [1, 32, 8, 128, 4096, 4096], true, FP8);
     assert!((60.0..=100.0).contains(&percent), "{percent}");
 }
+
+#[test]
+fn tiny_shapes_take_two_bounds_and_two_microseconds_at_most() {
+    let chip = Chip::preset("maia-200-2ghz").unwrap();
+    // Keys over several tiles, and one step of keys that fill no pass.
+    for (shape, dtype) in [
+        ([1, 8, 1, 96, 1, 300], FP8),
+        ([1, 4, 2, 128, 17, 300], BF16),
+        ([1, 3, 3, 64, 130, 300], BF16),
+        ([1, 8, 1, 64, 100, 33], BF16),
+    ] {
+        let operation = attention(shape, false, dtype);
+        let op = Op::Attention(operation);
+        let schedule = lowering::schedules(&operation, &chip).unwrap()[0];
+        let run = timing::run(
+            loaded(&op, &chip, &schedule, false),
+            &TimedOptions::default(),
+        );
+        let time_s =
+            run.unwrap_or_else(|e| panic!("{op}: {e}")).cycles as f64 / chip.clock_hz as f64;
+        let limit_s = 2.0 * op.bound(&chip).time_s + 2e-6;
+        assert!(time_s <= limit_s, "{op}: {time_s} of {limit_s}");
+    }
+}

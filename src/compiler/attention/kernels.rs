@@ -407,18 +407,52 @@ pub(super) fn exp_pointers(s: &Shape) -> Vec<Pointer> {
     vec![pointer("s1", s.s_row), pointer("s5", s.p_row)]
 }
 
-/// The exponential of the rows that fill no pass, one by one, in the registers of the others.
+/// So many of the rows that fill no pass go side by side: alone each would await all of its own latencies.
+pub(super) const ABREAST: usize = 4;
+
+/// Opens a loop that takes [`ABREAST`] rows of `rest` at once, and leaves there what remains; returns its end label. Overwrites s9
+/// and s10.
+pub(super) fn rest_abreast(text: &mut Text, rest: &str) -> String {
+    text.comment("rows that fill no pass, some side by side");
+    text.inst(&format!("sshri s9, {rest}, {}", ABREAST.ilog2()));
+    text.inst(&format!("smuli s10, s9, -{ABREAST}"));
+    text.inst(&format!("sadd {rest}, {rest}, s10"));
+    let end = text.fresh("abreast");
+    text.inst(&format!("loop s9, {end}"));
+    end
+}
+
+/// The exponential of the rows that fill no pass, in the registers of the others.
 pub(super) fn exp_rest(text: &mut Text, s: &Shape, rest: &str) {
-    let end = rest_loop(text, rest);
     let dtype = s.dtype;
-    text.inst("vld.f32 v1, 0(s1) ?p1");
-    text.inst(&format!("saddi s1, s1, {}", s.s_row));
-    text.inst("vfma.f32 v5, v1, v30, v29");
-    text.inst("vexp2.f32 v5, v5");
-    text.inst("vadd.f32 v21, v21, v5");
-    text.inst(&format!("vcvt.{dtype}.f32 v13, v5, 0, 0"));
-    text.inst(&format!("vst.{dtype} v13, 0(s5) ?p1"));
-    text.inst(&format!("saddi s5, s5, {}", s.p_row));
+    let rows = |text: &mut Text, count: usize| {
+        let each = |text: &mut Text, line: &dyn Fn(usize) -> String| {
+            (0..count).for_each(|r| text.inst(&line(r)));
+        };
+        each(text, &|r| {
+            format!("vld.f32 v{}, {}(s1) ?p1", 1 + r, r as u64 * s.s_row)
+        });
+        text.inst(&format!("saddi s1, s1, {}", count as u64 * s.s_row));
+        each(text, &|r| {
+            format!("vfma.f32 v{}, v{}, v30, v29", 5 + r, 1 + r)
+        });
+        each(text, &|r| format!("vexp2.f32 v{0}, v{0}", 5 + r));
+        each(text, &|r| {
+            format!("vadd.f32 v{0}, v{0}, v{1}", 21 + r % 2, 5 + r)
+        });
+        each(text, &|r| {
+            format!("vcvt.{dtype}.f32 v{}, v{}, 0, 0", 13 + r, 5 + r)
+        });
+        each(text, &|r| {
+            format!("vst.{dtype} v{}, {}(s5) ?p1", 13 + r, r as u64 * s.p_row)
+        });
+        text.inst(&format!("saddi s5, s5, {}", count as u64 * s.p_row));
+    };
+    let end = rest_abreast(text, rest);
+    rows(text, ABREAST);
+    text.label(&end);
+    let end = rest_loop(text, rest);
+    rows(text, 1);
     text.label(&end);
 }
 

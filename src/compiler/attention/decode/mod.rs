@@ -94,6 +94,8 @@ pub struct Tiling {
     pieces: Option<[u64; 2]>,
     /// Predicted cycles.
     pub cycles: u64,
+    /// What tilings are compared by.
+    rank: u64,
 }
 
 impl Tiling {
@@ -329,7 +331,7 @@ fn refused(g: &Geometry) -> Option<String> {
     (!fits).then(|| format!("takes pages of a power of two from 8 tokens, not {page}"))
 }
 
-/// The tiling of the least predicted time among those that fit.
+/// The tiling of the least rank among those that fit.
 ///
 /// # Errors
 /// As [`tilings`].
@@ -337,7 +339,7 @@ pub fn plan(g: &Geometry, chip: &Chip) -> Result<Tiling, String> {
     // Of equals the one with the most buffers and the longest runs in HBM.
     let mut best: Option<Tiling> = None;
     for t in tilings(g, chip)? {
-        if best.is_none_or(|b| t.cycles <= b.cycles) {
+        if best.is_none_or(|b| t.rank <= b.rank) {
             best = Some(t);
         }
     }
@@ -405,6 +407,7 @@ pub fn tilings(g: &Geometry, chip: &Chip) -> Result<Vec<Tiling>, String> {
                         batch,
                         pieces,
                         cycles: 0,
+                        rank: 0,
                     };
                     let fits = match t.parts(g, chip) {
                         None => receivers == 0,
@@ -426,7 +429,7 @@ pub fn tilings(g: &Geometry, chip: &Chip) -> Result<Vec<Tiling>, String> {
                             refused.get_or_insert(missing);
                             break;
                         }
-                        t.cycles = predict(&t, g, chip);
+                        [t.cycles, t.rank] = predict(&t, g, chip);
                         all.push(t);
                     }
                 }
@@ -470,7 +473,8 @@ fn accumulators(
 }
 
 /// Cycles without queueing: the slowest of HBM, vector, control and tensor work of a tile's blocks, and what comes before and after.
-fn predict(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
+/// Then the same as tilings are compared by.
+fn predict(t: &Tiling, g: &Geometry, chip: &Chip) -> [u64; 2] {
     let op = &g.op;
     let tiles = u64::from(chip.tiles());
     let shares = t.shares(g, chip);
@@ -554,7 +558,10 @@ fn predict(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
             sent + kernel + 24.0 * t.receivers as f64 + 300.0
         }
     };
-    (start + blocks * busiest - busiest.min(hbm) + end + join + write) as u64
+    let cycles = start + (blocks - 1.0) * busiest + end + join + write;
+    // What kernels bound rather than the memory reaches less than predicted, the more so the larger its blocks.
+    let rank = cycles + busiest - busiest.min(hbm);
+    [cycles as u64, rank as u64]
 }
 
 // Estimates that choose schedules and move no simulated time, measured on maia-200 with first-order HBM.

@@ -12,6 +12,7 @@ use crate::compiler::stage::Site;
 
 /// Semaphores of what is free at the start, with their tokens.
 fn free(t: &Tiling) -> Vec<(String, u64)> {
+    let values = t.v_at_once.then_some(("v_free", t.k_slots()));
     let fixed = [
         ("q_free", 2),
         ("k_free", t.k_slots()),
@@ -22,6 +23,7 @@ fn free(t: &Tiling) -> Vec<(String, u64)> {
     ];
     let fixed = fixed.into_iter().map(|(sem, n)| (sem.to_owned(), n));
     fixed
+        .chain(values.map(|(sem, n)| (sem.to_owned(), n)))
         .chain((0..t.sets).map(|set| (format!("o_free + {set}"), 1)))
         .collect()
 }
@@ -44,8 +46,12 @@ pub(super) fn start(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
         sd t1, v_block(st)
         addi t3, t0, entry
         sd t3, e_next(t0)
+        addi t0, t3, entry
+        sd t0, e_next(t3)
         addi t4, t1, entry
         sd t4, b_next(t1)
+        addi t0, t4, entry
+        sd t0, b_next(t4)
         # counters
         li t0, k_slots
         sd t0, k_room(st)
@@ -99,7 +105,7 @@ pub(super) fn start(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
     );
     let (loaded, later): (Vec<_>, Vec<_>) = free(t)
         .into_iter()
-        .partition(|(sem, _)| matches!(&sem[..], "q_free" | "k_free"));
+        .partition(|(sem, _)| matches!(&sem[..], "q_free" | "k_free" | "v_free"));
     let post = |text: &mut Text, sems: &[(String, u64)]| {
         for (sem, n) in sems {
             text.inst(&format!("sem.post t0, {sem}, {n}"));
@@ -107,30 +113,7 @@ pub(super) fn start(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
     };
     post(text, &loaded);
     text.comment("The first loads go out before the rest is made ready.");
-    text.block(&format!(
-        "jal ra, generate
-        jal ra, loads
-        addi t0, x, entry
-        addi t1, st, block_ring
-        li t2, {RING}
-        link:
-        addi t3, t0, entry
-        sd t3, e_next(t0)
-        addi t4, t1, entry
-        sd t4, b_next(t1)
-        addi t2, t2, -1
-        beq t2, r0, linked
-        addi t0, t3, 0
-        addi t1, t4, 0
-        jal r0, link
-        linked:
-        addi t3, st, step_ring + entry
-        sd t3, e_next(t0)
-        addi t4, st, block_ring
-        sd t4, b_next(t1)
-        rdsr t0, tile"
-    ));
-    post(text, &later);
+    text.block("jal ra, generate\n jal ra, loads");
     text.block(&format!(
         "li a0, addr(stats)
         li a1, {}
@@ -168,10 +151,36 @@ pub(super) fn start(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
             rows * t.s_row()
         ));
     }
-    text.block(&format!(
+    text.block(
         "signal o_done, 1 # borrowed: the kernels of the start are done
-        vrun nothing, a0, 0
-        addi y, x, entry
+        vrun nothing, a0, 0",
+    );
+    text.block(&format!(
+        "jal ra, generate
+        jal ra, loads
+        addi t0, x, entry
+        addi t1, st, block_ring
+        li t2, {RING}
+        link:
+        addi t3, t0, entry
+        sd t3, e_next(t0)
+        addi t4, t1, entry
+        sd t4, b_next(t1)
+        addi t2, t2, -1
+        beq t2, r0, linked
+        addi t0, t3, 0
+        addi t1, t4, 0
+        jal r0, link
+        linked:
+        addi t3, st, step_ring + entry
+        sd t3, e_next(t0)
+        addi t4, st, block_ring
+        sd t4, b_next(t1)
+        rdsr t0, tile"
+    ));
+    post(text, &later);
+    text.block(&format!(
+        "addi y, x, entry
         addi ss, y, 0
         li xs, addr(s_ring)
         addi sr, xs, 0
@@ -188,7 +197,7 @@ pub(super) fn start(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) {
         jal ra, loads
         addi lead, lead, -1
         bne lead, r0, ahead",
-        AHEAD - 1
+        AHEAD - 2
     ));
 }
 
@@ -485,8 +494,11 @@ pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) 
         jal ra, put_output",
     );
     let ended = ("ended".to_owned(), 1);
-    let values = ("v_free".to_owned(), t.k_slots());
-    site.drain(text, &[ended.clone(), ended.clone(), values]);
+    let mut held = vec![ended.clone(), ended.clone()];
+    if !t.v_at_once {
+        held.push(("v_free".to_owned(), t.k_slots()));
+    }
+    site.drain(text, &held);
     if site.chained {
         text.inst("jal r0, finished");
     } else {
@@ -502,11 +514,11 @@ pub(super) fn main_loop(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) 
 }
 
 /// `scores`: S^T of the next chunk of step `ss`, in pieces; the stores of a piece follow the product of the next.
-pub(super) fn push_scores(text: &mut Text, g: &Geometry) {
+pub(super) fn push_scores(text: &mut Text, t: &Tiling, g: &Geometry) {
     let dtype = g.op.dtype;
     text.blank();
     text.comment("S^T = K Q^T for the next chunk, piece by piece; a piece is stored behind the product of the next.");
-    text.block(&format!(
+    text.block(
         "scores:
         ld t4, e_flags(ss)
         ld t0, e_n(ss)
@@ -529,8 +541,8 @@ pub(super) fn push_scores(text: &mut Text, g: &Geometry) {
         ld a4, e_lanes(ss)
         li a5, head_dim
         li a6, row
-        li a7, s_row"
-    ));
+        li a7, s_row",
+    );
     if g.op.causal {
         text.comment("Rows at the chunk's end that the mask may touch, and the key behind it.");
         text.block(
@@ -551,12 +563,18 @@ pub(super) fn push_scores(text: &mut Text, g: &Geometry) {
         bne t1, r0, same_run
         li t1, 1
         sd t1, started(st)
-        sem.wait o_done, 1 # the kernels of the start
-        sem.wait k_full, 1 # V follows the first K, so that it does not share the memory with that
-        rdsr t1, tile
-        sem.post t1, k_full, 1
-        sem.post t1, v_free, k_slots
-        same_run:
+        sem.wait o_done, 1 # the kernels of the start",
+    );
+    if !t.v_at_once {
+        text.block(
+            "sem.wait k_full, 1 # V follows the first K, so that it does not share the memory with that
+            rdsr t1, tile
+            sem.post t1, k_full, 1
+            sem.post t1, v_free, k_slots",
+        );
+    }
+    text.block(
+        "same_run:
         wait q_full, 1
         same_unit:
         andi t1, t4, 8

@@ -300,7 +300,7 @@ pub(super) fn generate(text: &mut Text, t: &Tiling, g: &Geometry) {
             sd t3, e_mask(a5)",
         );
     }
-    text.block(&format!(
+    text.block(
         "ld t3, g_open(st)
         bne t3, r0, gen_opened
         ori a6, a6, 8 # the first set of the block describes it
@@ -380,6 +380,6 @@ pub(super) fn generate(text: &mut Text, t: &Tiling, g: &Geometry) {
         sd r0, e_chunk(a5)
         ld t3, e_next(a5)
         sd t3, g_step(st)
-        jalr r0, 0(ra)"
-    ));
+        jalr r0, 0(ra)",
+    );
 }

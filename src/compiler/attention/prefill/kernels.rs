@@ -10,8 +10,8 @@
 //! infinity, and masked scores are [`MASKED`].
 
 use super::super::kernels::{
-    FLOOR, MASKED, PASS, Shape, TINY, VECTOR_BYTES, constant, divide_lanes, exp_pointers, exp_rest,
-    head, lane_predicate, rest_loop, split_rows,
+    ABREAST, FLOOR, MASKED, PASS, Shape, TINY, VECTOR_BYTES, constant, divide_lanes, exp_pointers,
+    exp_rest, head, lane_predicate, rest_abreast, rest_loop, split_rows,
 };
 use super::super::schedule::{Beside, Pointer, Rows, Step, access, compute};
 use crate::compiler::emit::Text;
@@ -307,6 +307,19 @@ fn max_rows(text: &mut Text, k: &Prefill) {
     rows.emit(text, "s6", "s8");
     text.inst(&format!("sli s14, {}", M_ROW / 2));
     text.inst("vwhile.bf16 p4, s14");
+    let end = rest_abreast(text, "s7");
+    for r in 0..ABREAST {
+        text.inst(&format!(
+            "vld.bf16 v{}, {}(s1) ?p4",
+            17 + r,
+            r as u64 * M_ROW
+        ));
+    }
+    text.inst(&format!("saddi s1, s1, {}", ABREAST as u64 * M_ROW));
+    for r in 0..ABREAST {
+        text.inst(&format!("vmax.bf16 v{0}, v{0}, v{1} ?p4", 25 + r, 17 + r));
+    }
+    text.label(&end);
     let end = rest_loop(text, "s7");
     text.inst("vld.bf16 v17, 0(s1) ?p4");
     text.inst(&format!("saddi s1, s1, {M_ROW}"));

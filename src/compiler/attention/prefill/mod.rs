@@ -17,7 +17,7 @@
 //! in a ring of (block / chunk + 2) chunks, its copy in one of two or three; O^T in SRAM between steps, from where the accumulators are
 //! preloaded. The mask is what a product of scores starts from: rows of a table of (key - query), made once. A window makes a
 //! unit start at the first key that its first query sees; a sink is in m and l from the start. V is loaded after the first
-//! K. Control code writes descriptors of steps and blocks ahead into rings of its SRAM, and pushes each operation after all those
+//! K, or beside it where a tile can have all of both under way. Control code writes descriptors of steps and blocks ahead into rings of its SRAM, and pushes each operation after all those
 //! that it waits for: queue order cannot deadlock. Leaves out: splitting keys over tiles (that is [`super::decode`]), pages.
 
 mod code;
@@ -65,6 +65,8 @@ pub struct Tiling {
     pub m_slots: u64,
     /// An operation gives fewer signals than the fused kernels want.
     pub narrow: bool,
+    /// The first V is loaded beside the first K.
+    pub v_at_once: bool,
     /// Predicted cycles.
     pub cycles: u64,
 }
@@ -95,6 +97,19 @@ impl Tiling {
 
     fn k_slots(&self) -> u64 {
         self.chunks + 1
+    }
+
+    /// Whether the first V does not delay the first K: a tile can have the requests of both under way, and V of all tiles takes a part
+    /// of the memory's latency.
+    fn loads_at_once(&self, g: &Geometry, chip: &Chip) -> bool {
+        let tiles = u64::from(chip.tiles()).min(self.units(g));
+        let keys = g.op.kv_len.min(self.k_slots() * self.chunk);
+        let bytes = tiles * keys * g.value_dim() * g.element;
+        let seconds = bytes as f64 / cost::hbm_peak_bytes_per_s(chip) as f64;
+        let requests = [g.op.head_dim, g.value_dim()]
+            .map(|dim| keys * (dim * g.element).div_ceil(u64::from(chip.dma.request_bytes)));
+        requests[0] + requests[1] <= u64::from(chip.dma.outstanding)
+            && seconds < 0.5e-9 * f64::from(chip.hbm.path.total_ns())
     }
 
     fn units(&self, g: &Geometry) -> u64 {
@@ -199,8 +214,18 @@ impl Tiling {
 /// The tiling of the least predicted time among those that fit.
 ///
 /// # Errors
-/// What the least demanding tiling lacks.
+/// As [`tilings`].
 pub fn plan(g: &Geometry, chip: &Chip) -> Result<Tiling, String> {
+    let all = tilings(g, chip)?;
+    let best = all.into_iter().min_by_key(|t| t.cycles);
+    best.ok_or_else(|| no_room(chip))
+}
+
+/// The tilings that fit, never none.
+///
+/// # Errors
+/// What the least demanding tiling lacks.
+pub fn tilings(g: &Geometry, chip: &Chip) -> Result<Vec<Tiling>, String> {
     let known = Form {
         scale: None,
         value_dim: None,
@@ -216,7 +241,7 @@ pub fn plan(g: &Geometry, chip: &Chip) -> Result<Tiling, String> {
     }
     let heads = g.heads_of_a_set();
     let mut refused: Option<String> = None;
-    let mut best: Option<Tiling> = None;
+    let mut all = Vec::new();
     for lanes in [LANES, LANES / 2, LANES / 4] {
         let most = (lanes / heads).max(1);
         if heads > lanes {
@@ -243,6 +268,7 @@ pub fn plan(g: &Geometry, chip: &Chip) -> Result<Tiling, String> {
                         regions: 0,
                         m_slots: 3,
                         narrow: chip.semaphores.per_op < 3,
+                        v_at_once: false,
                         cycles: 0,
                     };
                     let columns = t.lanes().div_ceil(32);
@@ -266,15 +292,17 @@ pub fn plan(g: &Geometry, chip: &Chip) -> Result<Tiling, String> {
                         refused.get_or_insert(missing);
                         continue;
                     }
+                    t.v_at_once = t.loads_at_once(g, chip);
                     t.cycles = predict(&t, g, chip);
-                    if best.is_none_or(|b| t.cycles < b.cycles) {
-                        best = Some(t);
-                    }
+                    all.push(t);
                 }
             }
         }
     }
-    best.ok_or_else(|| refused.unwrap_or_else(|| no_room(chip)))
+    match all.is_empty() {
+        true => Err(refused.unwrap_or_else(|| no_room(chip))),
+        false => Ok(all),
+    }
 }
 
 /// Cycles without queueing: the slowest of vector, tensor and HBM work of the tile with the most of it.
@@ -298,7 +326,7 @@ fn predict(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
     let shared = cost::hbm_peak_bytes_per_s(chip) as f64 * 0.8 / active as f64;
     let rate = (shared / chip.clock_hz as f64).min(f64::from(chip.tsram.dma_write_bytes));
     // A set of rows over so many keys, and a unit of sets.
-    let set = |keys: u64| {
+    let set = |keys: u64, sets: u64| {
         let slots = keys.div_ceil(t.chunk) as f64;
         let steps = keys.div_ceil(t.chunk * t.chunks) as f64;
         let keys = keys as f64;
@@ -307,7 +335,7 @@ fn predict(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
         let tensor = (s_steps + pv_steps) as f64 * keys / t.chunk as f64 + 40.0 * slots;
         let control = 330.0 * slots + 250.0 * steps;
         // With one set a step's O is awaited before the next step's exponential.
-        let waits = if t.sets == 1 {
+        let waits = if sets == 1 {
             500.0 * (steps - 1.0)
         } else {
             0.0
@@ -319,7 +347,7 @@ fn predict(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
             let (start, end) = keys_of(t, g, first, first + s);
             end - start
         };
-        let work: f64 = (0..sets).map(|s| set(seen(s))).sum();
+        let work: f64 = (0..sets).map(|s| set(seen(s), sets)).sum();
         work.max(2.0 * seen(sets - 1) as f64 * row_bytes / rate)
     };
     let most = if !op.causal {
@@ -357,9 +385,12 @@ fn predict(t: &Tiling, g: &Geometry, chip: &Chip) -> u64 {
     let first = (end - start).div_ceil(blocks) as f64;
     let slots = (first / t.chunk as f64).ceil();
     let fill = (first * row_bytes / rate).max(330.0 * slots) + 0.5 * first;
+    // V is asked for when the first K is there: the first maximum and exponential hide about half of its latency.
+    let path = f64::from(chip.hbm.path.total_ns()) * chip.clock_hz as f64 * 1e-9;
+    let values = if t.v_at_once { 0.0 } else { 0.5 * path };
     // Rows of Q on their way in and of O on their way out, and the last product.
     let ends = 2.0 * lanes as f64 * row_bytes / rate.min(row_bytes) + pv_steps as f64;
-    (most + fill + ends + 3000.0) as u64
+    (most + fill + values + ends + 3000.0) as u64
 }
 
 /// First and last key of a set of queries in a unit that starts with set `first`, whole passes.
@@ -457,9 +488,9 @@ pub fn emit(text: &mut Text, t: &Tiling, g: &Geometry, site: &Site) -> Result<()
     ]);
     code::start(text, t, g, site);
     code::main_loop(text, t, g, site);
-    code::push_scores(text, g);
+    code::push_scores(text, t, g);
     transfers::push_output(text, g, site);
-    transfers::loads(text, g, channels);
+    transfers::loads(text, t, g, channels);
     describe::generate(text, t, g);
     site.end(text);
     Ok(())

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a transfer is pushed after all operations that it waits for.
 
+use super::Tiling;
 use crate::compiler::attention::{Channels, Geometry, bump};
 use crate::compiler::emit::Text;
 use crate::compiler::stage::Site;
@@ -70,7 +71,7 @@ pub(super) fn push_output(text: &mut Text, g: &Geometry, site: &Site) {
 }
 
 /// `loads`: all chunks of K and V, and Q, whose room was given back by an operation already pushed.
-pub(super) fn loads(text: &mut Text, g: &Geometry, channels: Channels) {
+pub(super) fn loads(text: &mut Text, t: &Tiling, g: &Geometry, channels: Channels) {
     let for_q = channels.q;
     let dtype = g.op.dtype;
     let dim = g.op.head_dim;
@@ -83,7 +84,7 @@ pub(super) fn loads(text: &mut Text, g: &Geometry, channels: Channels) {
     ] {
         let out = format!("{p}_loads_end");
         text.label(&format!("{p}_loads"));
-        if p == "v" {
+        if p == "v" && !t.v_at_once {
             text.block(&format!(
                 "ld t0, started(st) # not before the first K is there
                 beq t0, r0, {out}"
