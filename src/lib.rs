@@ -30,7 +30,7 @@
 //! | [`machine`] | memories, processors, the executor, the untimed runner, deadlock reports | num, isa, chip, sim |
 //! | [`trace`] | event schema, trace folders, exporters | isa, sim |
 //! | [`timing`] | every unit as a component of the event engine, and their wiring | machine, chip, sim, trace, isa, num |
-//! | [`compiler`] | operation → plan → SRAM allocation → schedule → assembly: `matmul`, `attention`, `rowwise`, `stream`; whole graphs (`graph`) imported from ONNX and Hugging Face (`import`), brought into the chip's forms (`legal`) and made one program (`chain`) of stages (`movement`, `linear`, `grouped` and those above), which is proved against its graph (`check`) and kept (`cache`) | isa, asm, chip, num, sim |
+//! | [`compiler`] | operation → plan → SRAM allocation → schedule → assembly: `matmul` and what ends it (`epilogue`), `attention`, `rowwise`, `stream`; whole graphs (`graph`) imported from ONNX and Hugging Face (`import`), brought into the chip's forms (`legal`) and made one program (`chain`) of stages (`movement`, `linear`, `grouped` and those above), which is proved against its graph (`check`) and kept (`cache`) | isa, asm, chip, num, sim |
 //! | [`report`] | rates, bounds, stalls, lines; times of measured devices; the references of `--check` | trace, chip, asm, isa, num, sim |
 //! | [`cli`] | a file per subcommand | all |
 //! | `testing` | feature `testing`: strategies, runs compared, fuzz targets for property tests | isa, asm, chip, machine, timing, trace, num, cli's readers |

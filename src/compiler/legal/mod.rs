@@ -25,8 +25,8 @@
 //! | [`through`] | views of what an element-wise program makes are programs over views | none |
 //! | [`pieces`] | element-wise programs over a concatenation are programs over its operands | none |
 //! | [`broadcast`] | row-wise operands that were repeated are read per row, per column or once | none |
-//! | [`fuse`] | neighbouring row-wise programs are one | none |
-//! | [`epilogue`] | what reads a product of many rows element by element happens before it is stored, where a chip is given | none |
+//! | [`fuse`] | neighbouring row-wise programs are one | none of finite values |
+//! | [`epilogue`] | what reads a product of many rows element by element happens before it is stored, where a chip is given | none of finite values |
 //!
 //! [`order`] is what [`fuse`] works on. Leaves out: the order of stages, memory, and whether a tensor fits. Invariants: inputs, outputs, their names and their types stay;
 //! the host lays constants out and changes their types ([`Folded`] counts that), and computes nothing else.
