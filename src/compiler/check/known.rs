@@ -1,6 +1,6 @@
 //! Values of the graph, told by their numbers.
 //!
-//! Models: a row that a transfer writes to HBM and that agrees with neighbouring elements of a value of the graph to
+//! Models: a row that a transfer writes to HBM or sends to several units and that agrees with neighbouring elements of a value of the graph to
 //! [`super::TOLERANCE`] of the largest of them is taken to be them, from then on without the difference. Differences are those of the FP32 constants in
 //! kernels, small in one stage; but each layer of a deep model about doubles what it is given, and from the eleventh layer on nothing could be
 //! told from outputs. Leaves out: where a program keeps its values, which nobody says; whatever agrees with nothing, which stays as it is and shows

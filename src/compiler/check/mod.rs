@@ -10,9 +10,10 @@
 //! that comes from a wrong place, is left out of a sum, is taken twice or was overwritten moves the result by orders of magnitude more: in a sum
 //! of 14,336 products one wrong factor moves the result by about 1 % of its size.
 //!
-//! Deep models amplify the little by which constants of kernels differ from real numbers. So a row in HBM that agrees with one of the graph's
-//! values is taken to be it, without the difference ([`known`]): every stage is held to the tolerance by itself. An error below the tolerance
-//! that would have grown on the way to the outputs is so left out; on the chip it is far below what BF16 rounds away.
+//! Deep models amplify the little by which constants of kernels differ from real numbers. So a row that goes to HBM or to several tiles and
+//! agrees with one of the graph's values is taken to be it, without the difference ([`known`]): every stage is held to the tolerance by itself.
+//! An error below the tolerance that would have grown on the way to the outputs is so left out; on the chip it is far below what BF16 rounds
+//! away.
 //!
 //! The run is one order of many. That every other order gives the same is proved beside it ([`order`]): of any two accesses to the same
 //! bytes, one a write, one is known to be over before the other starts, by queues and semaphores and never by time; and all that is read

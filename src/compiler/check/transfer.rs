@@ -175,7 +175,8 @@ pub fn run(machine: &mut Machine, unit: Unit, o: &Operation) -> Result<Touched, 
                 .into_iter()
                 .map(|(to, row)| (to, converted(row, sdt, ddt, len as usize)))
                 .collect();
-            if places == [Place::Hbm] {
+            // To HBM or to several units go values that later stages read; what one unit fetches are operands.
+            if places == [Place::Hbm] || places.len() > 1 {
                 rows.iter_mut().for_each(|(_, row)| told(machine, row));
             }
             for place in places {
