@@ -223,13 +223,20 @@ pub fn graph(
         step,
     };
     let (tokens, most) = (step.tokens, config.max_position_embeddings);
-    for (name, value, limit) in [("tokens", tokens, most), ("past", step.past, 0)] {
-        if value > limit {
-            return Err(ImportError::Shape {
-                name: name.to_owned(),
-                message: format!("{value}; the model has at most {limit}"),
-            });
-        }
+    let shape = |name: &str, message| ImportError::Shape {
+        name: name.to_owned(),
+        message,
+    };
+    if tokens > most {
+        return Err(shape(
+            "tokens",
+            format!("{tokens}; the model has at most {most}"),
+        ));
+    }
+    if step.past > 0 {
+        let message =
+            "an encoder has no past: its context is 1, and a prefill is its pass over N tokens";
+        return Err(shape("past", message.to_owned()));
     }
     let shape = [step.batch, tokens];
     let ids = model.b.input("input_ids", Dtype::I32, &shape)?;
